@@ -1,0 +1,105 @@
+//! Op numbers: what a request asks for, as it stands in the frame header.
+//!
+//! An op equals the protobuf field number of the request's kind, so that a peer (or a dissector) that reads only the
+//! fixed header knows what travels.
+
+use crate::pb::request::Kind;
+
+/// Defines the ops once: constant, name for logs and metrics, request kind, whether it mutates metadata.
+macro_rules! ops {
+    ($($const:ident = $number:literal, $name:literal, $kind:ident, $mutation:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`.")]
+            pub const $const: u16 = $number;
+        )*
+
+        /// Name of an op for logs and metrics; `unknown` for a number without meaning.
+        pub const fn name(op: u16) -> &'static str {
+            match op {
+                $($number => $name,)*
+                _ => "unknown",
+            }
+        }
+
+        /// The op of a request.
+        pub const fn of(kind: &Kind) -> u16 {
+            match kind {
+                $(Kind::$kind(_) => $number,)*
+            }
+        }
+
+        /// True for operations that must carry an operation id, because doing them twice would be wrong.
+        pub const fn is_mutation(op: u16) -> bool {
+            match op {
+                $($number => $mutation,)*
+                _ => false,
+            }
+        }
+    };
+}
+
+ops! {
+    PUT = 257, "put", Put, false;
+    GET = 258, "get", Get, false;
+    SYNC = 259, "sync", Sync, false;
+    DELETE = 260, "delete", Delete, false;
+    LIST = 261, "list", List, false;
+    REPORT_CORRUPT = 262, "report_corrupt", ReportCorrupt, false;
+    NODE_STATUS = 263, "node_status", NodeStatus, false;
+    OPEN_SESSION = 513, "open_session", OpenSession, false;
+    RENEW_SESSION = 514, "renew_session", RenewSession, false;
+    CLOSE_SESSION = 515, "close_session", CloseSession, false;
+    OPEN_WRITER = 516, "open_writer", OpenWriter, false;
+    ALLOC_INODES = 517, "alloc_inodes", AllocInodes, false;
+    CLUSTER_MAP = 518, "cluster_map", ClusterMap, false;
+    CLUSTER_STATUS = 519, "cluster_status", ClusterStatus, false;
+    REGISTER_NODE = 520, "register_node", RegisterNode, false;
+    HEARTBEAT = 521, "heartbeat", Heartbeat, false;
+    LIST_DEGRADED = 522, "list_degraded", ListDegraded, false;
+    CLEAR_DEGRADED = 523, "clear_degraded", ClearDegraded, false;
+    JOIN_DONE = 524, "join_done", JoinDone, false;
+    CLOSE_WRITER = 525, "close_writer", CloseWriter, false;
+    STAT = 769, "stat", Stat, false;
+    READ_DIR = 770, "read_dir", ReadDir, false;
+    MKDIR = 771, "mkdir", Mkdir, true;
+    CREATE = 772, "create", Create, true;
+    CREATE_UNNAMED = 773, "create_unnamed", CreateUnnamed, true;
+    PUBLISH = 774, "publish", Publish, true;
+    SYMLINK = 775, "symlink", Symlink, true;
+    RENAME = 776, "rename", Rename, true;
+    UNLINK = 777, "unlink", Unlink, true;
+    RMDIR = 778, "rmdir", Rmdir, true;
+    SET_ATTR = 779, "set_attr", SetAttr, true;
+    TRUNCATE = 780, "truncate", Truncate, true;
+    COMMIT = 781, "commit", Commit, true;
+    GET_EXTENTS = 782, "get_extents", GetExtents, false;
+}
+
+/// True for the ops that storage nodes serve; the others go to metadata.
+pub const fn is_node_op(op: u16) -> bool {
+    op < OPEN_SESSION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb;
+    use prost::Message;
+
+    #[test]
+    fn an_op_is_the_field_number_on_the_wire() {
+        let request = pb::Request { kind: Some(Kind::GetExtents(pb::GetExtents::default())), ..Default::default() };
+        let bytes = request.encode_to_vec();
+        let (key, _) = bytes.split_at(2);
+        let tag = (u16::from(key[0] & 0x7f) | u16::from(key[1]) << 7) >> 3;
+        assert_eq!(tag, GET_EXTENTS);
+        assert_eq!(of(&request.kind.expect("set above")), GET_EXTENTS);
+        assert_eq!(name(GET_EXTENTS), "get_extents");
+    }
+
+    #[test]
+    fn no_block_operation_is_a_metadata_mutation() {
+        assert!((0..OPEN_SESSION).all(|op| is_node_op(op) && !is_mutation(op)));
+        assert!(is_mutation(COMMIT) && !is_mutation(STAT));
+    }
+}
