@@ -247,10 +247,7 @@ mod tests {
     fn bytes_are_pinned() {
         let bytes = sample().seal(b"abc");
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(
-            hex,
-            "43524e3101032100080706050403020101010201307500000300000005000000efbeaddePINNED"
-        );
+        assert_eq!(hex, "43524e3101032100080706050403020101010201307500000300000005000000efbeadde8fae28c5");
     }
 
     #[test]

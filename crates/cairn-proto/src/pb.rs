@@ -1261,11 +1261,11 @@ impl Code {
 #[repr(i32)]
 pub enum PutDurability {
     /// Acknowledged after fdatasync.
-    PutDurable = 0,
+    Durable = 0,
     /// Acknowledged once accepted; a SYNC that names the block makes it durable.
-    PutUnsynced = 1,
+    Unsynced = 1,
     /// Acknowledged once accepted; the node flushes within a second.
-    PutRelaxed = 2,
+    Relaxed = 2,
 }
 impl PutDurability {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1274,17 +1274,17 @@ impl PutDurability {
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::PutDurable => "PUT_DURABLE",
-            Self::PutUnsynced => "PUT_UNSYNCED",
-            Self::PutRelaxed => "PUT_RELAXED",
+            Self::Durable => "PUT_DURABILITY_DURABLE",
+            Self::Unsynced => "PUT_DURABILITY_UNSYNCED",
+            Self::Relaxed => "PUT_DURABILITY_RELAXED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "PUT_DURABLE" => Some(Self::PutDurable),
-            "PUT_UNSYNCED" => Some(Self::PutUnsynced),
-            "PUT_RELAXED" => Some(Self::PutRelaxed),
+            "PUT_DURABILITY_DURABLE" => Some(Self::Durable),
+            "PUT_DURABILITY_UNSYNCED" => Some(Self::Unsynced),
+            "PUT_DURABILITY_RELAXED" => Some(Self::Relaxed),
             _ => None,
         }
     }
@@ -1294,14 +1294,14 @@ impl PutDurability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum MemberState {
-    MemberUnknown = 0,
+    Unknown = 0,
     /// Holds everything its group was given, but for degraded rows.
-    MemberFull = 1,
+    Full = 1,
     /// Counts for new writes, is still copying older ones.
-    MemberJoining = 2,
-    MemberLeaving = 3,
+    Joining = 2,
+    Leaving = 3,
     /// Was away too long for degraded rows.
-    MemberStale = 4,
+    Stale = 4,
 }
 impl MemberState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1310,21 +1310,21 @@ impl MemberState {
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::MemberUnknown => "MEMBER_UNKNOWN",
-            Self::MemberFull => "MEMBER_FULL",
-            Self::MemberJoining => "MEMBER_JOINING",
-            Self::MemberLeaving => "MEMBER_LEAVING",
-            Self::MemberStale => "MEMBER_STALE",
+            Self::Unknown => "MEMBER_STATE_UNKNOWN",
+            Self::Full => "MEMBER_STATE_FULL",
+            Self::Joining => "MEMBER_STATE_JOINING",
+            Self::Leaving => "MEMBER_STATE_LEAVING",
+            Self::Stale => "MEMBER_STATE_STALE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "MEMBER_UNKNOWN" => Some(Self::MemberUnknown),
-            "MEMBER_FULL" => Some(Self::MemberFull),
-            "MEMBER_JOINING" => Some(Self::MemberJoining),
-            "MEMBER_LEAVING" => Some(Self::MemberLeaving),
-            "MEMBER_STALE" => Some(Self::MemberStale),
+            "MEMBER_STATE_UNKNOWN" => Some(Self::Unknown),
+            "MEMBER_STATE_FULL" => Some(Self::Full),
+            "MEMBER_STATE_JOINING" => Some(Self::Joining),
+            "MEMBER_STATE_LEAVING" => Some(Self::Leaving),
+            "MEMBER_STATE_STALE" => Some(Self::Stale),
             _ => None,
         }
     }
@@ -1332,14 +1332,14 @@ impl MemberState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum NodeState {
-    NodeUnknown = 0,
-    NodeUp = 1,
+    Unknown = 0,
+    Up = 1,
     /// Silent for 10 seconds: writes avoid it.
-    NodeSuspect = 2,
+    Suspect = 2,
     /// Silent for 10 minutes.
-    NodeOut = 3,
+    Out = 3,
     /// Another node registered at its address: its stores are not coming back there.
-    NodeReplaced = 4,
+    Replaced = 4,
 }
 impl NodeState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1348,21 +1348,21 @@ impl NodeState {
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::NodeUnknown => "NODE_UNKNOWN",
-            Self::NodeUp => "NODE_UP",
-            Self::NodeSuspect => "NODE_SUSPECT",
-            Self::NodeOut => "NODE_OUT",
-            Self::NodeReplaced => "NODE_REPLACED",
+            Self::Unknown => "NODE_STATE_UNKNOWN",
+            Self::Up => "NODE_STATE_UP",
+            Self::Suspect => "NODE_STATE_SUSPECT",
+            Self::Out => "NODE_STATE_OUT",
+            Self::Replaced => "NODE_STATE_REPLACED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "NODE_UNKNOWN" => Some(Self::NodeUnknown),
-            "NODE_UP" => Some(Self::NodeUp),
-            "NODE_SUSPECT" => Some(Self::NodeSuspect),
-            "NODE_OUT" => Some(Self::NodeOut),
-            "NODE_REPLACED" => Some(Self::NodeReplaced),
+            "NODE_STATE_UNKNOWN" => Some(Self::Unknown),
+            "NODE_STATE_UP" => Some(Self::Up),
+            "NODE_STATE_SUSPECT" => Some(Self::Suspect),
+            "NODE_STATE_OUT" => Some(Self::Out),
+            "NODE_STATE_REPLACED" => Some(Self::Replaced),
             _ => None,
         }
     }
