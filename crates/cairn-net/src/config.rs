@@ -1,0 +1,124 @@
+//! Bounds and timers of connections, in one place.
+
+use crate::identity::SharedIdentity;
+use cairn_proto::limits::{CONTROL_BODY_MAX, FRAME_BODY_MAX, RESPONSE_LEN_MAX};
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Connections of one client to all peers together.
+pub const CONNECTIONS_PER_CLIENT: usize = 256;
+/// Bulk connections to one peer, unless there are fewer cores: more of them starve small requests.
+pub const BULK_CONNECTIONS_MAX: usize = 4;
+/// Requests of a link that are given to connections or wait for one.
+pub const OPS_PER_LINK: usize = 64;
+/// Body bytes (sent, or allowed to come) of the requests of a link.
+pub const BYTES_PER_LINK: usize = 64 * 1024 * 1024;
+/// Legs of a link that may wait for permits; more fail at once.
+pub const LEGS_WAITING_MAX: usize = 4096;
+/// How often a link looks after its connections: idle, aged, stalled.
+pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bounds and timers of a [`crate::Link`]; shared by all links of a client.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// Ceiling for TCP connect and HELLO together; [`crate::Link::set_connect_timeout`] lowers it per link.
+    pub connect_timeout: Duration,
+    /// A connection without requests for this long is closed. Must stay below what servers advertise, so that the
+    /// client closes first.
+    pub idle_timeout: Duration,
+    /// A connection older than this, ±20 %, is replaced.
+    pub max_age: Duration,
+    /// Bulk connections that idleness does not close.
+    pub bulk_min: usize,
+    /// Bulk connections to one peer at most.
+    pub bulk_max: usize,
+    /// Requests in flight on a link.
+    pub ops: usize,
+    /// Body bytes in flight on a link.
+    pub bytes: usize,
+    /// Legs waiting for permits.
+    pub waiting_max: usize,
+    /// How long a cancelled request may take to leave its bulk connection before the connection is closed.
+    pub drain_timeout: Duration,
+    /// A connection with a request and without a byte in either direction for this long is suspect: the peer is pinged.
+    pub stall_timeout: Duration,
+    /// Floor of the time a suspect peer has to answer; four smoothed round trips if that is longer.
+    pub ping_timeout: Duration,
+    /// Connections of all links together.
+    pub total_connections: Arc<Semaphore>,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
+            max_age: Duration::from_secs(600),
+            bulk_min: 0,
+            bulk_max: BULK_CONNECTIONS_MAX.min(cores).max(1),
+            ops: OPS_PER_LINK,
+            bytes: BYTES_PER_LINK,
+            waiting_max: LEGS_WAITING_MAX,
+            drain_timeout: Duration::from_millis(50),
+            stall_timeout: Duration::from_secs(30),
+            ping_timeout: Duration::from_millis(200),
+            total_connections: Arc::new(Semaphore::new(CONNECTIONS_PER_CLIENT)),
+        }
+    }
+}
+
+/// Connections a server accepts at once.
+pub const SERVER_CONNECTIONS_MAX: usize = 4096;
+/// Requests of one connection a server works on at once; more are answered `Overloaded`.
+pub const SERVER_INFLIGHT_PER_CONNECTION: usize = 256;
+/// Body bytes of requests a server holds at once.
+pub const SERVER_BODY_BYTES: usize = 256 * 1024 * 1024;
+
+/// Bounds and timers of [`crate::serve`].
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// What the server says of itself.
+    pub identity: SharedIdentity,
+    /// Connections at once; later ones are closed at once.
+    pub max_connections: usize,
+    /// Requests of one connection at once, cancelled ones that still run included.
+    pub max_inflight_per_connection: usize,
+    /// Bytes of request bodies held at once; permits are taken before a body is read, so memory stays flat.
+    pub body_bytes: Arc<Semaphore>,
+    /// HELLO must come within this.
+    pub hello_timeout: Duration,
+    /// A begun frame, the next frame of a begun body, and a write must make progress within this.
+    pub frame_timeout: Duration,
+    /// A connection without requests for this long is closed; advertised in HELLO_ACK.
+    pub idle_timeout: Duration,
+    /// How long requests in flight may still take at shutdown.
+    pub drain_timeout: Duration,
+}
+
+impl ServerConfig {
+    /// The default bounds for a server of this identity.
+    pub fn new(identity: SharedIdentity) -> Self {
+        Self {
+            identity,
+            max_connections: SERVER_CONNECTIONS_MAX,
+            max_inflight_per_connection: SERVER_INFLIGHT_PER_CONNECTION,
+            body_bytes: Arc::new(Semaphore::new(SERVER_BODY_BYTES)),
+            hello_timeout: Duration::from_secs(5),
+            frame_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(180),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+const _: () = {
+    // The largest request fits the server's budget, or it could never be read.
+    assert!(SERVER_BODY_BYTES as u64 >= RESPONSE_LEN_MAX);
+    // A link's control requests never meet the server's bound.
+    assert!(OPS_PER_LINK < SERVER_INFLIGHT_PER_CONNECTION);
+    assert!(OPS_PER_LINK * CONTROL_BODY_MAX as usize <= BYTES_PER_LINK);
+    assert!(BYTES_PER_LINK >= FRAME_BODY_MAX as usize);
+};
