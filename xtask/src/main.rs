@@ -1,10 +1,27 @@
-//! `cargo xtask`: automation of the workspace, in Rust.
+//! `cargo xtask`: automation of the workspace, in Rust, so that it runs wherever the project builds.
+//!
+//! This crate is outside the product: it may read files and clocks and start programs, and no crate depends on it.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "automation works on the checkout itself and talks to a terminal"
+)]
 
+mod ci;
 mod codegen;
+mod deny;
+mod process;
+mod setup;
+mod spdx;
+mod tidy;
+mod workspace;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Automation of the CairnFS workspace")]
@@ -15,6 +32,22 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run every check: generated code, format, tidy, dependencies, clippy, docs, tests.
+    Ci {
+        /// Run the remaining steps after one has failed.
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// Check the rules that no compiler holds: crate arrows, one word per thing, manifests, unfinished code.
+    Tidy,
+    /// Check licenses, sources and banned crates of all dependencies against deny.toml.
+    Deny,
+    /// Install what building and testing need: a C compiler, rustfmt, clippy, cargo-nextest.
+    Setup {
+        /// Also install cargo-deny (compiles for several minutes; without it `ci` checks the same rules itself).
+        #[arg(long)]
+        all: bool,
+    },
     /// Generate the protobuf messages.
     Codegen {
         /// Only check that the generated file is current.
@@ -23,12 +56,29 @@ enum Command {
     },
 }
 
-fn root() -> Result<PathBuf> {
-    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.to_path_buf())
+/// The directory of the workspace, from where this program was compiled.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("xtask lies one level below the root of the workspace").to_path_buf()
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
-        Command::Codegen { check } => codegen::run(&root()?, check),
+fn run(command: Command) -> Result<()> {
+    let root = root();
+    match command {
+        Command::Ci { keep_going } => ci::run(&root, keep_going),
+        Command::Tidy => tidy::run(&root).map(|summary| println!("{summary}")),
+        Command::Deny => deny::run(&root).map(|summary| println!("{summary}")),
+        Command::Setup { all } => setup::run(all),
+        Command::Codegen { check } => codegen::run(&root, check),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
