@@ -2,7 +2,7 @@
 
 use crate::process::{self, cargo};
 use crate::{codegen, deny, tidy};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ fn table(rows: &[(&str, Duration, Outcome)], total: Duration) -> String {
     for (name, _, outcome) in rows {
         if let Outcome::Passed(Report { closing, .. }) = outcome {
             for line in closing {
-                text.push_str(&format!("{name}: {}\n", line.trim()));
+                text.push_str(&format!("{name}: {line}\n"));
             }
         }
     }
@@ -134,22 +134,25 @@ fn tests(root: &Path) -> Result<Report> {
 fn run_tests(root: &Path, args: &[&str]) -> Result<Report> {
     let watched = process::watch(cargo().current_dir(root).args(args))?;
     let closing = closing_lines(&watched.lines);
-    watched.result?;
-    if closing.is_empty() {
-        return Err(anyhow!("`cargo {}` ended well without a closing line: did any test run?", args.join(" ")));
+    if let Err(error) = watched.result {
+        bail!("{}", [vec![error.to_string()], closing].concat().join("; "));
     }
-    let note = closing.last().map(|line| line.trim().to_string()).unwrap_or_default();
-    let note = if closing.len() == 1 { note } else { format!("{} test programs", closing.len()) };
+    let note = match closing.as_slice() {
+        [] => "nothing to run".to_string(),
+        [line] => line.clone(),
+        lines => format!("{} test programs", lines.len()),
+    };
     Ok(Report { note, closing })
 }
 
-/// The lines in which a test runner says what it ran: `Summary [...]` of nextest, `test result: ...` of `cargo test`.
+/// The lines in which a test runner says what it ran: `Summary [...]` of nextest, `test result: ...` of `cargo test`,
+/// which prints one for each program, also for those without tests; these are left out.
 fn closing_lines(lines: &[String]) -> Vec<String> {
-    let is_closing = |line: &&String| {
-        let line = line.trim_start();
-        line.starts_with("Summary [") || line.starts_with("test result: ")
+    let is_closing = |line: &&str| {
+        let empty = line.contains(" 0 passed; 0 failed; 0 ignored");
+        line.starts_with("Summary [") || (line.starts_with("test result: ") && !empty)
     };
-    lines.iter().filter(is_closing).cloned().collect()
+    lines.iter().map(|line| line.trim()).filter(is_closing).map(String::from).collect()
 }
 
 #[cfg(test)]
@@ -164,18 +167,20 @@ mod tests {
     fn closing_lines_of_both_runners_are_found() {
         let nextest =
             owned(&["   PASS [ 0.1s] a b", "------", "     Summary [   1.2s] 3 tests run: 3 passed, 0 skipped"]);
-        assert_eq!(closing_lines(&nextest), [nextest[2].clone()]);
-        let cargo = owned(&["test a ... ok", "", "test result: ok. 3 passed; 0 failed", "test result: ok. 1 passed"]);
+        assert_eq!(closing_lines(&nextest), [nextest[2].trim()]);
+        let cargo =
+            owned(&["test a ... ok", "", "test result: ok. 3 passed; 0 failed", "test result: FAILED. 1 passed"]);
         assert_eq!(closing_lines(&cargo).len(), 2);
+        assert!(closing_lines(&owned(&["test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured"])).is_empty());
         assert!(closing_lines(&owned(&["Finished"])).is_empty());
     }
 
     #[test]
     fn the_table_tells_outcomes_apart_and_ends_with_the_runner() {
-        let closing = owned(&["     Summary [   1.2s] 3 tests run: 3 passed"]);
+        let closing = owned(&["Summary [   1.2s] 3 tests run: 3 passed"]);
         let rows = [
             ("fmt", Duration::from_millis(1500), Outcome::Passed(Report::default())),
-            ("clippy", Duration::from_secs(2), Outcome::Failed(anyhow!("first\nsecond"))),
+            ("clippy", Duration::from_secs(2), Outcome::Failed(anyhow::anyhow!("first\nsecond"))),
             ("docs", Duration::ZERO, Outcome::Skipped),
             ("tests", Duration::from_secs(3), Outcome::Passed(Report { note: "n".into(), closing })),
         ];

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The cargo that started this program, else the one on the path.
@@ -20,8 +21,10 @@ pub fn works(program: &str, args: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// The command as one would type it: the program without its directory.
 fn text_of(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn run_reports_failure_and_missing_programs() {
         assert!(run(&mut Command::new("true")).is_ok());
-        assert!(run(&mut Command::new("false")).unwrap_err().to_string().contains("`false` failed"));
+        assert!(run(&mut Command::new("/bin/false")).unwrap_err().to_string().contains("`false` failed"));
         assert!(run(&mut Command::new("no-such-program")).unwrap_err().to_string().contains("cannot start"));
         assert!(!works("no-such-program", &[]));
     }
