@@ -56,10 +56,11 @@ enum Command {
     },
 }
 
-/// The directory of the workspace, from where this program was compiled.
+/// The directory of the workspace: above the manifest with which cargo started this program. The directory it was
+/// compiled in is only the second choice, because checkouts that share a target directory share the program.
 fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().expect("xtask lies one level below the root of the workspace").to_path_buf()
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest).parent().expect("xtask lies one level below the root of the workspace").to_path_buf()
 }
 
 fn run(command: Command) -> Result<()> {
