@@ -1,0 +1,37 @@
+//! Blocks on one disk: append-only segments, an index in memory, one writer, group commit. Synchronous throughout.
+//!
+//! The path of a put: [`Store::put`] (checks, queue) -> `append.rs` (one vectored write for all that waits) ->
+//! `sync.rs` (one fdatasync for all that asked) -> the caller's completion. Opening reads `recover.rs`, which applies
+//! records to the same `catalog.rs` that the live path uses. On-disk structs: `format/`, described byte by byte in
+//! docs/formats/disk.md.
+//!
+//! This crate must never see a socket, metadata or an async runtime. All access to the operating system goes through
+//! [`Disk`].
+
+mod append;
+mod catalog;
+mod checkpoint;
+mod disk;
+mod error;
+pub mod format;
+mod index;
+pub mod limits;
+mod options;
+mod queue;
+mod read;
+mod recover;
+mod scan;
+mod segments;
+mod store;
+mod sync;
+
+pub use disk::{Disk, DiskFile, DiskSpace, OpenDiskError, OsFile, RealDisk};
+pub use error::{
+    Closed, Conflict, DeleteError, ErrorKind, Invalid, NoSpace, OpenError, Overloaded, Poisoned, PutError, ReadError,
+    SyncError,
+};
+pub use format::{BlockKey, Cause};
+pub use options::{Execution, StoreOptions};
+pub use read::StoredBlock;
+pub use recover::{OpenReport, SkippedRegion};
+pub use store::{BlockInfo, DeleteAck, Durability, Put, PutAck, QuarantinedBlock, Store, SyncAck, Usage};

@@ -1,0 +1,297 @@
+//! Writing and loading the checkpoint, and removing the segments it no longer needs.
+
+use crate::catalog::{Catalog, SegmentInfo};
+use crate::disk::{Disk, DiskFile, read_up_to, write_buffer_at};
+use crate::error::Poisoned;
+use crate::format::Fault;
+use crate::format::checkpoint::{
+    self, CheckpointHeader, ENTRY_LEN, HEADER_LEN, NAME, SEGMENT_LEN, SegmentRow, TEMPORARY_NAME,
+};
+use crate::limits::{CHECKPOINT_LEN_MAX, SCAN_WINDOW};
+use crate::store::Shared;
+use cairn_proto::checksum::{crc32c, crc32c_combine};
+use cairn_proto::{StoreUuid, WriterId};
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A snapshot to be written.
+pub struct Job {
+    pub catalog: Catalog,
+    /// File of the segment that was active.
+    pub active: Arc<dyn DiskFile>,
+    pub segment: u32,
+    pub offset: u64,
+    pub next_number: u64,
+}
+
+/// Why a checkpoint was not written. The old one still stands.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    #[error("cannot write a checkpoint")]
+    Io(#[from] io::Error),
+}
+
+/// Hands at most one job at a time to the thread that writes checkpoints.
+#[derive(Default)]
+pub struct Checkpoints {
+    slot: Mutex<Slot>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Slot {
+    job: Option<Job>,
+    busy: bool,
+    stopped: bool,
+}
+
+impl Checkpoints {
+    pub fn is_idle(&self) -> bool {
+        let slot = self.slot.lock();
+        slot.job.is_none() && !slot.busy
+    }
+
+    pub fn offer(&self, job: Job) {
+        self.slot.lock().job = Some(job);
+        self.changed.notify_one();
+    }
+
+    pub fn stop(&self) {
+        self.slot.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut slot = self.slot.lock();
+        slot.busy = false;
+        loop {
+            if slot.stopped {
+                return None;
+            }
+            if let Some(job) = slot.job.take() {
+                slot.busy = true;
+                return Some(job);
+            }
+            self.changed.wait(&mut slot);
+        }
+    }
+}
+
+/// The checkpoint thread.
+pub fn run(shared: &Shared) {
+    while let Some(job) = shared.checkpoints.next() {
+        write_or_log(shared, &job);
+    }
+}
+
+/// Writes a checkpoint; a failure is logged, since the old one still stands.
+pub fn write_or_log(shared: &Shared, job: &Job) {
+    if let Err(error) = write(shared, job) {
+        tracing::warn!(store = %shared.uuid, error = &error as &dyn std::error::Error, "checkpoint not written");
+    }
+}
+
+/// Bytes of a checkpoint of so many blocks, segment rows not counted.
+pub fn len_of(blocks: u64) -> u64 {
+    HEADER_LEN as u64 + blocks * ENTRY_LEN as u64
+}
+
+/// Makes what the snapshot describes durable, then the snapshot, then removes the segments that hold nothing.
+pub fn write(shared: &Shared, job: &Job) -> Result<(), WriteError> {
+    shared.sync_up_to(&job.active, job.next_number - 1)?;
+    write_file(&*shared.disk, shared.uuid, job)?;
+    let removable = job.catalog.removable(job.segment);
+    if !removable.is_empty() {
+        // Readers that hold a file keep it; nobody finds a block in these any more.
+        let mut catalog = shared.catalog.write();
+        for generation in &removable {
+            catalog.segments.remove(generation);
+        }
+        drop(catalog);
+        shared.segments.remove(&removable)?;
+    }
+    Ok(())
+}
+
+fn write_file(disk: &dyn Disk, store: StoreUuid, job: &Job) -> io::Result<()> {
+    match disk.remove(TEMPORARY_NAME) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(TEMPORARY_NAME)?;
+    let mut body =
+        BodyWriter { file: &*file, offset: HEADER_LEN as u64, buffer: Vec::with_capacity(SCAN_WINDOW), crc: 0 };
+    for (generation, info) in &job.catalog.segments {
+        let row = SegmentRow {
+            generation: *generation,
+            len: info.len,
+            punched: info.punched,
+            needs: info.needs.iter().copied().collect(),
+        };
+        checkpoint::encode_segment(&row, &mut body.buffer);
+        body.flush_if_full()?;
+    }
+    for entry in job.catalog.index.iter() {
+        let cause = job.catalog.quarantine.get(&entry.key()).copied();
+        body.buffer.extend_from_slice(&checkpoint::encode_entry(entry, cause));
+        body.flush_if_full()?;
+    }
+    body.flush()?;
+    let header = CheckpointHeader {
+        store,
+        segment: job.segment,
+        offset: job.offset,
+        next_number: job.next_number,
+        highest_writer: job.catalog.highest_writer.0,
+        entries: job.catalog.index.len(),
+        segments: job.catalog.segments.len().try_into().map_err(|_| io::ErrorKind::InvalidData)?,
+        body_len: body.offset - HEADER_LEN as u64,
+        body_crc: body.crc,
+    };
+    write_buffer_at(&*file, 0, &header.encode())?;
+    file.sync_data()?;
+    disk.rename(TEMPORARY_NAME, NAME)?;
+    disk.sync_dir("")
+}
+
+struct BodyWriter<'a> {
+    file: &'a dyn DiskFile,
+    offset: u64,
+    buffer: Vec<u8>,
+    crc: u32,
+}
+
+impl BodyWriter<'_> {
+    fn flush_if_full(&mut self) -> io::Result<()> {
+        if self.buffer.len() >= SCAN_WINDOW { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        write_buffer_at(self.file, self.offset, &self.buffer)?;
+        self.crc = crc32c_combine(self.crc, crc32c(&self.buffer), self.buffer.len() as u64);
+        self.offset += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+/// What a checkpoint says.
+#[derive(Debug)]
+pub struct Loaded {
+    pub header: CheckpointHeader,
+    pub catalog: Catalog,
+}
+
+/// Why there is no checkpoint to start from.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// There is none.
+    #[error("there is none")]
+    Missing,
+    /// It is damaged.
+    #[error(transparent)]
+    Damaged(#[from] Fault),
+    /// It cannot be read.
+    #[error("it cannot be read")]
+    Io(#[source] io::Error),
+}
+
+/// Loads the checkpoint. Nothing of a damaged one is used.
+pub fn load(disk: &dyn Disk, store: StoreUuid) -> Result<Loaded, LoadError> {
+    let file = match disk.open(NAME) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LoadError::Missing),
+        Err(error) => return Err(LoadError::Io(error)),
+    };
+    let mut first = [0; HEADER_LEN];
+    let read = read_up_to(&*file, 0, &mut first).map_err(LoadError::Io)?;
+    let header = CheckpointHeader::decode(&first[..read], store)?;
+    let len = file.len().map_err(LoadError::Io)?;
+    let end = header.body_len.checked_add(HEADER_LEN as u64).filter(|end| *end <= len).ok_or(Fault::Short)?;
+    if end > CHECKPOINT_LEN_MAX || header.next_number == 0 || header.segment == 0 {
+        return Err(Fault::Range.into());
+    }
+    let mut body = BodyReader { file: &*file, offset: HEADER_LEN as u64, end, buffer: Vec::new(), used: 0, crc: 0 };
+    let catalog = load_body(&mut body, &header)?;
+    if body.crc != header.body_crc {
+        return Err(Fault::Checksum.into());
+    }
+    Ok(Loaded { header, catalog })
+}
+
+fn load_body(body: &mut BodyReader<'_>, header: &CheckpointHeader) -> Result<Catalog, LoadError> {
+    let mut catalog = Catalog { highest_writer: WriterId(header.highest_writer), ..Catalog::default() };
+    for _ in 0..header.segments {
+        let row = body.segment()?;
+        let info =
+            SegmentInfo { len: row.len, blocks: 0, punched: row.punched, needs: row.needs.into_iter().collect() };
+        catalog.segments.insert(row.generation, info);
+    }
+    for _ in 0..header.entries {
+        let (entry, cause) = checkpoint::decode_entry(body.take(ENTRY_LEN)?.first_chunk().ok_or(Fault::Short)?)?;
+        catalog.restore(entry, cause);
+    }
+    // The last window is read so that the checksum covers all of the body.
+    if body.rest() != 0 {
+        return Err(Fault::Range.into());
+    }
+    Ok(catalog)
+}
+
+struct BodyReader<'a> {
+    file: &'a dyn DiskFile,
+    /// Where the next window begins.
+    offset: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer already taken.
+    used: usize,
+    crc: u32,
+}
+
+impl BodyReader<'_> {
+    /// Bytes of the body not yet taken.
+    fn rest(&self) -> u64 {
+        self.end - self.offset + (self.buffer.len() - self.used) as u64
+    }
+
+    /// Makes at least `len` bytes available.
+    fn fill(&mut self, len: usize) -> Result<(), LoadError> {
+        if (len as u64) > self.rest() {
+            return Err(Fault::Short.into());
+        }
+        while self.buffer.len() - self.used < len {
+            self.buffer.drain(..self.used);
+            self.used = 0;
+            let window = (self.end - self.offset).min(SCAN_WINDOW as u64) as usize;
+            let start = self.buffer.len();
+            self.buffer.resize(start + window, 0);
+            let read = read_up_to(self.file, self.offset, &mut self.buffer[start..]).map_err(LoadError::Io)?;
+            if read < window {
+                return Err(Fault::Short.into());
+            }
+            self.crc = crc32c_combine(self.crc, crc32c(&self.buffer[start..]), window as u64);
+            self.offset += window as u64;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, len: usize) -> Result<&[u8], LoadError> {
+        self.fill(len)?;
+        self.used += len;
+        Ok(&self.buffer[self.used - len..self.used])
+    }
+
+    fn segment(&mut self) -> Result<SegmentRow, LoadError> {
+        self.fill(SEGMENT_LEN)?;
+        let needs = crate::format::u64_at(&self.buffer[self.used..], 24);
+        let len = needs.checked_mul(8).and_then(|len| len.checked_add(SEGMENT_LEN as u64)).ok_or(Fault::Range)?;
+        // Refused before anything is allocated when the body does not have so many bytes.
+        let len = usize::try_from(len).map_err(|_| Fault::Range)?;
+        Ok(checkpoint::decode_segment(&mut self.take(len)?)?)
+    }
+}

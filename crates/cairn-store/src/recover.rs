@@ -1,0 +1,553 @@
+//! Opening a store: identity, checkpoint, the records behind it, and what may be cut.
+//!
+//! Two rules decide about damage. A sealed segment was made durable as a whole before its successor was made, so damage
+//! in it is never a torn write. And every record names the highest record known durable when it was written: damage to
+//! records up to the highest such number is no torn write either, also in the active segment. Only what is neither may
+//! be cut off as a torn tail. A record whose header is good but whose payload is not is quarantined in all cases, so
+//! that it is fetched again if it ever counted.
+
+use crate::append::LogEnd;
+use crate::catalog::{Catalog, DeadPayload, SegmentInfo};
+use crate::checkpoint::{self, LoadError, Loaded};
+use crate::disk::{Disk, DiskFile, read_up_to, write_buffer_at};
+use crate::error::OpenError;
+use crate::format::record::{PutHeader, Record, Stamp};
+use crate::format::segment::{self, SegmentHeader};
+use crate::format::{Cause, Fault, STORE_VERSION, identity};
+use crate::index::Entry;
+use crate::limits::{PAGE_LEN, REPORT_ITEMS_MAX};
+use crate::options::StoreOptions;
+use crate::scan::{Found, Scan};
+use crate::segments::Segments;
+use crate::store::QuarantinedBlock;
+use cairn_proto::{Incarnation, StoreUuid};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+const IDENTITY_TEMPORARY_NAME: &str = "store.id.tmp";
+
+/// A region of a segment without a valid record header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkippedRegion {
+    /// The segment.
+    pub segment: u32,
+    /// First byte of the region.
+    pub from: u64,
+    /// First byte behind it.
+    pub to: u64,
+    /// True when it can be what a crash left of writes that were never acknowledged as durable; false when records
+    /// that were durable are damaged.
+    pub torn: bool,
+}
+
+/// What opening found. Everything in it but the counts is a defect worth telling an operator.
+#[derive(Clone, Debug, Default)]
+pub struct OpenReport {
+    /// The store was made by this call.
+    pub created: bool,
+    /// Drawn for this opening.
+    pub incarnation: Incarnation,
+    /// Blocks held, quarantined ones included.
+    pub blocks: u64,
+    /// Bytes of the disk that segments take.
+    pub used_bytes: u64,
+    /// Records read behind the checkpoint.
+    pub scanned_records: u64,
+    /// Bytes between the checkpoint and the end of the log.
+    pub scanned_bytes: u64,
+    /// Why all segments were read instead of the checkpoint.
+    pub checkpoint_fault: Option<String>,
+    /// Why the identity had to be taken from the segments.
+    pub identity_fault: Option<String>,
+    /// Bytes cut off the active segment: writes that a crash left unfinished.
+    pub torn_bytes: u64,
+    /// Regions without a valid header, at most [`REPORT_ITEMS_MAX`] of them.
+    pub skipped: Vec<SkippedRegion>,
+    /// All such regions.
+    pub skipped_count: u64,
+    /// Blocks found damaged by this call, at most [`REPORT_ITEMS_MAX`] of them.
+    pub quarantined: Vec<QuarantinedBlock>,
+    /// All such blocks.
+    pub quarantined_count: u64,
+    /// Segments whose own header is damaged; their records were read.
+    pub bad_segment_headers: Vec<u32>,
+    /// Segments that the checkpoint knows and that are gone.
+    pub missing_segments: Vec<u32>,
+    /// Files among the segments that belong to another store or another place, left alone.
+    pub foreign_files: Vec<String>,
+}
+
+impl OpenReport {
+    /// True when something was lost or damaged that was durable once.
+    pub fn is_damaged(&self) -> bool {
+        self.checkpoint_fault.is_some()
+            || self.identity_fault.is_some()
+            || self.skipped.iter().any(|region| !region.torn)
+            || self.quarantined.iter().any(|block| block.cause != Cause::Torn)
+            || !self.bad_segment_headers.is_empty()
+            || !self.missing_segments.is_empty()
+            || !self.foreign_files.is_empty()
+    }
+
+    /// Logs what an operator should know.
+    pub(crate) fn log(&self, store: StoreUuid) {
+        tracing::info!(%store, blocks = self.blocks, used_bytes = self.used_bytes, scanned_records = self.scanned_records,
+            torn_bytes = self.torn_bytes, created = self.created, "store opened");
+        for block in &self.quarantined {
+            tracing::warn!(%store, block = %block.key, pg = %block.pg, cause = %block.cause, "damaged block found at open");
+        }
+        if self.is_damaged() {
+            tracing::warn!(%store, checkpoint = ?self.checkpoint_fault, identity = ?self.identity_fault,
+                skipped = self.skipped_count, quarantined = self.quarantined_count,
+                bad_segment_headers = ?self.bad_segment_headers, missing_segments = ?self.missing_segments,
+                foreign_files = ?self.foreign_files, "store is damaged");
+        }
+    }
+}
+
+/// A store as it was found on the disk.
+pub struct Recovered {
+    pub uuid: StoreUuid,
+    pub segments: Segments,
+    pub catalog: Catalog,
+    pub end: LogEnd,
+    pub report: OpenReport,
+    /// The next opening should not have to find all this again.
+    pub wants_checkpoint: bool,
+}
+
+/// A segment file of this store.
+struct SegmentFile {
+    len: u64,
+    header_is_good: bool,
+}
+
+struct Recovery<'a> {
+    disk: &'a dyn Disk,
+    segments: Segments,
+    uuid: StoreUuid,
+    catalog: Catalog,
+    report: OpenReport,
+    /// Highest record number known durable.
+    synced: u64,
+    /// Highest record number seen.
+    last_number: u64,
+    /// Blocks quarantined by this opening, with the record number where it is known.
+    found: Vec<(Entry, u64)>,
+}
+
+/// See [`crate::Store::open`].
+pub fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<Recovered, OpenError> {
+    disk.create_dir(segment::DIR).map_err(io_error("make", segment::DIR))?;
+    disk.sync_dir("").map_err(io_error("sync", "."))?;
+    let segments = Segments::new(Arc::clone(disk));
+    let names = disk.list(segment::DIR).map_err(io_error("list", segment::DIR))?;
+    let mut headers = BTreeMap::new();
+    for generation in names.iter().filter_map(|name| segment::parse_name(name)) {
+        headers.insert(generation, inspect(&segments, generation)?);
+    }
+    let mut report = OpenReport::default();
+    let uuid = establish_identity(&**disk, &headers, options, &mut report)?;
+    let highest_name = headers.keys().next_back().copied().unwrap_or(0);
+    let files = own_files(&headers, uuid, &mut report);
+    let mut recovery = Recovery {
+        disk: &**disk,
+        segments,
+        uuid,
+        catalog: Catalog::default(),
+        report,
+        synced: 0,
+        last_number: 0,
+        found: Vec::new(),
+    };
+    let start = recovery.load_checkpoint(&files)?;
+    let reusable = recovery.read_tail(&files, start)?;
+    recovery.finish(reusable, highest_name.max(start.segment), options)
+}
+
+fn io_error(action: &'static str, name: &str) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Io { action, name: name.to_owned(), source }
+}
+
+/// Length and header of a segment file.
+fn inspect(segments: &Segments, generation: u32) -> Result<(u64, Result<SegmentHeader, Fault>), OpenError> {
+    let path = segment::path(generation);
+    let file = segments.get(generation).map_err(io_error("open", &path))?;
+    let len = file.len().map_err(io_error("inspect", &path))?;
+    let mut first = [0; segment::LEN];
+    // A header that cannot be read is as good as a damaged one.
+    let read = read_up_to(&*file, 0, &mut first).unwrap_or(0);
+    match SegmentHeader::decode(&first[..read]) {
+        Err(Fault::Version(version)) => Err(OpenError::Version { name: path, version, known: STORE_VERSION }),
+        header => Ok((len, header)),
+    }
+}
+
+type Headers = BTreeMap<u32, (u64, Result<SegmentHeader, Fault>)>;
+
+fn establish_identity(
+    disk: &dyn Disk,
+    headers: &Headers,
+    options: &StoreOptions,
+    report: &mut OpenReport,
+) -> Result<StoreUuid, OpenError> {
+    let name = || identity::NAME.to_owned();
+    let read = match disk.open(identity::NAME) {
+        Ok(file) => {
+            let mut bytes = [0; identity::LEN];
+            let read = read_up_to(&*file, 0, &mut bytes).map_err(io_error("read", identity::NAME))?;
+            Some(identity::decode(&bytes[..read]))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io_error("open", identity::NAME)(error)),
+    };
+    let fault = match read {
+        Some(Ok(uuid)) => return Ok(uuid),
+        Some(Err(Fault::Version(version))) => {
+            return Err(OpenError::Version { name: name(), version, known: STORE_VERSION });
+        }
+        None if headers.is_empty() => {
+            report.created = true;
+            let uuid = StoreUuid((options.entropy)().to_le_bytes());
+            write_identity(disk, uuid)?;
+            return Ok(uuid);
+        }
+        Some(Err(fault)) => Some(fault),
+        None => None,
+    };
+    let stores: BTreeSet<StoreUuid> =
+        headers.values().filter_map(|(_, header)| header.ok()).map(|header| header.store).collect();
+    match (stores.len(), stores.first()) {
+        (1, Some(uuid)) => {
+            report.identity_fault = Some(fault.map_or("it is missing".into(), |fault| fault.to_string()));
+            write_identity(disk, *uuid)?;
+            Ok(*uuid)
+        }
+        (0, _) | (_, None) => Err(OpenError::Identity { name: name(), fault: fault.unwrap_or(Fault::Short) }),
+        _ => Err(OpenError::Mixed { name: name() }),
+    }
+}
+
+fn write_identity(disk: &dyn Disk, uuid: StoreUuid) -> Result<(), OpenError> {
+    let write = || {
+        match disk.remove(IDENTITY_TEMPORARY_NAME) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = disk.create(IDENTITY_TEMPORARY_NAME)?;
+        write_buffer_at(&*file, 0, &identity::encode(uuid))?;
+        file.sync_data()?;
+        disk.rename(IDENTITY_TEMPORARY_NAME, identity::NAME)?;
+        disk.sync_dir("")
+    };
+    write().map_err(io_error("write", identity::NAME))
+}
+
+/// The segments of this store. A file of another store, or under another name than its own, is left alone.
+fn own_files(headers: &Headers, uuid: StoreUuid, report: &mut OpenReport) -> BTreeMap<u32, SegmentFile> {
+    let mut files = BTreeMap::new();
+    for (&generation, &(len, header)) in headers {
+        match header {
+            Ok(header) if header.store != uuid || header.generation != generation => {
+                report.foreign_files.push(segment::path(generation));
+            }
+            header => {
+                files.insert(generation, SegmentFile { len, header_is_good: header.is_ok() });
+            }
+        }
+    }
+    files
+}
+
+/// The log's position of a checkpoint.
+#[derive(Clone, Copy)]
+struct Position {
+    segment: u32,
+    offset: u64,
+}
+
+/// The active segment, when the log may go on in it.
+struct Reusable {
+    generation: u32,
+    end: u64,
+}
+
+impl Recovery<'_> {
+    /// Loads the checkpoint, compares it with the files, and says from where records are to be read.
+    fn load_checkpoint(&mut self, files: &BTreeMap<u32, SegmentFile>) -> Result<Position, OpenError> {
+        let whole_log = Position { segment: 0, offset: PAGE_LEN };
+        match checkpoint::load(self.disk, self.uuid) {
+            Ok(Loaded { header, catalog }) => {
+                self.catalog = catalog;
+                self.last_number = header.next_number - 1;
+                self.synced = self.last_number;
+                self.compare(files);
+                self.remove_orphans(files, header.segment)?;
+                Ok(Position { segment: header.segment, offset: header.offset })
+            }
+            Err(LoadError::Damaged(Fault::Version(version))) => {
+                let name = crate::format::checkpoint::NAME.to_owned();
+                Err(OpenError::Version { name, version, known: STORE_VERSION })
+            }
+            Err(error) => {
+                if !files.is_empty() {
+                    self.report.checkpoint_fault = Some(error.to_string());
+                }
+                Ok(whole_log)
+            }
+        }
+    }
+
+    /// Quarantines the blocks of segments that are gone or too short.
+    fn compare(&mut self, files: &BTreeMap<u32, SegmentFile>) {
+        let mut shorter = BTreeMap::new();
+        for (&generation, info) in &mut self.catalog.segments {
+            match files.get(&generation) {
+                // A segment without blocks may be gone: it was removed right after the checkpoint was written.
+                None => {
+                    if info.blocks > 0 {
+                        self.report.missing_segments.push(generation);
+                    }
+                    shorter.insert(generation, 0);
+                }
+                Some(file) if file.len < info.len => {
+                    info.len = file.len;
+                    shorter.insert(generation, file.len);
+                }
+                Some(_) => {}
+            }
+        }
+        // An entry may name a segment that not even the checkpoint's table has: a former opening missed it already.
+        let known = &self.catalog.segments;
+        let lost: Vec<(Entry, Cause)> = self
+            .catalog
+            .index
+            .iter()
+            .filter_map(|entry| {
+                let end = u64::from(entry.page) * PAGE_LEN + crate::format::record::put_len(entry.len);
+                match shorter.get(&entry.segment) {
+                    Some(0) => Some((*entry, Cause::SegmentMissing)),
+                    Some(len) if end > *len => Some((*entry, Cause::Truncated)),
+                    Some(_) => None,
+                    None => (!known.contains_key(&entry.segment)).then_some((*entry, Cause::SegmentMissing)),
+                }
+            })
+            .collect();
+        for (entry, cause) in lost {
+            self.quarantine(&entry, cause, 0);
+        }
+        self.catalog.segments.retain(|generation, _| files.contains_key(generation));
+    }
+
+    fn quarantine(&mut self, entry: &Entry, cause: Cause, number: u64) {
+        if self.catalog.quarantine(entry, cause) {
+            self.found.push((*entry, number));
+        }
+    }
+
+    /// Removes segments that an earlier checkpoint dropped and whose removal was not durable.
+    fn remove_orphans(&mut self, files: &BTreeMap<u32, SegmentFile>, active: u32) -> Result<(), OpenError> {
+        let orphans: Vec<u32> = files
+            .range(..active)
+            .map(|(generation, _)| *generation)
+            .filter(|g| !self.catalog.segments.contains_key(g))
+            .collect();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        self.segments.remove(&orphans).map_err(io_error("remove from", segment::DIR))
+    }
+
+    /// Reads the records behind the checkpoint. Returns the last segment if the log may go on there.
+    fn read_tail(
+        &mut self,
+        files: &BTreeMap<u32, SegmentFile>,
+        start: Position,
+    ) -> Result<Option<Reusable>, OpenError> {
+        let mut reusable = None;
+        let last = files.keys().next_back().copied();
+        for (&generation, file) in files.range(start.segment..) {
+            if !file.header_is_good {
+                self.report.bad_segment_headers.push(generation);
+            }
+            let from = if generation == start.segment { start.offset } else { PAGE_LEN };
+            let end = self.read_segment(generation, file.len, from, last == Some(generation))?;
+            reusable = end.filter(|_| file.header_is_good).map(|end| Reusable { generation, end });
+        }
+        for (generation, file) in files.range(..start.segment) {
+            if !file.header_is_good && self.catalog.segments.contains_key(generation) {
+                self.report.bad_segment_headers.push(*generation);
+            }
+        }
+        Ok(reusable)
+    }
+
+    /// Reads the records of one segment; for the active one, verifies payloads, cuts a torn tail and returns where
+    /// the next record may go, if any may.
+    fn read_segment(&mut self, generation: u32, len: u64, from: u64, active: bool) -> Result<Option<u64>, OpenError> {
+        let path = segment::path(generation);
+        let file = self.segments.get(generation).map_err(io_error("open", &path))?;
+        file.sync_data().map_err(io_error("sync", &path))?;
+        if active {
+            // What failed to be written may still stand in the page cache and look good.
+            file.drop_cache().map_err(io_error("drop the cache of", &path))?;
+        }
+        let info = self.catalog.segments.entry(generation).or_default();
+        info.len = info.len.max(PAGE_LEN.min(len));
+        self.report.scanned_bytes += len.saturating_sub(from);
+        let (uuid, last_number) = (self.uuid, self.last_number);
+        let scan =
+            Scan { file: &*file, len, store: uuid, segment: generation, offset: from, last_number, verify: active };
+        let mut end = from;
+        let mut suspects = Vec::new();
+        let mut regions = Vec::new();
+        for found in scan {
+            match found {
+                Found::Skipped(from, to) => regions.push((from, to, self.last_number)),
+                Found::Record(record, cause) => {
+                    let stamp = record.stamp();
+                    end = stamp.place.offset + record.total_len();
+                    self.last_number = stamp.number;
+                    self.synced = self.synced.max(stamp.synced);
+                    self.report.scanned_records += 1;
+                    suspects.extend(cause.map(|cause| (stamp, cause)));
+                    self.apply(&record, cause);
+                }
+            }
+        }
+        self.blame(&suspects, active);
+        self.judge_regions(generation, &regions, len, active);
+        if !active || len < from {
+            return Ok(None);
+        }
+        self.cut(&*file, &path, len, end)
+    }
+
+    fn apply(&mut self, record: &Record, cause: Option<Cause>) {
+        match record {
+            Record::Put(stamp, put) => self.apply_put(stamp, put, cause),
+            Record::Tombstone(stamp, entries) => {
+                let dead = self.catalog.apply_tombstone(stamp.place, record.total_len(), entries);
+                dead.into_iter().for_each(|dead| self.punch(dead));
+            }
+        }
+    }
+
+    fn apply_put(&mut self, stamp: &Stamp, put: &PutHeader, cause: Option<Cause>) {
+        let dead = self.catalog.apply_put(stamp.place, put, cause);
+        match cause {
+            None => dead.into_iter().for_each(|dead| self.punch(dead)),
+            Some(_) => {
+                let entry = self.catalog.index.get(put.key).expect("applied above");
+                self.found.push((*entry, stamp.number));
+            }
+        }
+    }
+
+    /// The record that hides the payload is durable: its segment was synced before it was read. Giving back what was
+    /// given back already does nothing.
+    fn punch(&self, dead: DeadPayload) {
+        let punched = self.segments.get(dead.segment).and_then(|file| file.punch(dead.offset, dead.len));
+        if let Err(error) = punched {
+            tracing::debug!(segment = dead.segment, %error, "dead payload not given back");
+        }
+    }
+
+    /// Bad payloads behind everything known durable are a crash's doing.
+    fn blame(&mut self, suspects: &[(Stamp, Cause)], active: bool) {
+        for (stamp, _) in
+            suspects.iter().filter(|(stamp, cause)| active && stamp.number > self.synced && *cause != Cause::Unreadable)
+        {
+            for (entry, _) in self.found.iter().filter(|(_, number)| *number == stamp.number) {
+                if let Some(cause) = self.catalog.quarantine.get_mut(&entry.key()) {
+                    *cause = Cause::Torn;
+                }
+            }
+        }
+    }
+
+    fn judge_regions(&mut self, segment: u32, regions: &[(u64, u64, u64)], len: u64, active: bool) {
+        for &(from, to, number_before) in regions {
+            let torn = active && number_before >= self.synced;
+            if torn && to == len {
+                self.report.torn_bytes += to - from;
+                continue;
+            }
+            self.report.skipped_count += 1;
+            if self.report.skipped.len() < REPORT_ITEMS_MAX {
+                self.report.skipped.push(SkippedRegion { segment, from, to, torn });
+            }
+        }
+    }
+
+    /// Makes the active segment end behind its last record; `None` when damaged records lie behind it that were
+    /// durable once: those are left for forensics and the log goes on in a new segment.
+    fn cut(&self, file: &dyn DiskFile, path: &str, len: u64, end: u64) -> Result<Option<u64>, OpenError> {
+        if len == end {
+            return Ok(Some(end));
+        }
+        if len > end && self.last_number < self.synced {
+            return Ok(None);
+        }
+        // A record whose payload was cut keeps its place; it is quarantined.
+        file.set_len(end).map_err(io_error("cut", path))?;
+        file.sync_data().map_err(io_error("sync", path))?;
+        Ok(Some(end))
+    }
+
+    fn finish(
+        mut self,
+        reusable: Option<Reusable>,
+        highest_generation: u32,
+        options: &StoreOptions,
+    ) -> Result<Recovered, OpenError> {
+        let next_number = self.last_number.max(self.synced) + 1;
+        let made = reusable.is_none();
+        let (generation, tail) = match reusable {
+            Some(reusable) => (reusable.generation, reusable.end),
+            None => (self.make_segment(highest_generation, next_number)?, PAGE_LEN),
+        };
+        let file = self.segments.get(generation).map_err(io_error("open", &segment::path(generation)))?;
+        self.report_found();
+        let next_generation = highest_generation.max(generation).saturating_add(1);
+        Ok(Recovered {
+            wants_checkpoint: made
+                || self.report.is_damaged()
+                || self.report.torn_bytes > 0
+                || self.report.skipped_count > 0
+                || self.report.quarantined_count > 0
+                || self.report.scanned_bytes > options.checkpoint_bytes / 2,
+            uuid: self.uuid,
+            segments: self.segments,
+            catalog: self.catalog,
+            end: LogEnd { file, generation, next_generation, tail, next_number },
+            report: self.report,
+        })
+    }
+
+    fn make_segment(&mut self, highest_generation: u32, first_number: u64) -> Result<u32, OpenError> {
+        let generation = highest_generation.saturating_add(1);
+        let header = SegmentHeader { store: self.uuid, generation, first_number };
+        self.segments.create(&header).map_err(io_error("make", &segment::path(generation)))?;
+        self.catalog.segments.insert(generation, SegmentInfo { len: PAGE_LEN, ..SegmentInfo::default() });
+        Ok(generation)
+    }
+
+    fn report_found(&mut self) {
+        self.report.blocks = self.catalog.index.len();
+        self.report.used_bytes = self.catalog.used_bytes();
+        // A block damaged in one record may have been replaced or deleted by a later one.
+        let still = self.found.iter().filter_map(|(found, _)| {
+            let entry = self.catalog.index.get(found.key()).filter(|entry| entry.same_record(found))?;
+            let cause = *self.catalog.quarantine.get(&entry.key())?;
+            Some(QuarantinedBlock { key: entry.key(), pg: entry.pg.into(), len: entry.len, cause })
+        });
+        for block in still {
+            self.report.quarantined_count += 1;
+            if self.report.quarantined.len() < REPORT_ITEMS_MAX {
+                self.report.quarantined.push(block);
+            }
+        }
+    }
+}

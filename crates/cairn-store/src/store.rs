@@ -1,0 +1,554 @@
+//! The store: what a storage node calls.
+
+use crate::append::{self, Appender};
+use crate::catalog::{Catalog, DeadPayload};
+use crate::checkpoint::{self, Checkpoints};
+use crate::disk::Disk;
+use crate::error::{Closed, DeleteError, Invalid, OpenError, Overloaded, Poisoned, PutError, ReadError, SyncError};
+use crate::format::{BlockKey, Cause};
+use crate::index::{Entry, State};
+use crate::limits::{LIST_STEP, RESERVE_MIN};
+use crate::options::{Execution, StoreOptions};
+use crate::queue::{DeleteRequest, Gate, Permit, PutRequest, Queue, Request, SyncRequest};
+use crate::read::StoredBlock;
+use crate::recover::{self, OpenReport};
+use crate::segments::Segments;
+use crate::sync::{self, Log};
+use bytes::Bytes;
+use cairn_proto::checksum::{chunk_count, chunk_crc};
+use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCKS_PER_REQUEST_MAX, CHUNK_LEN};
+use cairn_proto::{Incarnation, PgEpoch, PgId, StoreUuid, WriterId};
+use parking_lot::{Mutex, RwLock};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+/// When a put is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Once it survives power loss.
+    Durable,
+    /// Once it is accepted; a later [`Store::sync`] names it.
+    Unsynced,
+    /// Once it is accepted; the store flushes within a second on its own.
+    Relaxed,
+}
+
+/// A block to be stored.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// Which block.
+    pub key: BlockKey,
+    /// The group it is written for.
+    pub pg: PgId,
+    /// The group's epoch as the writer knew it.
+    pub pg_epoch: PgEpoch,
+    /// The content, in order; a body arrives in pieces of any length.
+    pub parts: Vec<Bytes>,
+    /// Checksum of each 64 KiB chunk, as [`cairn_proto::checksum`] defines it.
+    pub crcs: Vec<u32>,
+    /// Offset in the file it is written at.
+    pub file_offset_hint: u64,
+    /// When to answer.
+    pub durability: Durability,
+}
+
+/// A put was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutAck {
+    /// This opening of the store: what it accepted without sync is gone when the incarnation changes.
+    pub incarnation: Incarnation,
+    /// It survives power loss.
+    pub durable: bool,
+    /// The same content was here already.
+    pub existed: bool,
+}
+
+/// Everything accepted before the sync is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncAck {
+    /// This opening of the store.
+    pub incarnation: Incarnation,
+    /// Named blocks that the store does not hold intact: to be sent again.
+    pub missing: Vec<BlockKey>,
+}
+
+/// The named blocks are gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeleteAck {
+    /// How many of them were here.
+    pub deleted: usize,
+}
+
+/// One line of an inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Which block.
+    pub key: BlockKey,
+    /// Payload bytes.
+    pub len: u32,
+}
+
+/// A block that is never served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuarantinedBlock {
+    /// Which block.
+    pub key: BlockKey,
+    /// The group it was written for.
+    pub pg: PgId,
+    /// Payload bytes.
+    pub len: u32,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// How full a store is and whether it takes writes.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// Bytes the store may use in all.
+    pub capacity_bytes: u64,
+    /// Bytes its segments take.
+    pub used_bytes: u64,
+    /// Bytes puts may still take, the reserve left alone.
+    pub free_bytes: u64,
+    /// Blocks, quarantined ones included.
+    pub blocks: u64,
+    /// Quarantined blocks.
+    pub quarantined: u64,
+    /// Why writes are refused until the store is reopened, if they are.
+    pub poisoned: Option<Poisoned>,
+}
+
+/// What all threads of a store share.
+pub struct Shared {
+    pub options: StoreOptions,
+    pub disk: Arc<dyn Disk>,
+    pub uuid: StoreUuid,
+    pub incarnation: Incarnation,
+    pub segments: Segments,
+    pub catalog: RwLock<Catalog>,
+    pub queue: Queue,
+    pub gate: Arc<Gate>,
+    pub log: Log,
+    /// Held while a segment is synced.
+    pub syncing: Mutex<()>,
+    pub checkpoints: Checkpoints,
+    poison: OnceLock<Poisoned>,
+}
+
+/// Blocks on one disk.
+///
+/// All calls are synchronous. [`Store::put`], [`Store::delete`] and [`Store::sync`] queue and return at once; their
+/// completions run on the store's threads and must neither block nor panic. The queue is worked in order. [`Store::read`],
+/// [`Store::verify`] and [`Store::list`] read the disk on the caller's thread.
+///
+/// Dropping the store closes it.
+pub struct Store {
+    shared: Arc<Shared>,
+    appender: Arc<Mutex<Appender>>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    writer: Option<JoinHandle<()>>,
+    syncer: Option<JoinHandle<()>>,
+    checkpointer: Option<JoinHandle<()>>,
+    closed: bool,
+}
+
+impl Store {
+    /// Opens the store on `disk`, or makes one when the directory is empty.
+    ///
+    /// Before it returns, everything found behind the last checkpoint is synced and read back past the page cache, and a
+    /// new incarnation is drawn. Damage is reported, not an error: see [`OpenReport`].
+    pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<(Self, OpenReport), OpenError> {
+        let recovered = recover::open(&disk, &options)?;
+        let entropy = (options.entropy)();
+        let incarnation = Incarnation(((entropy >> 64) as u64 ^ entropy as u64).max(1));
+        let shared = Arc::new(Shared {
+            gate: Gate::new(options.queue_bytes),
+            options,
+            disk,
+            uuid: recovered.uuid,
+            incarnation,
+            segments: recovered.segments,
+            log: Log::new(Arc::clone(&recovered.end.file), recovered.end.next_number - 1),
+            catalog: RwLock::new(recovered.catalog),
+            queue: Queue::default(),
+            syncing: Mutex::default(),
+            checkpoints: Checkpoints::default(),
+            poison: OnceLock::new(),
+        });
+        let mut appender = Appender::new(Arc::clone(&shared), recovered.end);
+        let mut report = recovered.report;
+        report.incarnation = incarnation;
+        if recovered.wants_checkpoint {
+            checkpoint::write_or_log(&shared, &appender.checkpoint());
+        }
+        report.log(shared.uuid);
+        let store = Self { shared, appender: Arc::new(Mutex::new(appender)), threads: Mutex::default() };
+        if store.shared.options.execution == Execution::Threads {
+            store.start()?;
+        }
+        Ok((store, report))
+    }
+
+    fn start(&self) -> Result<(), OpenError> {
+        let mut threads = self.threads.lock();
+        let (shared, appender) = (Arc::clone(&self.shared), Arc::clone(&self.appender));
+        threads.writer = Some(spawn("store-write", move || append::run(&shared, &appender))?);
+        let shared = Arc::clone(&self.shared);
+        threads.syncer = Some(spawn("store-sync", move || sync::run(&shared))?);
+        let shared = Arc::clone(&self.shared);
+        threads.checkpointer = Some(spawn("store-checkpoint", move || checkpoint::run(&shared))?);
+        Ok(())
+    }
+
+    /// The store's lasting identity.
+    pub fn uuid(&self) -> StoreUuid {
+        self.shared.uuid
+    }
+
+    /// This opening of the store; never 0.
+    pub fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation
+    }
+
+    /// Stores a block. The checksums are verified on the caller's thread before anything is queued.
+    ///
+    /// Storing the same content again succeeds. A put over a quarantined block replaces it.
+    pub fn put(&self, put: Put, done: Box<dyn FnOnce(Result<PutAck, PutError>) + Send>) {
+        match self.admit_put(&put) {
+            Ok((len, permit)) => {
+                let request = PutRequest {
+                    key: put.key,
+                    pg: put.pg,
+                    pg_epoch: put.pg_epoch,
+                    parts: put.parts,
+                    len,
+                    crcs: put.crcs,
+                    file_offset_hint: put.file_offset_hint,
+                    durability: put.durability,
+                    permit,
+                    done,
+                };
+                self.push(Request::Put(request));
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn admit_put(&self, put: &Put) -> Result<(u32, Permit), PutError> {
+        self.shared.check_poison()?;
+        let len: u64 = put.parts.iter().map(|part| part.len() as u64).sum();
+        let len = u32::try_from(len).ok().filter(|len| *len <= BLOCK_LEN_MAX).ok_or(Invalid::BlockLen { len })?;
+        if put.crcs.len() as u64 != chunk_count(u64::from(len)) {
+            return Err(Invalid::ChecksumCount { count: put.crcs.len(), len: u64::from(len) }.into());
+        }
+        let permit = self.shared.gate.admit(len as usize)?;
+        match first_mismatch(put.key, &put.parts, &put.crcs) {
+            None => Ok((len, permit)),
+            Some(chunk) => Err(PutError::ChecksumMismatch { key: put.key, chunk }),
+        }
+    }
+
+    /// Makes everything accepted so far durable and says which of the named blocks (at most
+    /// [`BLOCKS_PER_REQUEST_MAX`]) the store does not hold.
+    pub fn sync(&self, keys: Vec<BlockKey>, done: Box<dyn FnOnce(Result<SyncAck, SyncError>) + Send>) {
+        match self.admit_keys(&keys) {
+            Ok(permit) => self.push(Request::Sync(SyncRequest { keys, permit, done })),
+            Err(refusal) => done(Err(refusal.into())),
+        }
+    }
+
+    /// Deletes blocks (at most [`BLOCKS_PER_REQUEST_MAX`]) for good; those that are not here count as deleted. Answered
+    /// when durable. Works on a full store.
+    pub fn delete(&self, keys: Vec<BlockKey>, done: Box<dyn FnOnce(Result<DeleteAck, DeleteError>) + Send>) {
+        match self.admit_keys(&keys) {
+            Ok(permit) => self.push(Request::Delete(DeleteRequest { keys, permit, done })),
+            Err(refusal) => done(Err(refusal.into())),
+        }
+    }
+
+    fn admit_keys(&self, keys: &[BlockKey]) -> Result<Permit, Refusal> {
+        if keys.len() > BLOCKS_PER_REQUEST_MAX {
+            return Err(Refusal::Invalid(Invalid::KeyCount { count: keys.len() }));
+        }
+        self.shared.check_poison().map_err(Refusal::Poisoned)?;
+        self.shared.gate.admit(0).map_err(Refusal::Overloaded)
+    }
+
+    fn push(&self, request: Request) {
+        match self.shared.queue.push(request) {
+            Ok(()) => {}
+            Err(Request::Put(put)) => (put.done)(Err(Closed.into())),
+            Err(Request::Delete(delete)) => (delete.done)(Err(Closed.into())),
+            Err(Request::Sync(sync)) => (sync.done)(Err(Closed.into())),
+        }
+    }
+
+    /// Finds a block and verifies its header. A damaged header quarantines the block.
+    pub fn read(&self, key: BlockKey) -> Result<StoredBlock, ReadError> {
+        self.shared.read(key)
+    }
+
+    /// Reads the whole block and checks every chunk; a mismatch quarantines it.
+    pub fn verify(&self, key: BlockKey) -> Result<(), ReadError> {
+        self.shared.verify(key)
+    }
+
+    /// Stops serving a block, whatever its bytes say. Returns false when it is not here or quarantined already. Lasts until
+    /// the block is stored again or deleted; it is written down by the next checkpoint.
+    pub fn quarantine(&self, key: BlockKey, cause: Cause) -> bool {
+        let entry = self.shared.catalog.read().index.get(key).copied();
+        entry.is_some_and(|entry| self.shared.quarantine_entry(&entry, cause))
+    }
+
+    /// All blocks that are here but never served, in key order: to be fetched again from other replicas.
+    pub fn quarantined(&self) -> Vec<QuarantinedBlock> {
+        let catalog = self.shared.catalog.read();
+        let blocks = catalog.quarantine.iter().filter_map(|(key, cause)| {
+            let entry = catalog.index.get(*key)?;
+            Some(QuarantinedBlock { key: *key, pg: entry.pg.into(), len: entry.len, cause: *cause })
+        });
+        blocks.collect()
+    }
+
+    /// Inventory of one group: up to `limit` blocks that can be served, in key order, from the first key above `after`.
+    /// A full inventory costs one pass over the index, however many calls it takes.
+    pub fn list(&self, pg: PgId, after: Option<BlockKey>, limit: usize) -> Vec<BlockInfo> {
+        let mut found = Vec::new();
+        let mut after = after;
+        loop {
+            let catalog = self.shared.catalog.read();
+            let mut seen = 0;
+            for entry in catalog.index.iter_after(after).take(LIST_STEP) {
+                if found.len() >= limit {
+                    return found;
+                }
+                if entry.pg == pg.0 && entry.state == State::Live {
+                    found.push(BlockInfo { key: entry.key(), len: entry.len });
+                }
+                after = Some(entry.key());
+                seen += 1;
+            }
+            if seen < LIST_STEP {
+                return found;
+            }
+        }
+    }
+
+    /// How full the store is and whether it takes writes.
+    pub fn usage(&self) -> Usage {
+        let (used_bytes, blocks, quarantined) = {
+            let catalog = self.shared.catalog.read();
+            (catalog.used_bytes(), catalog.index.len(), catalog.quarantine.len() as u64)
+        };
+        let room = self.shared.room(used_bytes);
+        Usage {
+            capacity_bytes: room.capacity,
+            used_bytes,
+            free_bytes: room.free,
+            blocks,
+            quarantined,
+            poisoned: self.shared.poison.get().cloned(),
+        }
+    }
+
+    /// Highest writer of any block the store ever held.
+    pub fn highest_writer(&self) -> WriterId {
+        self.shared.catalog.read().highest_writer
+    }
+
+    /// With [`Execution::Manual`]: works everything that waits, as one batch after the other, each followed by a sync if
+    /// somebody asked for one.
+    pub fn run_pending(&self) {
+        let mut appender = self.appender.lock();
+        loop {
+            let batch = self.shared.queue.take();
+            if batch.is_empty() {
+                return;
+            }
+            appender.run_batch(batch);
+            sync::run_if_due(&self.shared);
+            if let Some(job) = appender.due_checkpoint() {
+                checkpoint::write_or_log(&self.shared, &job);
+            }
+        }
+    }
+
+    /// Makes everything accepted durable and writes a checkpoint, on the caller's thread. Nothing to do without
+    /// [`Execution::Manual`]: the store's threads do so in time.
+    pub fn checkpoint(&self) {
+        let job = self.appender.lock().checkpoint();
+        checkpoint::write_or_log(&self.shared, &job);
+    }
+
+    /// Refuses new requests, answers those that wait, makes everything durable, writes a checkpoint and stops the
+    /// threads. Reads still work. A second call does nothing.
+    pub fn close(&self) {
+        let mut threads = self.threads.lock();
+        if std::mem::replace(&mut threads.closed, true) {
+            return;
+        }
+        self.shared.queue.close();
+        join(threads.writer.take());
+        self.run_pending();
+        self.shared.log.stop();
+        join(threads.syncer.take());
+        self.shared.checkpoints.stop();
+        join(threads.checkpointer.take());
+        sync::round(&self.shared);
+        let mut appender = self.appender.lock();
+        if self.shared.check_poison().is_ok() && appender.appended() > 0 {
+            checkpoint::write_or_log(&self.shared, &appender.checkpoint());
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Why a request without payload was not queued.
+enum Refusal {
+    Invalid(Invalid),
+    Poisoned(Poisoned),
+    Overloaded(Overloaded),
+}
+
+impl From<Refusal> for SyncError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(error) => error.into(),
+            Refusal::Poisoned(error) => error.into(),
+            Refusal::Overloaded(error) => error.into(),
+        }
+    }
+}
+
+impl From<Refusal> for DeleteError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(error) => error.into(),
+            Refusal::Poisoned(error) => error.into(),
+            Refusal::Overloaded(error) => error.into(),
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map_err(|source| OpenError::Thread { source })
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread
+        && thread.join().is_err()
+    {
+        // Its panic was printed by the panic hook; closing goes on with what is left to do.
+        tracing::error!("a thread of the store panicked");
+    }
+}
+
+/// Room for records, in bytes.
+struct Room {
+    capacity: u64,
+    free: u64,
+}
+
+impl Shared {
+    fn room(&self, used: u64) -> Room {
+        let space = self.disk.space();
+        let (total, available) = space.map_or((u64::MAX, u64::MAX), |space| (space.total, space.available));
+        let capacity = self.options.capacity_bytes.unwrap_or(total).min(total);
+        let reserve = self.options.reserve_bytes.unwrap_or((capacity / 100).max(RESERVE_MIN));
+        let free = capacity.saturating_sub(used).min(available).saturating_sub(reserve);
+        Room { capacity, free }
+    }
+
+    /// Bytes puts may still take.
+    pub fn free_bytes(&self) -> u64 {
+        let used = self.catalog.read().used_bytes();
+        self.room(used).free
+    }
+
+    /// Fails once a write or sync has failed.
+    pub fn check_poison(&self) -> Result<(), Poisoned> {
+        self.poison.get().cloned().map_or(Ok(()), Err)
+    }
+
+    /// Refuses writes from now on; the first failure is the one that is told.
+    pub fn poison(&self, action: &'static str, source: io::Error) -> Poisoned {
+        let poisoned = self.poison.get_or_init(|| {
+            tracing::error!(store = %self.uuid, %source, "failed to {action}: no more writes until reopened");
+            Poisoned { action, source: Arc::new(source) }
+        });
+        poisoned.clone()
+    }
+
+    /// The answer to a put.
+    pub fn put_ack(&self, durability: Durability, existed: bool) -> PutAck {
+        PutAck { incarnation: self.incarnation, durable: durability == Durability::Durable, existed }
+    }
+
+    /// Quarantines the record unless it was replaced or deleted meanwhile.
+    pub fn quarantine_entry(&self, entry: &Entry, cause: Cause) -> bool {
+        let done = self.catalog.write().quarantine(entry, cause);
+        if done {
+            tracing::warn!(store = %self.uuid, block = %entry.key(), segment = entry.segment, %cause, "block quarantined");
+        }
+        done
+    }
+
+    /// Gives the space of a dead payload back. It stays taken when that fails, which harms nothing.
+    pub fn punch(&self, dead: DeadPayload) {
+        let punched = self.segments.get(dead.segment).and_then(|file| file.punch(dead.offset, dead.len));
+        match punched {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(store = %self.uuid, segment = dead.segment, %error, "dead payload not given back");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// First chunk that does not match, without joining the parts: only a chunk that spans two of them is copied.
+fn first_mismatch(key: BlockKey, parts: &[Bytes], crcs: &[u32]) -> Option<u32> {
+    let mut rest = parts.iter().map(|part| &part[..]);
+    let mut part = rest.next().unwrap_or_default();
+    let mut joined = Vec::new();
+    for (index, crc) in crcs.iter().enumerate() {
+        while part.is_empty() {
+            match rest.next() {
+                Some(next) => part = next,
+                None => break,
+            }
+        }
+        let chunk = if part.len() >= CHUNK_LEN as usize {
+            let (chunk, behind) = part.split_at(CHUNK_LEN as usize);
+            part = behind;
+            chunk
+        } else {
+            joined.clear();
+            while joined.len() < CHUNK_LEN as usize {
+                let (taken, behind) = part.split_at(part.len().min(CHUNK_LEN as usize - joined.len()));
+                joined.extend_from_slice(taken);
+                part = behind;
+                if part.is_empty() {
+                    match rest.next() {
+                        Some(next) => part = next,
+                        None => break,
+                    }
+                }
+            }
+            &joined[..]
+        };
+        if chunk_crc(key.block, key.shard, index as u32, chunk) != *crc {
+            return Some(index as u32);
+        }
+    }
+    None
+}

@@ -1,0 +1,5 @@
+//! Integration tests of the store: behaviour on a real disk, crashes on a simulated one, damage, properties.
+
+mod basics;
+mod sim_disk;
+mod support;

@@ -1,0 +1,403 @@
+//! A disk in memory that loses, tears and reorders what was not synced when it crashes, fills up, and fails on demand.
+
+use cairn_store::{Disk, DiskFile, DiskSpace, OsFile};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+const SECTOR: usize = 512;
+const PAGE: usize = 4096;
+
+/// Content as a reader sees it, and as it would be found after a power failure.
+#[derive(Default)]
+struct Inode {
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    /// Changes of content that are in the cache only, oldest first.
+    pending: Vec<Change>,
+}
+
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    SetLen(usize),
+    Punch { offset: usize, len: usize },
+}
+
+enum NameChange {
+    Link(String, usize),
+    Unlink(String),
+    Rename(String, String),
+}
+
+#[derive(Default)]
+struct State {
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Changes of names that are in the cache only, with the directory, oldest first.
+    pending_names: Vec<NameChange>,
+    /// Handles of an earlier life are dead.
+    life: u64,
+    capacity: Option<u64>,
+    faults: Faults,
+    counts: Counts,
+}
+
+/// What goes wrong next.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Syncs of files that succeed before the next one fails, losing what it should have written.
+    pub fail_sync_after: Option<u64>,
+    /// Writes that succeed before the next one fails.
+    pub fail_write_after: Option<u64>,
+    /// Reads of this file fail.
+    pub fail_reads_of: Option<String>,
+    /// A write takes at most this many bytes.
+    pub short_writes: Option<usize>,
+}
+
+/// Calls since the disk was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub writes: u64,
+    pub syncs: u64,
+}
+
+/// Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+    life: u64,
+    name: String,
+}
+
+impl SimDisk {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.state().faults);
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
+    }
+
+    /// Kills the process: handles die, the cache stays.
+    pub fn kill(&self) {
+        self.state().life += 1;
+    }
+
+    /// Power fails: of what was not synced, any sectors of any writes reach the disk, and a prefix of the name changes.
+    pub fn crash(&self, rng: &mut fastrand::Rng) {
+        let mut state = self.state();
+        state.life += 1;
+        state.faults = Faults::default();
+        let kept = rng.usize(..=state.pending_names.len());
+        let changes: Vec<_> = std::mem::take(&mut state.pending_names).into_iter().take(kept).collect();
+        for change in changes {
+            apply_name(&mut state.durable_names, &change);
+        }
+        state.names = state.durable_names.clone();
+        for inode in &mut state.inodes {
+            // Some crashes lose everything, some nothing, most tear.
+            let chance = [0.0, 0.5, 0.9, 1.0][rng.usize(..4)];
+            for change in std::mem::take(&mut inode.pending) {
+                apply_torn(&mut inode.durable, &change, chance, rng);
+            }
+            inode.cached = inode.durable.clone();
+        }
+    }
+
+    pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.state();
+        state.names.get(name).map(|inode| state.inodes[*inode].cached.clone())
+    }
+
+    /// Changes a file behind the store's back, cache and disk alike.
+    pub fn tamper(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        let inode = &mut state.inodes[inode];
+        change(&mut inode.cached);
+        inode.durable = inode.cached.clone();
+        inode.pending.clear();
+    }
+
+    /// Removes a file behind the store's back.
+    pub fn vanish(&self, name: &str) {
+        let mut state = self.state();
+        state.names.remove(name);
+        state.durable_names.remove(name);
+    }
+
+    /// Puts a file there behind the store's back.
+    pub fn plant(&self, name: &str, content: Vec<u8>) {
+        let mut state = self.state();
+        let inode = Inode { cached: content.clone(), durable: content, pending: Vec::new() };
+        state.inodes.push(inode);
+        let number = state.inodes.len() - 1;
+        state.names.insert(name.into(), number);
+        state.durable_names.insert(name.into(), number);
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
+    /// Segment files that exist.
+    pub fn segments(&self) -> Vec<String> {
+        self.names().into_iter().filter(|name| name.starts_with("segments/")).collect()
+    }
+}
+
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+fn apply_name(names: &mut BTreeMap<String, usize>, change: &NameChange) {
+    match change {
+        NameChange::Link(name, inode) => {
+            names.insert(name.clone(), *inode);
+        }
+        NameChange::Unlink(name) => {
+            names.remove(name);
+        }
+        NameChange::Rename(from, to) => {
+            if let Some(inode) = names.remove(from) {
+                names.insert(to.clone(), inode);
+            }
+        }
+    }
+}
+
+fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if content.len() < offset + bytes.len() {
+        content.resize(offset + bytes.len(), 0);
+    }
+    content[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+fn punch(content: &mut [u8], offset: usize, len: usize) {
+    let end = content.len().min(offset + len);
+    if offset < end {
+        content[offset..end].fill(0);
+    }
+}
+
+fn apply_torn(content: &mut Vec<u8>, change: &Change, chance: f64, rng: &mut fastrand::Rng) {
+    match change {
+        Change::Write { offset, bytes } => {
+            for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+                if rng.f64() < chance {
+                    write(content, offset + index * SECTOR, sector);
+                }
+            }
+        }
+        Change::SetLen(len) if rng.f64() < chance => content.resize(*len, 0),
+        Change::Punch { offset, len } if rng.f64() < chance => punch(content, *offset, *len),
+        _ => {}
+    }
+}
+
+fn allocated(content: &[u8]) -> u64 {
+    content.chunks(PAGE).filter(|page| page.iter().any(|byte| *byte != 0)).count() as u64 * PAGE as u64
+}
+
+fn dead() -> io::Error {
+    io::Error::other("handle of a former life")
+}
+
+impl Disk for SimDisk {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state();
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.inodes.push(Inode::default());
+        let inode = state.inodes.len() - 1;
+        state.names.insert(name.into(), inode);
+        state.pending_names.push(NameChange::Link(name.into(), inode));
+        Ok(Arc::new(SimFile { disk: self.clone(), inode, life: state.life, name: name.into() }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let state = self.state();
+        let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(SimFile { disk: self.clone(), inode, life: state.life, name: name.into() }))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let names = self.names();
+        let inside = names.iter().filter(|name| parent(name) == dir);
+        Ok(inside.map(|name| name.rsplit('/').next().unwrap_or(name).to_owned()).collect())
+    }
+
+    fn create_dir(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.pending_names.push(NameChange::Unlink(name.into()));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.into(), inode);
+        state.pending_names.push(NameChange::Rename(from.into(), to.into()));
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let (here, elsewhere) = std::mem::take(&mut state.pending_names).into_iter().partition(|change| match change {
+            NameChange::Link(name, _) | NameChange::Unlink(name) | NameChange::Rename(name, _) => parent(name) == dir,
+        });
+        state.pending_names = elsewhere;
+        let here: Vec<NameChange> = here;
+        for change in here {
+            apply_name(&mut state.durable_names, &change);
+        }
+        Ok(())
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        let state = self.state();
+        let used: u64 = state.names.values().map(|inode| allocated(&state.inodes[*inode].cached)).sum();
+        let total = state.capacity.unwrap_or(1 << 40);
+        Ok(DiskSpace { total, available: total.saturating_sub(used) })
+    }
+}
+
+impl SimFile {
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.disk.state();
+        if state.life == self.life { work(&mut state) } else { Err(dead()) }
+    }
+}
+
+/// True when a counted-down fault strikes now.
+fn strikes(fault: &mut Option<u64>) -> bool {
+    match fault {
+        Some(0) => {
+            *fault = None;
+            true
+        }
+        Some(left) => {
+            *left -= 1;
+            false
+        }
+        None => false,
+    }
+}
+
+impl DiskFile for SimFile {
+    fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.with(|state| {
+            state.counts.writes += 1;
+            if strikes(&mut state.faults.fail_write_after) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            bytes.truncate(state.faults.short_writes.unwrap_or(usize::MAX));
+            if let Some(capacity) = state.capacity {
+                let used: u64 = state.names.values().map(|inode| allocated(&state.inodes[*inode].cached)).sum();
+                bytes.truncate(capacity.saturating_sub(used) as usize);
+                if bytes.is_empty() {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+            }
+            let inode = &mut state.inodes[self.inode];
+            write(&mut inode.cached, offset as usize, &bytes);
+            let taken = bytes.len();
+            inode.pending.push(Change::Write { offset: offset as usize, bytes });
+            Ok(taken)
+        })
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.with(|state| {
+            if state.faults.fail_reads_of.as_deref() == Some(&self.name) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            let content = &state.inodes[self.inode].cached;
+            let from = content.len().min(offset as usize);
+            let read = buffer.len().min(content.len() - from);
+            buffer[..read].copy_from_slice(&content[from..from + read]);
+            Ok(read)
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(|state| {
+            state.counts.syncs += 1;
+            let failed = strikes(&mut state.faults.fail_sync_after);
+            let inode = &mut state.inodes[self.inode];
+            if failed {
+                // As Linux does: the pages are marked clean, the cache goes on showing what the disk does not have.
+                inode.pending.clear();
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            for change in std::mem::take(&mut inode.pending) {
+                match change {
+                    Change::Write { offset, bytes } => write(&mut inode.durable, offset, &bytes),
+                    Change::SetLen(len) => inode.durable.resize(len, 0),
+                    Change::Punch { offset, len } => punch(&mut inode.durable, offset, len),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.with(|state| Ok(state.inodes[self.inode].cached.len() as u64))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(|state| {
+            let inode = &mut state.inodes[self.inode];
+            inode.cached.resize(len as usize, 0);
+            inode.pending.push(Change::SetLen(len as usize));
+            Ok(())
+        })
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.with(|state| {
+            let inode = &mut state.inodes[self.inode];
+            punch(&mut inode.cached, offset as usize, len as usize);
+            inode.pending.push(Change::Punch { offset: offset as usize, len: len as usize });
+            Ok(())
+        })
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.with(|state| {
+            let inode = &mut state.inodes[self.inode];
+            if inode.pending.is_empty() {
+                inode.cached = inode.durable.clone();
+            }
+            Ok(())
+        })
+    }
+
+    fn os_file(&self) -> Option<OsFile> {
+        None
+    }
+}
