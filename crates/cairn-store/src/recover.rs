@@ -368,7 +368,8 @@ impl Recovery<'_> {
         let mut reusable = None;
         let last = files.keys().next_back().copied();
         for (&generation, file) in files.range(start.segment..) {
-            if !file.header_is_good {
+            // A crash while a segment is made leaves a file that cannot hold a record.
+            if !file.header_is_good && file.len > PAGE_LEN {
                 self.report.bad_segment_headers.push(generation);
             }
             let from = if generation == start.segment { start.offset } else { PAGE_LEN };
@@ -509,10 +510,16 @@ impl Recovery<'_> {
             None => (self.make_segment(highest_generation, next_number)?, PAGE_LEN),
         };
         let file = self.segments.get(generation).map_err(io_error("open", &segment::path(generation)))?;
+        let without_checkpoint = self.report.checkpoint_fault.is_some();
+        if self.report.scanned_records == 0 && self.catalog.index.len() == 0 && self.last_number == 0 {
+            // A crash while the store was made: there was nothing to checkpoint yet.
+            self.report.checkpoint_fault = None;
+        }
         self.report_found();
         let next_generation = highest_generation.max(generation).saturating_add(1);
         Ok(Recovered {
             wants_checkpoint: made
+                || without_checkpoint
                 || self.report.is_damaged()
                 || self.report.torn_bytes > 0
                 || self.report.skipped_count > 0

@@ -54,6 +54,8 @@ pub struct Faults {
     pub fail_reads_of: Option<String>,
     /// A write takes at most this many bytes.
     pub short_writes: Option<usize>,
+    /// Changes that still reach the disk or its cache before power fails; everything fails from then on.
+    pub power_for: Option<u64>,
 }
 
 /// Calls since the disk was made.
@@ -216,6 +218,20 @@ fn allocated(content: &[u8]) -> u64 {
     content.chunks(PAGE).filter(|page| page.iter().any(|byte| *byte != 0)).count() as u64 * PAGE as u64
 }
 
+impl State {
+    /// Fails every change once the power is gone.
+    fn powered(&mut self) -> io::Result<()> {
+        match &mut self.faults.power_for {
+            Some(0) => Err(io::Error::other("no power")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 fn dead() -> io::Error {
     io::Error::other("handle of a former life")
 }
@@ -223,6 +239,7 @@ fn dead() -> io::Error {
 impl Disk for SimDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
+        state.powered()?;
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -251,6 +268,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.powered()?;
         state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         state.pending_names.push(NameChange::Unlink(name.into()));
         Ok(())
@@ -258,6 +276,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.powered()?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.into(), inode);
         state.pending_names.push(NameChange::Rename(from.into(), to.into()));
@@ -266,6 +285,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.powered()?;
         let (here, elsewhere) = std::mem::take(&mut state.pending_names).into_iter().partition(|change| match change {
             NameChange::Link(name, _) | NameChange::Unlink(name) | NameChange::Rename(name, _) => parent(name) == dir,
         });
@@ -279,8 +299,8 @@ impl Disk for SimDisk {
 
     fn space(&self) -> io::Result<DiskSpace> {
         let state = self.state();
+        let Some(total) = state.capacity else { return Ok(DiskSpace { total: 1 << 40, available: 1 << 40 }) };
         let used: u64 = state.names.values().map(|inode| allocated(&state.inodes[*inode].cached)).sum();
-        let total = state.capacity.unwrap_or(1 << 40);
         Ok(DiskSpace { total, available: total.saturating_sub(used) })
     }
 }
@@ -310,6 +330,7 @@ fn strikes(fault: &mut Option<u64>) -> bool {
 impl DiskFile for SimFile {
     fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
         self.with(|state| {
+            state.powered()?;
             state.counts.writes += 1;
             if strikes(&mut state.faults.fail_write_after) {
                 return Err(io::Error::from_raw_os_error(5));
@@ -346,6 +367,7 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state| {
+            state.powered()?;
             state.counts.syncs += 1;
             let failed = strikes(&mut state.faults.fail_sync_after);
             let inode = &mut state.inodes[self.inode];
@@ -371,6 +393,7 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|state| {
+            state.powered()?;
             let inode = &mut state.inodes[self.inode];
             inode.cached.resize(len as usize, 0);
             inode.pending.push(Change::SetLen(len as usize));
@@ -380,6 +403,7 @@ impl DiskFile for SimFile {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.with(|state| {
+            state.powered()?;
             let inode = &mut state.inodes[self.inode];
             punch(&mut inode.cached, offset as usize, len as usize);
             inode.pending.push(Change::Punch { offset: offset as usize, len: len as usize });

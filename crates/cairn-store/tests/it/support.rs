@@ -18,7 +18,9 @@ pub fn key(n: u32) -> BlockKey {
 /// Content that tells blocks and offsets apart.
 pub fn content(n: u32, len: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(u64::from(n) << 32 | len as u64);
-    (0..len).map(|_| rng.u8(..)).collect()
+    let mut content = vec![0; len];
+    rng.fill(&mut content);
+    content
 }
 
 pub fn put_of(key: BlockKey, content: Vec<u8>, durability: Durability) -> Put {
