@@ -1,0 +1,50 @@
+//! The CairnFS client: shared, replicated files with an ordinary file API.
+//!
+//! ```no_run
+//! use cairn_client::DfsClient;
+//!
+//! # async fn example() -> Result<(), cairn_client::Error> {
+//! let client = DfsClient::new("127.0.0.1:9000").await?;
+//! let file = client.open("/file.txt").await?;
+//! file.write_block(0, b"hello").await?; // to all replicas in parallel; returns once a majority holds it durably
+//! let data = file.read_block(0).await?; // from any replica, verified
+//! assert_eq!(&data[..], b"hello");
+//! let stats = client.get_connection_stats().await;
+//! println!("{} requests, {} failed", stats.total_requests, stats.failed_requests);
+//! # Ok(()) }
+//! ```
+//!
+//! How a request travels: [`file`] -> `write`/`read` -> `policy` (pure decisions) -> `cluster` (which node) ->
+//! `cairn-net` (connections). What a node or a metadata server does with it is none of this crate's business.
+
+mod atomic;
+mod client;
+mod cluster;
+mod content;
+mod error;
+mod extents;
+mod file;
+mod namespace;
+mod options;
+mod pipeline;
+mod policy;
+mod read;
+mod rpc;
+mod session;
+mod stats;
+mod status;
+mod stream;
+mod write;
+
+pub use atomic::AtomicFile;
+pub use client::{DfsClient, DfsClientBuilder};
+pub use content::Content;
+pub use error::{Cause, Error, ErrorKind, FailureClass, NodeFailure, QuorumError, Sent};
+pub use file::File;
+pub use namespace::{DirEntry, FileKind, Metadata, ReadDir};
+pub use options::{Consistency, CreateOptions, OpenOptions, SetAttributes};
+pub use policy::rounds::RetryPolicy;
+pub use stats::{ConnectionStats, ErrorRecord, NodeConnectionStats};
+pub use status::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
+pub use stream::{FileReader, FileWriter};
+pub use write::WriteReceipt;

@@ -1,0 +1,158 @@
+//! Files that appear whole or not at all: the content first, the name last.
+
+use crate::client::DfsClient;
+use crate::content::Content;
+use crate::error::Error;
+use crate::namespace::{Metadata, at};
+use crate::options::CreateOptions;
+use crate::stream::{Core, Destination, Machine};
+use crate::write;
+use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT};
+use cairn_proto::pb::{self, request, response};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// A file being written that has no name yet. [`AtomicFile::finish`] gives it its name in the transaction that also
+/// carries its last content; dropping it instead leaves nothing.
+pub struct AtomicFile {
+    client: DfsClient,
+    path: PathBuf,
+    options: CreateOptions,
+    relaxed: bool,
+    machine: Machine,
+    flushing: bool,
+}
+
+impl DfsClient {
+    /// Begins a file that appears at `path` when it is finished. Nothing is asked of the cluster yet.
+    pub async fn create_atomic(&self, path: impl AsRef<Path>, options: CreateOptions) -> Result<AtomicFile, Error> {
+        let path = path.as_ref().to_path_buf();
+        let name = at(&path)?;
+        let view = self.inner.cluster.view();
+        let block_len = [options.block_len, view.policy.block_len, BLOCK_LEN_DEFAULT]
+            .into_iter()
+            .find(|len| *len > 0)
+            .unwrap_or(BLOCK_LEN_DEFAULT);
+        let relaxed = options.relaxed.or(self.inner.config.relaxed).unwrap_or(view.policy.relaxed);
+        let create = pb::CreateUnnamed {
+            inode: 0,
+            dir: Some(parent(&name)),
+            attr: Some(pb::NewAttr { block_len, ..options.to_pb(0o644) }),
+        };
+        let core = Core::new(self.inner.clone(), Destination::Unnamed(Box::new(create)), block_len, relaxed, 0);
+        Ok(AtomicFile { client: self.clone(), path, options, relaxed, machine: Machine::new(core), flushing: false })
+    }
+
+    /// Makes a file with this content in one step.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken and `options` do not allow to replace it; `IsADirectory`; what writing
+    /// and naming can fail with. The path is untouched in every case but `Indeterminate`.
+    pub async fn write_atomic(
+        &self,
+        path: impl AsRef<Path>,
+        content: impl Into<Content>,
+        options: CreateOptions,
+    ) -> Result<Metadata, Error> {
+        let mut file = self.create_atomic(path, options).await?;
+        let path = file.path.clone();
+        if let Err(error) = file.write_all(&content.into().0).await {
+            let error = error.downcast::<Error>().unwrap_or_else(|e| Error::invalid("write_atomic", e.to_string()));
+            return self.operation("write_atomic", &path, async { Err(error) }).await;
+        }
+        file.finish().await
+    }
+}
+
+/// The directory a name lies in.
+fn parent(name: &pb::At) -> pb::At {
+    let trimmed = name.path.iter().rposition(|b| *b != b'/').map_or(0, |last| last + 1);
+    let cut = name.path[..trimmed].iter().rposition(|b| *b == b'/').unwrap_or(0);
+    pb::At { dir: name.dir, path: name.path.slice(..cut) }
+}
+
+impl AtomicFile {
+    /// Gives the file its name. When this returns, the whole content is durable (unless relaxed) and visible.
+    ///
+    /// # Errors
+    /// As [`DfsClient::write_atomic`].
+    pub async fn finish(self) -> Result<Metadata, Error> {
+        let (client, path) = (self.client.clone(), self.path.clone());
+        client.operation("create", &path, self.publish()).await
+    }
+
+    async fn publish(self) -> Result<Metadata, Error> {
+        let inner = self.client.inner.clone();
+        let deadline = inner.deadline(inner.config.write_timeout);
+        let mut core = self.machine.into_core().await?;
+        let size = core.position();
+        let mut publish = pb::Publish {
+            at: Some(at(&self.path)?),
+            attr: Some(self.options.to_pb(0o644)),
+            replace: self.options.replace,
+            size,
+            ..Default::default()
+        };
+        let reply = if core.pipeline.is_none() && size <= u64::from(INLINE_LEN_DEFAULT) {
+            publish.inode = inner.sessions.inode(&inner, deadline).await?.0;
+            publish.inline = core.buffer.split().freeze();
+            inner.sessions.mutate(&inner, request::Kind::Publish(publish), self.relaxed, deadline).await?
+        } else {
+            core.push(true).await?;
+            let pipeline = core.pipeline.as_mut().ok_or_else(|| inner.unexpected("publish"))?;
+            publish.unnamed = !pipeline.is_uncommitted();
+            publish.inode = pipeline.target().inode.0;
+            publish.writer = pipeline.target().writer.id.0;
+            if publish.unnamed {
+                // The earlier batches are committed to the nameless inode; so is the last one.
+                pipeline.flush().await?;
+                inner.sessions.mutate(&inner, request::Kind::Publish(publish), self.relaxed, deadline).await?
+            } else {
+                let target = pipeline.target().clone();
+                let blocks = pipeline.take_blocks().await?;
+                let make = |pieces| request::Kind::Publish(pb::Publish { pieces, ..publish.clone() });
+                write::commit_blocks(&inner, &target, blocks, self.relaxed, deadline, make).await?.0
+            }
+        };
+        match reply {
+            response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
+            _ => Err(inner.unexpected("publish")),
+        }
+    }
+}
+
+impl AsyncWrite for AtomicFile {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().machine.poll_write(cx, bytes)
+    }
+
+    /// Nothing of the file is visible before [`AtomicFile::finish`], so there is nothing to flush to.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn the_parent_of_a_name() {
+        let parent_of = |path: &'static str| {
+            let name = pb::At { dir: 1, path: Bytes::from_static(path.as_bytes()) };
+            parent(&name).path
+        };
+        assert_eq!(&parent_of("/a/b")[..], b"/a");
+        assert_eq!(&parent_of("/a")[..], b"");
+        assert_eq!(&parent_of("a")[..], b"");
+        assert_eq!(&parent_of("/a/b//")[..], b"/a");
+    }
+}

@@ -1,0 +1,315 @@
+//! The client itself: how it is made, what its parts share, how it ends.
+
+use crate::cluster::{Cluster, Node};
+use crate::error::Error;
+use crate::policy::rounds::RetryPolicy;
+use crate::rpc::MetaServers;
+use crate::session::Sessions;
+use crate::stats::{ConnectionStats, Counters};
+use cairn_net::{Identity, Link, LinkConfig, Net, SharedIdentity, TcpNet};
+use cairn_proto::pb;
+use cairn_proto::{BootId, NodeId};
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often the cluster map is read again while the client lives.
+const MAP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long [`DfsClient::close`] waits for work that goes on behind returned operations.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// A connection to a cluster. Cloning is cheap and gives another handle to the same; when the last handle is dropped,
+/// background work ends.
+#[derive(Clone)]
+pub struct DfsClient {
+    pub(crate) inner: Arc<Inner>,
+    _last: Arc<StopOnDrop>,
+}
+
+struct StopOnDrop(CancellationToken);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+pub(crate) struct Config {
+    pub(crate) name: String,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) read_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) meta_timeout: Duration,
+    pub(crate) relaxed: Option<bool>,
+}
+
+/// What all handles, files and background tasks share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) metas: MetaServers,
+    pub(crate) cluster: Cluster,
+    pub(crate) sessions: Sessions,
+    pub(crate) counters: Counters,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) boot_id: BootId,
+    net: Arc<dyn Net>,
+    identity: SharedIdentity,
+    link_config: Arc<LinkConfig>,
+    random: Mutex<fastrand::Rng>,
+    origin: Instant,
+}
+
+impl Inner {
+    /// Time since the client was made: what policies take as "now".
+    pub(crate) fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    pub(crate) fn deadline(&self, timeout: Duration) -> Instant {
+        Instant::now() + timeout
+    }
+
+    /// A random number below `n`; 0 when `n` is 0.
+    pub(crate) fn draw(&self, n: usize) -> usize {
+        if n == 0 { 0 } else { self.random.lock().usize(..n) }
+    }
+
+    /// A random number from 0 to 1.
+    pub(crate) fn unit(&self) -> f64 {
+        self.random.lock().f64()
+    }
+
+    pub(crate) fn link(&self, addr: &str, expect: NodeId) -> Link {
+        let seed = self.random.lock().u64(..);
+        Link::new(self.net.clone(), addr.to_owned(), expect, self.identity.clone(), self.link_config.clone(), seed)
+    }
+}
+
+/// Settings of a client to be.
+pub struct DfsClientBuilder {
+    metas: String,
+    name: String,
+    retry: RetryPolicy,
+    read_timeout: Duration,
+    write_timeout: Duration,
+    meta_timeout: Duration,
+    relaxed: Option<bool>,
+    seed: Option<u64>,
+    net: Arc<dyn Net>,
+    link: LinkConfig,
+}
+
+impl Default for DfsClientBuilder {
+    fn default() -> Self {
+        Self {
+            metas: "127.0.0.1:9000".to_owned(),
+            name: format!("cairn-client/{}", env!("CARGO_PKG_VERSION")),
+            retry: RetryPolicy::default(),
+            read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            meta_timeout: Duration::from_secs(30),
+            relaxed: None,
+            seed: None,
+            net: Arc::new(TcpNet),
+            link: LinkConfig::default(),
+        }
+    }
+}
+
+impl DfsClientBuilder {
+    /// Addresses of metadata servers, separated by commas (default `127.0.0.1:9000`).
+    pub fn meta(mut self, addresses: impl Into<String>) -> Self {
+        self.metas = addresses.into();
+        self
+    }
+
+    /// How the session is named to operators.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Rounds and pauses (default: the seed's, with 20 % jitter).
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Deadline of reads (default 30 s).
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
+        self
+    }
+
+    /// Deadline of writes (default 60 s).
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.write_timeout = timeout;
+        self
+    }
+
+    /// Deadline of metadata operations (default 30 s).
+    pub fn meta_timeout(mut self, timeout: Duration) -> Self {
+        self.meta_timeout = timeout;
+        self
+    }
+
+    /// Durability of everything that does not say otherwise; see [`OpenOptions::relaxed`](crate::OpenOptions::relaxed).
+    pub fn relaxed(mut self, relaxed: bool) -> Self {
+        self.relaxed = Some(relaxed);
+        self
+    }
+
+    /// Makes random choices repeatable.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Another network than TCP.
+    pub fn net(mut self, net: Arc<dyn Net>) -> Self {
+        self.net = net;
+        self
+    }
+
+    /// Bounds and timers of connections.
+    pub fn connections(mut self, link: LinkConfig) -> Self {
+        self.link = link;
+        self
+    }
+
+    /// Connects: asks metadata for the cluster map.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an address list that is none, `Unavailable` when no metadata server answers in all rounds.
+    pub async fn connect(self) -> Result<DfsClient, Error> {
+        let addresses: Vec<&str> = self.metas.split(',').map(str::trim).filter(|addr| !addr.is_empty()).collect();
+        if addresses.is_empty() {
+            return Err(Error::invalid("connect", "no metadata address given; expected host:port[,host:port...]"));
+        }
+        for address in &addresses {
+            let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(_))) {
+                let message = format!("metadata address {address:?} is not host:port");
+                return Err(Error::invalid("connect", message));
+            }
+        }
+        let mut random = self.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let boot_id = BootId(random.u128(..).to_le_bytes());
+        let inner = Arc::new(Inner {
+            config: Config {
+                name: self.name,
+                retry: self.retry,
+                read_timeout: self.read_timeout,
+                write_timeout: self.write_timeout,
+                meta_timeout: self.meta_timeout,
+                relaxed: self.relaxed,
+            },
+            metas: MetaServers::default(),
+            cluster: Cluster::default(),
+            sessions: Sessions::default(),
+            counters: Counters::default(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            boot_id,
+            net: self.net,
+            identity: Identity::client(boot_id).shared(),
+            link_config: Arc::new(self.link),
+            random: Mutex::new(random),
+            origin: Instant::now(),
+        });
+        inner.metas.set(addresses.iter().map(|addr| Arc::new(Node::meta(&inner, (*addr).to_owned()))).collect());
+        let client = DfsClient { _last: Arc::new(StopOnDrop(inner.shutdown.clone())), inner };
+        let deadline = client.inner.deadline(client.inner.config.meta_timeout);
+        client.inner.cluster.refresh(&client.inner, deadline).await?;
+        client.inner.tasks.spawn(keep_map_current(client.inner.clone()));
+        Ok(client)
+    }
+}
+
+async fn keep_map_current(inner: Arc<Inner>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = inner.shutdown.cancelled() => break,
+            () = tokio::time::sleep(MAP_INTERVAL) => {}
+        }
+        if let Err(error) = inner.cluster.refresh(&inner, inner.deadline(MAP_INTERVAL)).await {
+            tracing::warn!("could not read the cluster map: {error}");
+        }
+    }
+    inner.cluster.close();
+    inner.metas.close();
+}
+
+impl DfsClient {
+    /// Connects to a cluster through its metadata servers: `"127.0.0.1:9000"` or `"a:9000,b:9000"`.
+    ///
+    /// # Errors
+    /// As [`DfsClientBuilder::connect`].
+    pub async fn new(metas: impl Into<String>) -> Result<Self, Error> {
+        Self::builder().meta(metas).connect().await
+    }
+
+    /// All settings.
+    pub fn builder() -> DfsClientBuilder {
+        DfsClientBuilder::default()
+    }
+
+    /// Counters of operations, connections and nodes since the client was made.
+    pub async fn get_connection_stats(&self) -> ConnectionStats {
+        let mut stats = self.inner.counters.snapshot();
+        let now = self.inner.now();
+        let view = self.inner.cluster.view();
+        let mut nodes: Vec<_> = view.nodes.values().chain(self.inner.metas.all()).cloned().collect();
+        nodes.sort_by_key(|node| node.id);
+        for node in nodes {
+            let (node, sent, received) = node.stats(now);
+            stats.bytes_sent += sent;
+            stats.bytes_received += received;
+            stats.nodes.push(node);
+        }
+        stats
+    }
+
+    /// Ends the session with metadata and waits (bounded) for replica writes that still go on. Other handles to this
+    /// client must not be used afterwards.
+    pub async fn close(&self) {
+        self.inner.tasks.close();
+        let idle = async {
+            self.inner.sessions.close(&self.inner).await;
+            self.inner.shutdown.cancel();
+            self.inner.tasks.wait().await;
+        };
+        if tokio::time::timeout(CLOSE_MAX, idle).await.is_err() {
+            self.inner.shutdown.cancel();
+        }
+    }
+
+    /// Runs an operation of the caller: counted, and its error told where and what.
+    pub(crate) async fn operation<T>(
+        &self,
+        name: &'static str,
+        path: &Path,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let result = work.await.map_err(|error| error.at(name, path));
+        self.inner.counters.operation(&result, self.inner.now());
+        result
+    }
+
+    /// A metadata mutation on behalf of the caller, exactly once.
+    pub(crate) async fn mutate(
+        &self,
+        kind: pb::request::Kind,
+        relaxed: Option<bool>,
+    ) -> Result<pb::response::Kind, Error> {
+        let inner = &self.inner;
+        let relaxed = relaxed.or(inner.config.relaxed).unwrap_or(false);
+        inner.sessions.mutate(inner, kind, relaxed, inner.deadline(inner.config.meta_timeout)).await
+    }
+}

@@ -1,0 +1,511 @@
+//! An open file: reads and writes at any place, block by block or streaming.
+
+use crate::client::{DfsClient, Inner};
+use crate::cluster::Leg;
+use crate::content::Content;
+use crate::error::{Cause, Error, ErrorKind};
+use crate::extents::{self, Checked, ExtentCache};
+use crate::namespace::{Metadata, at, at_inode};
+use crate::options::{Consistency, OpenOptions};
+use crate::read;
+use crate::stream::{FileReader, FileWriter};
+use crate::write::{self, Stored, Target, WriteReceipt};
+use bytes::{Bytes, BytesMut};
+use cairn_proto::layout::cut_in_blocks;
+use cairn_proto::limits::{APPEND_TAIL_MAX, BLOCK_LEN_DEFAULT, FILE_LEN_MAX, INLINE_LEN_DEFAULT, WINDOW_BYTES_MAX};
+use cairn_proto::pb::{self, PutDurability, request, response};
+use cairn_proto::status::Code;
+use cairn_proto::{InodeId, StoreId};
+use futures_util::stream::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Blocks of one write sent at the same time.
+const PARALLEL_MAX: usize = 8;
+/// Appends that lost a race for the tail this often are written without joining it.
+const TAIL_TRIES: usize = 3;
+/// Relaxed blocks remembered for [`File::sync`]; beyond that a write syncs by itself.
+const RELAXED_BLOCKS_MAX: usize = 1024;
+
+/// An open file. Cloning gives another handle to the same; no position is kept, so handles can be used from many tasks
+/// at once. A write is visible to every reader once it has returned.
+#[derive(Clone)]
+pub struct File(Arc<Shared>);
+
+struct Shared {
+    client: DfsClient,
+    path: PathBuf,
+    inode: InodeId,
+    block_len: u32,
+    relaxed: bool,
+    consistency: Consistency,
+    map: Mutex<ExtentCache>,
+    /// Written relaxed and not synced since.
+    unsynced: Mutex<Vec<Unsynced>>,
+}
+
+struct Unsynced {
+    replicas: usize,
+    acked: BTreeMap<StoreId, u64>,
+}
+
+impl DfsClient {
+    /// Opens a file, making it if it is not there.
+    ///
+    /// # Errors
+    /// `IsADirectory`; `NotFound` or `NotADirectory` for the path above it; `Unavailable`.
+    pub async fn open(&self, path: impl AsRef<Path>) -> Result<File, Error> {
+        self.open_with(path, OpenOptions::default()).await
+    }
+
+    /// Opens a file as the options say.
+    ///
+    /// # Errors
+    /// As [`DfsClient::open`]; `AlreadyExists` with `create_new`; `NotFound` without `create`.
+    pub async fn open_with(&self, path: impl AsRef<Path>, options: OpenOptions) -> Result<File, Error> {
+        let path = path.as_ref();
+        self.operation("open", path, self.open_inner(path, &options)).await
+    }
+
+    async fn open_inner(&self, path: &Path, options: &OpenOptions) -> Result<File, Error> {
+        let inner = &self.inner;
+        let deadline = inner.deadline(inner.config.meta_timeout);
+        // An existing file, the usual case, needs no mutation.
+        let found = if options.exclusive {
+            None
+        } else {
+            let kind = request::Kind::Stat(pb::Stat { at: Some(at(path)?), follow: true });
+            match inner.meta_read(kind, deadline).await {
+                Ok(reply) => Some(reply),
+                Err(error) if error.kind() == ErrorKind::NotFound && options.create => None,
+                Err(error) => return Err(error),
+            }
+        };
+        let reply = match found {
+            Some(reply) => reply,
+            None => {
+                let create = pb::Create {
+                    at: Some(at(path)?),
+                    attr: Some(options.attributes.to_pb(0o644)),
+                    exclusive: options.exclusive,
+                    follow: true,
+                };
+                self.mutate(request::Kind::Create(create), options.relaxed).await?
+            }
+        };
+        let response::Kind::Attr(attr) = reply else { return Err(inner.unexpected("open")) };
+        match attr.kind() {
+            pb::Kind::File => {}
+            pb::Kind::Directory => {
+                let status = cairn_proto::status::Status::new(Code::IsADirectory, "only files can be opened");
+                return Err(Error::new("open", Cause::Status(status)));
+            }
+            pb::Kind::Symlink | pb::Kind::Unknown => return Err(inner.unexpected("open")),
+        }
+        let policy = attr.policy.unwrap_or_default();
+        let file = File(Arc::new(Shared {
+            client: self.clone(),
+            path: path.to_path_buf(),
+            inode: InodeId(attr.inode),
+            block_len: if policy.block_len == 0 { BLOCK_LEN_DEFAULT } else { policy.block_len },
+            relaxed: options.relaxed.or(inner.config.relaxed).unwrap_or(policy.relaxed),
+            consistency: options.consistency,
+            map: Mutex::default(),
+            unsynced: Mutex::default(),
+        }));
+        if options.truncate && attr.size > 0 {
+            file.truncate_inner(0).await?;
+        }
+        Ok(file)
+    }
+}
+
+impl File {
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Its inode's number.
+    pub fn inode(&self) -> InodeId {
+        self.0.inode
+    }
+
+    /// Bytes per block: block `i` begins at `i * block_len`.
+    pub fn block_len(&self) -> u32 {
+        self.0.block_len
+    }
+
+    /// True when writes are acknowledged before they are on disk.
+    pub fn is_relaxed(&self) -> bool {
+        self.0.relaxed
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0.client.inner
+    }
+
+    /// The length that was last heard of; not validated.
+    pub(crate) fn known_len(&self) -> Option<u64> {
+        self.0.map.lock().size()
+    }
+
+    pub(crate) fn forget_map(&self) {
+        self.0.map.lock().forget();
+    }
+
+    fn write_deadline(&self) -> Instant {
+        self.inner().deadline(self.inner().config.write_timeout)
+    }
+
+    async fn counted<T>(&self, name: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.0.client.operation(name, &self.0.path, work).await
+    }
+
+    // ------------------------------------------------------------ reading
+
+    /// The bytes of block `index`, up to the end of the file; holes read as zeros, a block behind the end as nothing.
+    /// Any replica may answer; the bytes are verified, and as new as the moment of the call.
+    ///
+    /// # Errors
+    /// `Unavailable` when no replica could be reached in all rounds, `Corrupt` when none has good bytes, `Deadline`.
+    pub async fn read_block(&self, index: u64) -> Result<Bytes, Error> {
+        let block_len = u64::from(self.0.block_len);
+        let work = async { self.read_quietly(block_offset(index, block_len)?, block_len).await };
+        self.counted("read_block", work).await
+    }
+
+    /// The bytes of `[offset, offset + len)`, fewer at the end of the file. At most 100 MiB at once.
+    ///
+    /// # Errors
+    /// As [`File::read_block`]; `TooLarge`.
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, Error> {
+        self.counted("read_at", self.read_quietly(offset, len as u64)).await
+    }
+
+    /// [`File::read_at`] as a part of an operation that is counted as a whole.
+    pub(crate) async fn read_quietly(&self, offset: u64, len: u64) -> Result<Bytes, Error> {
+        let inner = self.inner();
+        let deadline = inner.deadline(inner.config.read_timeout);
+        let work = read::read(inner, self.0.inode, &self.0.map, self.0.consistency, offset, len, deadline);
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(result) => result.map_err(|error| error.at("read", &self.0.path)),
+            Err(_) => Err(Error::new("read", Cause::Deadline(inner.config.read_timeout)).at("read", &self.0.path)),
+        }
+    }
+
+    /// Its length now.
+    ///
+    /// # Errors
+    /// `NotFound` when the file was removed, `Unavailable`.
+    pub async fn len(&self) -> Result<u64, Error> {
+        Ok(self.metadata().await?.size)
+    }
+
+    /// True when it has no bytes now.
+    ///
+    /// # Errors
+    /// As [`File::len`].
+    pub async fn is_empty(&self) -> Result<bool, Error> {
+        Ok(self.len().await? == 0)
+    }
+
+    /// Its attributes now.
+    ///
+    /// # Errors
+    /// As [`File::len`].
+    pub async fn metadata(&self) -> Result<Metadata, Error> {
+        let inner = self.inner();
+        let work = async {
+            let kind = request::Kind::Stat(pb::Stat { at: Some(at_inode(self.0.inode)), follow: false });
+            match inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await? {
+                response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
+                _ => Err(inner.unexpected("stat")),
+            }
+        };
+        self.counted("metadata", work).await
+    }
+
+    /// Reads from the beginning on, with read-ahead.
+    pub fn reader(&self) -> FileReader {
+        FileReader::new(self.clone(), 0)
+    }
+
+    // ------------------------------------------------------------ writing
+
+    /// Writes block `index`: all replicas in parallel, done when a majority holds it durably and metadata shows it.
+    /// `data` may be shorter than a block; what the block held beyond it stays.
+    ///
+    /// # Errors
+    /// `TooLarge` when `data` is longer than a block; `Unavailable` with a `QuorumError` that names every node when no
+    /// group could be found with a majority; `NoSpace`; `Fenced`; `Indeterminate` when the commit's outcome could not
+    /// be found out. In all cases but the last the file is unchanged.
+    pub async fn write_block(&self, index: u64, data: impl Into<Content>) -> Result<WriteReceipt, Error> {
+        let (data, max) = (data.into().0, u64::from(self.0.block_len));
+        let work = async {
+            let len = data.len() as u64;
+            if len > max {
+                return Err(Error::new("write_block", Cause::TooLarge { len, max }));
+            }
+            self.write_quietly(block_offset(index, max)?, data).await
+        };
+        self.counted("write_block", work).await
+    }
+
+    /// Writes at any place; a gap to the old end becomes a hole. One write is visible at once and as a whole.
+    ///
+    /// # Errors
+    /// As [`File::write_block`]; `TooLarge` above 64 MiB (use [`File::writer`]).
+    pub async fn write_at(&self, offset: u64, data: impl Into<Content>) -> Result<WriteReceipt, Error> {
+        let data = data.into().0;
+        self.counted("write_at", self.write_quietly(offset, data)).await
+    }
+
+    pub(crate) async fn write_quietly(&self, offset: u64, data: Bytes) -> Result<WriteReceipt, Error> {
+        let begun = Instant::now();
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_LEN_MAX);
+        let end = end.ok_or_else(|| {
+            Error::invalid("write", format!("{} bytes at {offset} end behind the largest file", data.len()))
+        })?;
+        if data.len() as u64 > WINDOW_BYTES_MAX {
+            let (len, max) = (data.len() as u64, WINDOW_BYTES_MAX);
+            return Err(Error::new("write", Cause::TooLarge { len, max }));
+        }
+        let small = end <= u64::from(INLINE_LEN_DEFAULT);
+        if data.is_empty() || (small && self.known_len().is_none_or(|len| len <= u64::from(INLINE_LEN_DEFAULT))) {
+            let inline = pb::InlineWrite { offset, data: data.clone() };
+            let commit = pb::Commit { inode: self.0.inode.0, inline: Some(inline), ..Default::default() };
+            match self.commit(commit).await {
+                Ok(reply) => return Ok(write::receipt(self.inner(), &[], &pb::CommitReply { offset, ..reply }, begun)),
+                Err(error) if error.code() == Some(Code::NotInline) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (reply, blocks) = self.write_blocks(offset, data, &pb::Commit::default()).await?;
+        Ok(write::receipt(self.inner(), &blocks, &pb::CommitReply { offset, ..reply }, begun))
+    }
+
+    /// Runs a commit without blocks.
+    async fn commit(&self, commit: pb::Commit) -> Result<pb::CommitReply, Error> {
+        let inner = self.inner();
+        let kind = request::Kind::Commit(commit);
+        let reply = inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await;
+        self.forget_map();
+        match reply? {
+            response::Kind::Commit(reply) => Ok(reply),
+            _ => Err(inner.unexpected("commit")),
+        }
+    }
+
+    /// Stores `data` as blocks and commits them with the conditions of `template`.
+    async fn write_blocks(
+        &self,
+        offset: u64,
+        data: Bytes,
+        template: &pb::Commit,
+    ) -> Result<(pb::CommitReply, Vec<Stored>), Error> {
+        let inner = self.inner();
+        let deadline = self.write_deadline();
+        let writer = inner.sessions.writer(inner, deadline).await?;
+        let target = Target { inode: self.0.inode, writer, block_len: self.0.block_len };
+        let relaxed = self.0.relaxed;
+        let durability = if relaxed { PutDurability::Relaxed } else { PutDurability::Durable };
+        let spans: Vec<_> = cut_in_blocks(offset, data.len() as u64, self.0.block_len).collect();
+        let first = target.reserve(spans.len() as u32)?;
+        let hint = inner.cluster.pick_group(inner, &[], data.len() as u64);
+        let mut puts = Vec::with_capacity(spans.len());
+        for (span, seq) in spans.iter().zip(first..) {
+            let from = (span.offset - offset) as usize;
+            let data = data.slice(from..from + span.len as usize);
+            puts.push(write::put_block(inner, &target, span.offset, data, seq, hint, durability, deadline));
+        }
+        let blocks: Vec<Stored> = futures_util::stream::iter(puts).buffered(PARALLEL_MAX).try_collect().await?;
+        let make = |pieces| {
+            let (inode, writer) = (self.0.inode.0, target.writer.id.0);
+            request::Kind::Commit(pb::Commit { inode, writer, pieces, ..template.clone() })
+        };
+        let result = write::commit_blocks(inner, &target, blocks, relaxed, deadline, make).await;
+        self.forget_map();
+        let (reply, blocks) = result?;
+        if relaxed {
+            self.remember_unsynced(&blocks).await?;
+        }
+        match reply {
+            response::Kind::Commit(reply) => Ok((reply, blocks)),
+            _ => Err(inner.unexpected("commit")),
+        }
+    }
+
+    /// Writes at the end, wherever that is when metadata sees the commit: concurrent appends do not overwrite each
+    /// other. The receipt tells where it landed.
+    ///
+    /// # Errors
+    /// As [`File::write_at`].
+    pub async fn append(&self, data: impl Into<Content>) -> Result<WriteReceipt, Error> {
+        let data = data.into().0;
+        self.counted("append", self.append_quietly(data)).await
+    }
+
+    async fn append_quietly(&self, data: Bytes) -> Result<WriteReceipt, Error> {
+        let begun = Instant::now();
+        let inner = self.inner();
+        if data.len() as u64 > WINDOW_BYTES_MAX {
+            let (len, max) = (data.len() as u64, WINDOW_BYTES_MAX);
+            return Err(Error::new("append", Cause::TooLarge { len, max }));
+        }
+        let inode = self.0.inode.0;
+        let inline_max = u64::from(INLINE_LEN_DEFAULT);
+        if self.known_len().unwrap_or(0) + data.len() as u64 <= inline_max {
+            let inline = pb::InlineWrite { offset: 0, data: data.clone() };
+            let commit = pb::Commit { inode, inline: Some(inline), append: true, ..Default::default() };
+            match self.commit(commit).await {
+                Ok(reply) => return Ok(write::receipt(inner, &[], &reply, begun)),
+                Err(error) if error.code() == Some(Code::NotInline) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if data.len() < APPEND_TAIL_MAX as usize {
+            for _ in 0..TAIL_TRIES {
+                let Some((offset, tail, version)) = self.tail(data.len() as u64).await? else { break };
+                let landed = offset + tail.len() as u64;
+                let mut joined = BytesMut::with_capacity(tail.len() + data.len());
+                joined.extend_from_slice(&tail);
+                joined.extend_from_slice(&data);
+                let template = pb::Commit { expected_version: Some(version), ..Default::default() };
+                match self.write_blocks(offset, joined.freeze(), &template).await {
+                    Ok((reply, blocks)) => {
+                        let reply = pb::CommitReply { offset: landed, ..reply };
+                        return Ok(write::receipt(inner, &blocks, &reply, begun));
+                    }
+                    // Somebody else wrote meanwhile: look at the tail again.
+                    Err(error) if error.kind() == ErrorKind::Conflict => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let template = pb::Commit { append: true, ..Default::default() };
+        let (reply, blocks) = self.write_blocks(0, data, &template).await?;
+        Ok(write::receipt(inner, &blocks, &reply, begun))
+    }
+
+    /// The last row's bytes, when it is so short that an append of `len` should rewrite it: offset, bytes, version.
+    async fn tail(&self, len: u64) -> Result<Option<(u64, Bytes, u64)>, Error> {
+        let inner = self.inner();
+        let deadline = inner.deadline(inner.config.read_timeout);
+        let size = self.metadata_quietly(deadline).await?;
+        let from = size.saturating_sub(u64::from(APPEND_TAIL_MAX));
+        let checked = extents::ask(inner, self.0.inode, &self.0.map, (from, size - from), 0, deadline).await?;
+        let Checked::Moved(map) = checked else { return Ok(None) };
+        let Some(last) = map.extents.last() else { return Ok(None) };
+        let row_end = last.offset + last.len;
+        let tail_len = map.size.saturating_sub(last.offset);
+        // The block boundary is kept: a tail never grows over it.
+        let boundary = (last.offset / u64::from(self.0.block_len) + 1) * u64::from(self.0.block_len);
+        let fits = tail_len + len <= u64::from(APPEND_TAIL_MAX) && last.offset + tail_len + len <= boundary;
+        if row_end != map.size || !fits {
+            return Ok(None);
+        }
+        let tail = self.read_quietly(last.offset, tail_len).await?;
+        Ok((tail.len() as u64 == tail_len).then_some((last.offset, tail, map.version)))
+    }
+
+    async fn metadata_quietly(&self, deadline: Instant) -> Result<u64, Error> {
+        let kind = request::Kind::Stat(pb::Stat { at: Some(at_inode(self.0.inode)), follow: false });
+        match self.inner().meta_read(kind, deadline).await? {
+            response::Kind::Attr(attr) => Ok(attr.size),
+            _ => Err(self.inner().unexpected("stat")),
+        }
+    }
+
+    /// Sets the length: what lies behind is dropped, what is added reads as zeros.
+    ///
+    /// # Errors
+    /// `InvalidInput` above the largest file; `Unavailable`, `Fenced`, `Indeterminate`.
+    pub async fn truncate(&self, size: u64) -> Result<(), Error> {
+        self.counted("truncate", self.truncate_inner(size)).await
+    }
+
+    async fn truncate_inner(&self, size: u64) -> Result<(), Error> {
+        if size > FILE_LEN_MAX {
+            return Err(Error::invalid("truncate", format!("{size} bytes exceed the largest file ({FILE_LEN_MAX})")));
+        }
+        let inner = self.inner();
+        let kind = request::Kind::Truncate(pb::Truncate { inode: self.0.inode.0, size, mtime_ns: None });
+        let result = inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await;
+        self.forget_map();
+        result.map(|_| ())
+    }
+
+    /// Writes from the beginning on, with a window of blocks in flight.
+    pub fn writer(&self) -> FileWriter {
+        FileWriter::new(self.clone(), 0)
+    }
+
+    // ------------------------------------------------------------ durability
+
+    /// Returns once every write of this handle that has returned is on disk on a majority of its replicas. Durable
+    /// handles have nothing to wait for.
+    ///
+    /// # Errors
+    /// `Unavailable` when a relaxed write is not on a majority any more because nodes restarted: it may be lost.
+    pub async fn sync(&self) -> Result<(), Error> {
+        self.counted("sync", self.sync_inner()).await
+    }
+
+    async fn remember_unsynced(&self, blocks: &[Stored]) -> Result<(), Error> {
+        let full = {
+            let mut unsynced = self.0.unsynced.lock();
+            for block in blocks {
+                let acked = block.acked.iter().filter_map(|s| Some((*s, *block.incarnations.get(s)?))).collect();
+                unsynced.push(Unsynced { replicas: block.replicas, acked });
+            }
+            unsynced.len() >= RELAXED_BLOCKS_MAX
+        };
+        if full { self.sync_inner().await } else { Ok(()) }
+    }
+
+    async fn sync_inner(&self) -> Result<(), Error> {
+        if !self.0.relaxed {
+            return Ok(());
+        }
+        let inner = self.inner();
+        let deadline = self.write_deadline();
+        let blocks = std::mem::take(&mut *self.0.unsynced.lock());
+        let mut lives: BTreeMap<StoreId, u64> = BTreeMap::new();
+        let view = inner.cluster.view();
+        for store in blocks.iter().flat_map(|block| block.acked.keys()) {
+            if lives.contains_key(store) {
+                continue;
+            }
+            let Some(node) = view.node_of(*store) else { continue };
+            let kind = request::Kind::Sync(pb::SyncBlocks { store: store.0, blocks: Vec::new() });
+            if let Ok(reply) = node.call(inner, Leg::plain(kind, deadline)).await
+                && let Some(response::Kind::Sync(reply)) = reply.response.kind
+            {
+                lives.insert(*store, reply.incarnation);
+            }
+        }
+        for block in &blocks {
+            let durable = block.acked.iter().filter(|(store, life)| lives.get(store) == Some(life)).count();
+            let needed = cairn_proto::quorum::needed(block.replicas);
+            if durable < needed {
+                let message = format!("a relaxed write is on disk on {durable} of {needed} needed replicas");
+                let status = cairn_proto::status::Status::new(Code::Unavailable, message);
+                return Err(Error::new("sync", Cause::Status(status)));
+            }
+        }
+        // A durable transaction behind the relaxed ones brings them to disk with it.
+        let set = pb::SetAttr { at: Some(at_inode(self.0.inode)), ..Default::default() };
+        inner.sessions.mutate(inner, request::Kind::SetAttr(set), false, deadline).await.map(|_| ())
+    }
+}
+
+fn block_offset(index: u64, block_len: u64) -> Result<u64, Error> {
+    index
+        .checked_mul(block_len)
+        .filter(|offset| *offset < FILE_LEN_MAX)
+        .ok_or_else(|| Error::invalid("block", format!("block {index} lies behind the largest file")))
+}

@@ -1,0 +1,438 @@
+//! Directories and names.
+
+use crate::client::DfsClient;
+use crate::error::Error;
+use crate::options::{CreateOptions, SetAttributes};
+use bytes::Bytes;
+use cairn_proto::InodeId;
+use cairn_proto::limits::{PAGE_ROWS_MAX, PATH_LEN_MAX};
+use cairn_proto::pb::{self, request, response};
+use futures_util::Stream;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// What an inode is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+}
+
+impl FileKind {
+    fn from_pb(kind: pb::Kind) -> Self {
+        match kind {
+            pb::Kind::Directory => Self::Directory,
+            pb::Kind::Symlink => Self::Symlink,
+            pb::Kind::File | pb::Kind::Unknown => Self::File,
+        }
+    }
+}
+
+/// Attributes of a file, directory or symbolic link. Times are nanoseconds since 1970.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    /// Its number; never reused.
+    pub inode: u64,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits (07777).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names it has.
+    pub nlink: u32,
+    /// Bytes of a file, length of a symbolic link's target.
+    pub size: u64,
+    /// Last access (not kept up by reads).
+    pub atime_ns: i64,
+    /// Last change of content.
+    pub mtime_ns: i64,
+    /// Last change of anything.
+    pub ctime_ns: i64,
+    /// Counts changes of content.
+    pub version: u64,
+    /// Copies kept of each block.
+    pub replicas: u32,
+    /// Bytes per block.
+    pub block_len: u32,
+    /// Where a symbolic link leads.
+    pub target: Option<PathBuf>,
+}
+
+impl Metadata {
+    pub(crate) fn from_pb(attr: pb::Attr) -> Self {
+        let kind = FileKind::from_pb(attr.kind());
+        let policy = attr.policy.unwrap_or_default();
+        Self {
+            inode: attr.inode,
+            kind,
+            mode: attr.mode,
+            uid: attr.uid,
+            gid: attr.gid,
+            nlink: attr.nlink,
+            size: attr.size,
+            atime_ns: attr.atime_ns,
+            mtime_ns: attr.mtime_ns,
+            ctime_ns: attr.ctime_ns,
+            version: attr.version,
+            replicas: policy.replicas,
+            block_len: policy.block_len,
+            target: (kind == FileKind::Symlink).then(|| PathBuf::from(OsString::from_vec(attr.target.to_vec()))),
+        }
+    }
+
+    /// True for directories.
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+
+    /// True for regular files.
+    pub fn is_file(&self) -> bool {
+        self.kind == FileKind::File
+    }
+
+    /// True for symbolic links.
+    pub fn is_symlink(&self) -> bool {
+        self.kind == FileKind::Symlink
+    }
+}
+
+/// Where a path begins on the wire: at the root, whether or not it has a leading slash.
+pub(crate) fn at(path: &Path) -> Result<pb::At, Error> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() > PATH_LEN_MAX {
+        let message = format!("the path is {} bytes long, at most {PATH_LEN_MAX} are allowed", bytes.len());
+        return Err(Error::invalid("resolve", message));
+    }
+    if bytes.contains(&0) {
+        return Err(Error::invalid("resolve", "the path contains a NUL byte"));
+    }
+    Ok(pb::At { dir: InodeId::ROOT.0, path: Bytes::copy_from_slice(bytes) })
+}
+
+/// An inode by number.
+pub(crate) fn at_inode(inode: InodeId) -> pb::At {
+    pb::At { dir: inode.0, path: Bytes::new() }
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug)]
+pub struct DirEntry {
+    /// Its name in the directory.
+    pub name: OsString,
+    /// Number of what it names.
+    pub inode: u64,
+    /// What it names.
+    pub kind: FileKind,
+    /// Attributes of what it names (a symbolic link is not followed).
+    pub metadata: Metadata,
+}
+
+type Page = (Vec<DirEntry>, Option<Bytes>);
+
+/// The entries of a directory in order of the bytes of their names, read page by page. An entry that is there from
+/// before the first to after the last page is seen exactly once; others may or may not be seen.
+pub struct ReadDir {
+    client: DfsClient,
+    dir: pb::At,
+    path: PathBuf,
+    entries: VecDeque<DirEntry>,
+    /// Where the next page begins; `None` after the last.
+    next: Option<Bytes>,
+    page: Option<Pin<Box<dyn Future<Output = Result<Page, Error>> + Send>>>,
+}
+
+impl ReadDir {
+    /// The next entry; `None` at the end.
+    ///
+    /// # Errors
+    /// Of reading a page; the next call tries the page again.
+    pub async fn next_entry(&mut self) -> Result<Option<DirEntry>, Error> {
+        std::future::poll_fn(|cx| self.poll_entry(cx)).await.transpose()
+    }
+
+    fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<DirEntry, Error>>> {
+        loop {
+            if let Some(entry) = self.entries.pop_front() {
+                return Poll::Ready(Some(Ok(entry)));
+            }
+            let Some(after) = self.next.clone() else { return Poll::Ready(None) };
+            let page = self.page.get_or_insert_with(|| {
+                Box::pin(read_page(self.client.clone(), self.dir.clone(), self.path.clone(), after))
+            });
+            let result = ready!(page.as_mut().poll(cx));
+            self.page = None;
+            match result {
+                Ok((entries, next)) => {
+                    self.entries = entries.into();
+                    self.next = next;
+                }
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}
+
+impl Stream for ReadDir {
+    type Item = Result<DirEntry, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_entry(cx)
+    }
+}
+
+async fn read_page(client: DfsClient, dir: pb::At, path: PathBuf, after: Bytes) -> Result<Page, Error> {
+    let work = async {
+        let inner = &client.inner;
+        let kind =
+            request::Kind::ReadDir(pb::ReadDir { at: Some(dir), after, limit: PAGE_ROWS_MAX as u32, with_attr: true });
+        let deadline = inner.deadline(inner.config.meta_timeout);
+        let response::Kind::ReadDir(reply) = inner.meta_read(kind, deadline).await? else {
+            return Err(inner.unexpected("read_dir"));
+        };
+        let last = reply.entries.last().map(|entry| entry.name.clone());
+        let next = if reply.end { None } else { last };
+        let entries = reply.entries.into_iter().map(|entry| DirEntry {
+            kind: FileKind::from_pb(entry.kind()),
+            name: OsString::from_vec(entry.name.to_vec()),
+            inode: entry.inode,
+            metadata: Metadata::from_pb(entry.attr.unwrap_or_default()),
+        });
+        Ok((entries.collect(), next))
+    };
+    client.operation("read_dir", &path, work).await
+}
+
+impl DfsClient {
+    /// Runs a mutation whose answer is the attributes of what it touched.
+    async fn mutate_attr(&self, kind: request::Kind, relaxed: Option<bool>) -> Result<Metadata, Error> {
+        match self.mutate(kind, relaxed).await? {
+            response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
+            _ => Err(self.inner.unexpected("attr")),
+        }
+    }
+
+    async fn stat(&self, operation: &'static str, path: &Path, follow: bool) -> Result<Metadata, Error> {
+        let work = async {
+            let inner = &self.inner;
+            let kind = request::Kind::Stat(pb::Stat { at: Some(at(path)?), follow });
+            match inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await? {
+                response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
+                _ => Err(inner.unexpected("stat")),
+            }
+        };
+        self.operation(operation, path, work).await
+    }
+
+    /// Attributes of what a path leads to; symbolic links are followed.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`, `InvalidInput` (too many links), `Unavailable`.
+    pub async fn metadata(&self, path: impl AsRef<Path>) -> Result<Metadata, Error> {
+        self.stat("metadata", path.as_ref(), true).await
+    }
+
+    /// Attributes of what a path names; a symbolic link in the last place is not followed.
+    ///
+    /// # Errors
+    /// As [`DfsClient::metadata`].
+    pub async fn symlink_metadata(&self, path: impl AsRef<Path>) -> Result<Metadata, Error> {
+        self.stat("symlink_metadata", path.as_ref(), false).await
+    }
+
+    /// Where a symbolic link leads.
+    ///
+    /// # Errors
+    /// As [`DfsClient::metadata`]; `InvalidInput` when it is not a symbolic link.
+    pub async fn read_link(&self, path: impl AsRef<Path>) -> Result<PathBuf, Error> {
+        let path = path.as_ref();
+        let metadata = self.stat("read_link", path, false).await?;
+        metadata.target.ok_or_else(|| Error::invalid("read_link", "not a symbolic link").at("read_link", path))
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `NotFound` or `NotADirectory` for the path above it.
+    pub async fn create_dir(&self, path: impl AsRef<Path>) -> Result<Metadata, Error> {
+        self.create_dir_with(path, CreateOptions::default()).await
+    }
+
+    /// Makes a directory with these attributes.
+    ///
+    /// # Errors
+    /// As [`DfsClient::create_dir`].
+    pub async fn create_dir_with(&self, path: impl AsRef<Path>, options: CreateOptions) -> Result<Metadata, Error> {
+        let path = path.as_ref();
+        let work = async {
+            let mkdir = pb::Mkdir { at: Some(at(path)?), attr: Some(options.to_pb(0o755)) };
+            self.mutate_attr(request::Kind::Mkdir(mkdir), options.relaxed).await
+        };
+        self.operation("create_dir", path, work).await
+    }
+
+    /// Makes a directory and all that are missing above it. One that exists is fine.
+    ///
+    /// # Errors
+    /// `NotADirectory` when something else is in the way.
+    pub async fn create_dir_all(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        // From the innermost that exists: usually one or two requests.
+        let mut missing = Vec::new();
+        for ancestor in path.ancestors().filter(|ancestor| ancestor.file_name().is_some()) {
+            match self.metadata(ancestor).await {
+                Ok(metadata) if metadata.is_dir() => break,
+                Ok(_) => {
+                    let status = cairn_proto::status::Status::new(
+                        cairn_proto::status::Code::NotADirectory,
+                        format!("{} is in the way", ancestor.display()),
+                    );
+                    return Err(Error::new("create_dir_all", crate::Cause::Status(status)).at("create_dir_all", path));
+                }
+                Err(error) if error.kind() == crate::ErrorKind::NotFound => missing.push(ancestor),
+                Err(error) => return Err(error),
+            }
+        }
+        for ancestor in missing.into_iter().rev() {
+            match self.create_dir(ancestor).await {
+                Err(error) if error.kind() != crate::ErrorKind::AlreadyExists => return Err(error),
+                // Somebody else made it at the same time, or an earlier attempt of ours.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of a directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`: with the first entry.
+    pub async fn read_dir(&self, path: impl AsRef<Path>) -> Result<ReadDir, Error> {
+        let path = path.as_ref().to_path_buf();
+        let dir = at(&path)?;
+        let (entries, next) = read_page(self.clone(), dir.clone(), path.clone(), Bytes::new()).await?;
+        Ok(ReadDir { client: self.clone(), dir, path, entries: entries.into(), next, page: None })
+    }
+
+    /// Makes a symbolic link at `path` that leads to `target`.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, unless the options allow to replace it.
+    pub async fn symlink(
+        &self,
+        target: impl AsRef<Path>,
+        path: impl AsRef<Path>,
+        options: CreateOptions,
+    ) -> Result<Metadata, Error> {
+        let path = path.as_ref();
+        let work = async {
+            let symlink = pb::Symlink {
+                at: Some(at(path)?),
+                target: Bytes::copy_from_slice(target.as_ref().as_os_str().as_bytes()),
+                attr: Some(options.to_pb(0o777)),
+                replace: options.replace,
+            };
+            self.mutate_attr(request::Kind::Symlink(symlink), options.relaxed).await
+        };
+        self.operation("symlink", path, work).await
+    }
+
+    /// Moves a name, atomically; a file in the way is replaced, and so is an empty directory by a directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsADirectory`, `NotADirectory`, `DirectoryNotEmpty`, `InvalidInput` for a move into itself.
+    pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        let work = async {
+            let rename = pb::Rename { from: Some(at(from)?), to: Some(at(to)?), no_replace: false };
+            self.mutate(request::Kind::Rename(rename), None).await.map(|_| ())
+        };
+        self.operation("rename", from, work).await
+    }
+
+    /// Removes a file or symbolic link.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsADirectory`.
+    pub async fn remove_file(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let work = async {
+            let unlink = pb::Unlink { at: Some(at(path)?) };
+            self.mutate(request::Kind::Unlink(unlink), None).await.map(|_| ())
+        };
+        self.operation("remove_file", path, work).await
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`, `DirectoryNotEmpty`.
+    pub async fn remove_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let work = async {
+            let rmdir = pb::Rmdir { at: Some(at(path)?) };
+            self.mutate(request::Kind::Rmdir(rmdir), None).await.map(|_| ())
+        };
+        self.operation("remove_dir", path, work).await
+    }
+
+    /// Removes a directory and everything below it; symbolic links are removed, not followed. What others add
+    /// meanwhile may keep it from being empty.
+    ///
+    /// # Errors
+    /// The first that stands in the way; what was removed until then stays removed.
+    pub async fn remove_dir_all(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let mut stack = vec![(path.as_ref().to_path_buf(), false)];
+        while let Some((dir, emptied)) = stack.pop() {
+            if emptied {
+                self.remove_dir(&dir).await?;
+                continue;
+            }
+            stack.push((dir.clone(), true));
+            let mut entries = self.read_dir(&dir).await?;
+            while let Some(entry) = entries.next_entry().await? {
+                let path = dir.join(&entry.name);
+                match entry.kind {
+                    FileKind::Directory => stack.push((path, false)),
+                    FileKind::File | FileKind::Symlink => match self.remove_file(&path).await {
+                        Err(error) if error.kind() != crate::ErrorKind::NotFound => return Err(error),
+                        // Gone already is as good.
+                        _ => {}
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes attributes of what a path names; a symbolic link in the last place is not followed.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn set_attributes(&self, path: impl AsRef<Path>, change: SetAttributes) -> Result<Metadata, Error> {
+        let path = path.as_ref();
+        let work = async {
+            let set = pb::SetAttr {
+                at: Some(at(path)?),
+                follow: false,
+                mode: change.mode,
+                uid: change.uid,
+                gid: change.gid,
+                atime_ns: change.atime_ns,
+                mtime_ns: change.mtime_ns,
+            };
+            self.mutate_attr(request::Kind::SetAttr(set), None).await
+        };
+        self.operation("set_attributes", path, work).await
+    }
+}

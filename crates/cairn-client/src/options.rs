@@ -1,0 +1,174 @@
+//! How to open, create and change files.
+
+/// Whether reads may be answered from a remembered map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Consistency {
+    /// Never stale: the version is checked with metadata while the data is fetched. Reads are linearizable.
+    #[default]
+    Validated,
+    /// Close-to-open: what was current when the file was opened, or newer. Saves the check.
+    Cached,
+}
+
+/// How [`DfsClient::open_with`](crate::DfsClient::open_with) opens a file. The default opens or creates, durable,
+/// validated, as [`DfsClient::open`](crate::DfsClient::open) does.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    pub(crate) create: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) truncate: bool,
+    pub(crate) relaxed: Option<bool>,
+    pub(crate) consistency: Consistency,
+    pub(crate) attributes: CreateOptions,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            create: true,
+            exclusive: false,
+            truncate: false,
+            relaxed: None,
+            consistency: Consistency::Validated,
+            attributes: CreateOptions::default(),
+        }
+    }
+}
+
+impl OpenOptions {
+    /// Opens or creates, durable, validated.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Create the file when it is not there (default true).
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Fail when the file is there already (default false).
+    pub fn create_new(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
+        self.create |= exclusive;
+        self
+    }
+
+    /// Drop the content on open (default false).
+    pub fn truncate(mut self, truncate: bool) -> Self {
+        self.truncate = truncate;
+        self
+    }
+
+    /// Acknowledge writes before they are on disk; they get there within a second. A power failure may take the last
+    /// second's writes. Default: the policy of the file.
+    pub fn relaxed(mut self, relaxed: bool) -> Self {
+        self.relaxed = Some(relaxed);
+        self
+    }
+
+    /// See [`Consistency`].
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Attributes of the file if it is created.
+    pub fn attributes(mut self, attributes: CreateOptions) -> Self {
+        self.attributes = attributes;
+        self
+    }
+}
+
+/// Attributes of something new.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime_ns: Option<i64>,
+    pub(crate) block_len: u32,
+    pub(crate) replace: bool,
+    pub(crate) relaxed: Option<bool>,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self { mode: None, uid: 0, gid: 0, mtime_ns: None, block_len: 0, replace: true, relaxed: None }
+    }
+}
+
+impl CreateOptions {
+    /// Mode 0644 (directories 0755), owner 0:0, times by the server's clock, sizes by the directory's policy.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Permission bits (07777).
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Owner.
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.uid = uid;
+        self
+    }
+
+    /// Group.
+    pub fn gid(mut self, gid: u32) -> Self {
+        self.gid = gid;
+        self
+    }
+
+    /// Time of last modification, nanoseconds since 1970.
+    pub fn mtime_ns(mut self, mtime_ns: i64) -> Self {
+        self.mtime_ns = Some(mtime_ns);
+        self
+    }
+
+    /// Bytes per block: a multiple of 64 KiB from 64 KiB to 64 MiB; 0 = by policy.
+    pub fn block_len(mut self, block_len: u32) -> Self {
+        self.block_len = block_len;
+        self
+    }
+
+    /// Whether an existing file of that name is replaced (default) or is an error.
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// As [`OpenOptions::relaxed`].
+    pub fn relaxed(mut self, relaxed: bool) -> Self {
+        self.relaxed = Some(relaxed);
+        self
+    }
+
+    pub(crate) fn to_pb(&self, default_mode: u32) -> cairn_proto::pb::NewAttr {
+        cairn_proto::pb::NewAttr {
+            mode: self.mode.unwrap_or(default_mode) & 0o7777,
+            uid: self.uid,
+            gid: self.gid,
+            mtime_ns: self.mtime_ns,
+            block_len: self.block_len,
+            replicas: 0,
+        }
+    }
+}
+
+/// Attributes to change; absent ones stay.
+#[derive(Clone, Debug, Default)]
+pub struct SetAttributes {
+    /// Permission bits (07777).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Time of last access, nanoseconds since 1970.
+    pub atime_ns: Option<i64>,
+    /// Time of last modification, nanoseconds since 1970.
+    pub mtime_ns: Option<i64>,
+}

@@ -1,0 +1,130 @@
+//! When a replicated write is done: a majority, then a short grace in which the last replicas may join.
+
+use cairn_proto::StoreId;
+use cairn_proto::quorum::{Outcome, Tally};
+use std::time::Duration;
+
+/// The longest that a write waits for its last replicas once a majority has it.
+const GRACE_MAX: Duration = Duration::from_millis(100);
+/// A node with a request unanswered for this long gets no grace.
+pub(crate) const SILENCE: Duration = Duration::from_millis(500);
+
+/// What to do now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// Nothing until an answer comes, or until this time.
+    Wait(Option<Duration>),
+    /// Enough replicas hold the block; those that have not answered are stragglers.
+    Commit,
+    /// A majority cannot be reached here.
+    GiveUp,
+}
+
+/// One block on its way to its replicas.
+///
+/// The grace equals the time the majority took (at most [`GRACE_MAX`]): replicas that share the load of the first ones
+/// get as long again, so that most commits carry all of them and repair has little to do; a dead or frozen node costs
+/// nothing once it is known to be silent.
+#[derive(Clone, Debug)]
+pub(crate) struct WritePlan {
+    tally: Tally,
+    quorum_at: Option<Duration>,
+}
+
+impl WritePlan {
+    /// A block meant for `replicas` copies, sent to `targets`.
+    pub(crate) fn new(replicas: usize, targets: &[StoreId]) -> Self {
+        Self { tally: Tally::new(replicas, targets), quorum_at: None }
+    }
+
+    /// `store` has it.
+    pub(crate) fn on_ack(&mut self, store: StoreId, now: Duration) {
+        self.tally.ack(store);
+        if self.quorum_at.is_none() && self.tally.outcome() != Outcome::Pending {
+            self.quorum_at = Some(now);
+        }
+    }
+
+    /// `store` will not have it.
+    pub(crate) fn on_failure(&mut self, store: StoreId) {
+        self.tally.fail(store);
+    }
+
+    /// What to do at `now`; `silent` tells of a store whether its node has been silent for [`SILENCE`].
+    pub(crate) fn step(&self, now: Duration, silent: impl Fn(StoreId) -> bool) -> Step {
+        match self.tally.outcome() {
+            Outcome::All => Step::Commit,
+            Outcome::Impossible => Step::GiveUp,
+            Outcome::Pending => Step::Wait(None),
+            Outcome::Quorum if self.tally.pending().iter().all(|store| silent(*store)) => Step::Commit,
+            Outcome::Quorum => {
+                let reached = self.quorum_at.unwrap_or(now);
+                let until = reached + reached.min(GRACE_MAX);
+                if now >= until { Step::Commit } else { Step::Wait(Some(until)) }
+            }
+        }
+    }
+
+    /// The count so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const STORES: [StoreId; 3] = [StoreId(1), StoreId(2), StoreId(3)];
+
+    #[test]
+    fn all_commit_at_once() {
+        let mut plan = WritePlan::new(3, &STORES);
+        for store in STORES {
+            assert_eq!(
+                plan.step(MS, |_| false),
+                if store.0 == 3 { Step::Wait(Some(2 * MS)) } else { Step::Wait(None) }
+            );
+            plan.on_ack(store, MS);
+        }
+        assert_eq!(plan.step(MS, |_| false), Step::Commit);
+    }
+
+    #[test]
+    fn grace_is_as_long_as_the_majority_took() {
+        let mut plan = WritePlan::new(3, &STORES);
+        plan.on_ack(STORES[0], 5 * MS);
+        plan.on_ack(STORES[1], 10 * MS);
+        assert_eq!(plan.step(10 * MS, |_| false), Step::Wait(Some(20 * MS)));
+        assert_eq!(plan.step(20 * MS, |_| false), Step::Commit);
+        assert_eq!(plan.step(10 * MS, |store| store == STORES[2]), Step::Commit);
+    }
+
+    #[test]
+    fn grace_has_a_ceiling() {
+        let mut plan = WritePlan::new(3, &STORES);
+        plan.on_ack(STORES[0], 900 * MS);
+        plan.on_ack(STORES[1], 1000 * MS);
+        assert_eq!(plan.step(1000 * MS, |_| false), Step::Wait(Some(1100 * MS)));
+    }
+
+    #[test]
+    fn two_failures_of_three_end_it() {
+        let mut plan = WritePlan::new(3, &STORES);
+        plan.on_failure(STORES[0]);
+        plan.on_ack(STORES[1], MS);
+        assert_eq!(plan.step(MS, |_| true), Step::Wait(None), "silence alone never completes a write");
+        plan.on_failure(STORES[2]);
+        assert_eq!(plan.step(MS, |_| false), Step::GiveUp);
+    }
+
+    #[test]
+    fn a_failed_minority_needs_no_grace() {
+        let mut plan = WritePlan::new(3, &STORES);
+        plan.on_failure(STORES[0]);
+        plan.on_ack(STORES[1], MS);
+        plan.on_ack(STORES[2], MS);
+        assert_eq!(plan.step(MS, |_| false), Step::Commit);
+    }
+}

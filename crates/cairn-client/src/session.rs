@@ -1,0 +1,269 @@
+//! The session with metadata: exactly-once mutations, writers, inode numbers.
+
+use crate::client::Inner;
+use crate::error::{Cause, Error};
+use cairn_proto::limits::SLOTS_PER_SESSION;
+use cairn_proto::pb::{self, request, response};
+use cairn_proto::{InodeId, SessionId, WriterId};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// A writer is replaced after this time...
+const WRITER_LIFE: Duration = Duration::from_secs(3600);
+/// ...or when it has made this many block ids.
+const WRITER_SEQ_MAX: u32 = 1 << 31;
+/// Inode numbers reserved with the first request; doubled with each further one.
+const INODES_MIN: u32 = 16;
+/// The most reserved with one request.
+const INODES_MAX: u32 = 1024;
+
+/// An open session.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) epoch: u64,
+    slots: Mutex<Vec<Slot>>,
+    permits: Arc<Semaphore>,
+    lost: AtomicBool,
+}
+
+struct Slot {
+    index: u32,
+    seq: u64,
+}
+
+/// The right to run one mutation at a time in a slot.
+struct SlotGuard {
+    session: Arc<Session>,
+    slot: Option<Slot>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.session.slots.lock().push(slot);
+        }
+    }
+}
+
+impl Session {
+    fn new(reply: &pb::OpenSessionReply) -> Self {
+        let slots = (0..SLOTS_PER_SESSION).rev().map(|index| Slot { index, seq: 0 }).collect();
+        Self {
+            id: SessionId(reply.session),
+            epoch: reply.epoch,
+            slots: Mutex::new(slots),
+            permits: Arc::new(Semaphore::new(SLOTS_PER_SESSION as usize)),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    async fn slot(self: &Arc<Self>) -> SlotGuard {
+        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let mut slot = self.slots.lock().pop().expect("as many slots as permits");
+        slot.seq += 1;
+        SlotGuard { session: self.clone(), slot: Some(slot), _permit: permit }
+    }
+}
+
+/// Block ids of one writer, handed out in runs. The writer stays open while a lease on it lives.
+pub(crate) struct Writer {
+    pub(crate) id: WriterId,
+    session: Arc<Session>,
+    next: Mutex<u32>,
+    opened: Instant,
+}
+
+impl Writer {
+    /// `count` consecutive numbers; `None` when the writer is used up.
+    pub(crate) fn reserve(&self, count: u32) -> Option<u32> {
+        let mut next = self.next.lock();
+        let first = *next;
+        *next = first.checked_add(count).filter(|end| *end <= WRITER_SEQ_MAX)?;
+        Some(first)
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.opened.elapsed() < WRITER_LIFE && !self.session.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// What the client holds at metadata, made when first needed.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    current: tokio::sync::Mutex<Option<Arc<Session>>>,
+    writer: tokio::sync::Mutex<Option<Arc<Writer>>>,
+    retired: Mutex<Vec<Arc<Writer>>>,
+    inodes: tokio::sync::Mutex<InodeRange>,
+}
+
+#[derive(Default)]
+struct InodeRange {
+    next: u64,
+    end: u64,
+    ask: u32,
+}
+
+impl Sessions {
+    async fn session(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<Arc<Session>, Error> {
+        let mut current = self.current.lock().await;
+        if let Some(session) = current.as_ref().filter(|session| !session.lost.load(Ordering::Relaxed)) {
+            return Ok(session.clone());
+        }
+        let kind = request::Kind::OpenSession(pb::OpenSession {
+            name: inner.config.name.clone(),
+            boot_id: bytes::Bytes::copy_from_slice(&inner.boot_id.0),
+        });
+        let response::Kind::OpenSession(reply) = inner.meta_read(kind, deadline).await? else {
+            return Err(inner.unexpected("open_session"));
+        };
+        let session = Arc::new(Session::new(&reply));
+        *current = Some(session.clone());
+        let lease = Duration::from_millis(reply.lease_ms.max(1000));
+        inner.tasks.spawn(renew(inner.clone(), session.clone(), lease / 3));
+        Ok(session)
+    }
+
+    /// Runs a mutation exactly once. It goes on when the returned future is dropped, so that its outcome is settled.
+    pub(crate) async fn mutate(
+        &self,
+        inner: &Arc<Inner>,
+        kind: request::Kind,
+        relaxed: bool,
+        deadline: Instant,
+    ) -> Result<response::Kind, Error> {
+        let inner = inner.clone();
+        let task = inner.tasks.spawn({
+            let inner = inner.clone();
+            async move { run(&inner, kind, relaxed, deadline).await }
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(Error::new("mutate", Cause::Invalid(format!("the client is shutting down: {error}"))))
+        })
+    }
+
+    /// A writer with room, and its session's right to commit what it names.
+    pub(crate) async fn writer(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<Arc<Writer>, Error> {
+        let mut current = self.writer.lock().await;
+        if let Some(writer) = current.as_ref().filter(|w| w.is_fresh() && *w.next.lock() < WRITER_SEQ_MAX / 2) {
+            return Ok(writer.clone());
+        }
+        let session = self.session(inner, deadline).await?;
+        let kind = request::Kind::OpenWriter(pb::OpenWriter { session: session.id.0, epoch: session.epoch });
+        let result = inner.meta_read(kind, deadline).await;
+        if let Err(error) = &result
+            && matches!(error.cause(), Cause::Fenced(_))
+        {
+            session.lost.store(true, Ordering::Relaxed);
+        }
+        let response::Kind::OpenWriter(reply) = result? else { return Err(inner.unexpected("open_writer")) };
+        let writer =
+            Arc::new(Writer { id: WriterId(reply.writer), session, next: Mutex::new(0), opened: Instant::now() });
+        if let Some(old) = current.replace(writer.clone()) {
+            self.retired.lock().push(old);
+        }
+        self.close_retired(inner);
+        Ok(writer)
+    }
+
+    /// Closes writers that were replaced and whose last user is gone: all their ids are committed or given up.
+    fn close_retired(&self, inner: &Arc<Inner>) {
+        let mut retired = self.retired.lock();
+        let (done, kept) = retired.drain(..).partition::<Vec<_>, _>(|writer| Arc::strong_count(writer) == 1);
+        *retired = kept;
+        for writer in done {
+            let inner = inner.clone();
+            inner.tasks.clone().spawn(async move {
+                let kind = request::Kind::CloseWriter(pb::CloseWriter {
+                    session: writer.session.id.0,
+                    epoch: writer.session.epoch,
+                    writer: writer.id.0,
+                });
+                // The end of the session closes it too, so a failure here costs nothing.
+                let _ = inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await;
+            });
+        }
+    }
+
+    /// A number for a file about to be made.
+    pub(crate) async fn inode(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<InodeId, Error> {
+        let mut range = self.inodes.lock().await;
+        if range.next == range.end {
+            let count = (range.ask * 2).clamp(INODES_MIN, INODES_MAX);
+            let kind = request::Kind::AllocInodes(pb::AllocInodes { count });
+            let response::Kind::AllocInodes(reply) = inner.meta_read(kind, deadline).await? else {
+                return Err(inner.unexpected("alloc_inodes"));
+            };
+            *range = InodeRange { next: reply.first, end: reply.first + u64::from(reply.count), ask: count };
+        }
+        range.next += 1;
+        Ok(InodeId(range.next - 1))
+    }
+
+    /// Tells metadata that the session is over.
+    pub(crate) async fn close(&self, inner: &Arc<Inner>) {
+        let Some(session) = self.current.lock().await.take() else { return };
+        let kind = request::Kind::CloseSession(pb::CloseSession { session: session.id.0, epoch: session.epoch });
+        // Without it the lease runs out.
+        let _ = inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await;
+    }
+}
+
+async fn run(
+    inner: &Arc<Inner>,
+    kind: request::Kind,
+    relaxed: bool,
+    deadline: Instant,
+) -> Result<response::Kind, Error> {
+    // A session that was lost before the request could have been executed is replaced once.
+    for fresh in [false, true] {
+        let session = inner.sessions.session(inner, deadline).await?;
+        let guard = session.slot().await;
+        let slot = guard.slot.as_ref().expect("a guard holds its slot until dropped");
+        let op = pb::OpId { session: session.id.0, epoch: session.epoch, slot: slot.index, seq: slot.seq };
+        let request = pb::Request { op_id: Some(op), relaxed, kind: Some(kind.clone()), ..Default::default() };
+        let failure = match inner.metas.call(inner, request, deadline).await {
+            Ok(reply) => return Ok(reply),
+            Err(failure) => failure,
+        };
+        if !matches!(failure.error.cause(), Cause::Fenced(_)) {
+            return Err(failure.error);
+        }
+        session.lost.store(true, Ordering::Relaxed);
+        if failure.ambiguous {
+            let op = cairn_proto::OpId { session: session.id, epoch: session.epoch, slot: op.slot, seq: op.seq };
+            let cause = Cause::Indeterminate { op, failures: Vec::new() };
+            return Err(Error::new(failure.error.operation(), cause));
+        }
+        // Blocks of a writer that died with the session cannot be committed any more.
+        let uses_writer = matches!(&kind, request::Kind::Commit(commit) if !commit.pieces.is_empty())
+            || matches!(&kind, request::Kind::Publish(publish) if publish.unnamed || !publish.pieces.is_empty());
+        if fresh || uses_writer {
+            return Err(failure.error);
+        }
+    }
+    unreachable!("the second turn returns")
+}
+
+async fn renew(inner: Arc<Inner>, session: Arc<Session>, every: Duration) {
+    loop {
+        tokio::select! {
+            biased;
+            () = inner.shutdown.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let kind = request::Kind::RenewSession(pb::RenewSession { session: session.id.0, epoch: session.epoch });
+        match inner.meta_read(kind, inner.deadline(every)).await {
+            Err(error) if matches!(error.cause(), Cause::Fenced(_)) => {
+                session.lost.store(true, Ordering::Relaxed);
+                return;
+            }
+            Err(error) => tracing::warn!(session = %session.id, "could not renew the session: {error}"),
+            Ok(_) => {}
+        }
+    }
+}

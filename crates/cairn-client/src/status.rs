@@ -1,0 +1,225 @@
+//! The cluster's state for operators.
+
+use crate::client::DfsClient;
+use crate::error::Error;
+use cairn_proto::pb::{self, request, response};
+use cairn_proto::{BlockId, ClusterId};
+use std::path::Path;
+
+/// A store: one disk of a node.
+#[derive(Clone, Debug)]
+pub struct StoreStatus {
+    /// Its number.
+    pub id: u32,
+    /// Bytes it may use.
+    pub capacity_bytes: u64,
+    /// Bytes it uses.
+    pub used_bytes: u64,
+    /// Blocks it holds.
+    pub blocks: u64,
+    /// Blocks found bad and not yet repaired.
+    pub quarantined: u32,
+    /// Why it takes no writes; empty when it does.
+    pub trouble: String,
+}
+
+/// A storage node.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// Its number.
+    pub id: u32,
+    /// Where it listens.
+    pub addr: String,
+    /// `up`, `suspect`, `out`, `replaced` or `unknown`.
+    pub state: String,
+    /// Failure domain.
+    pub zone: String,
+    /// Failure domain.
+    pub rack: String,
+    /// Failure domain.
+    pub host: String,
+    /// Bytes its stores may use.
+    pub capacity_bytes: u64,
+    /// Bytes its stores use.
+    pub used_bytes: u64,
+    /// Blocks its stores hold.
+    pub blocks: u64,
+    /// Its stores.
+    pub stores: Vec<StoreStatus>,
+}
+
+/// A member of a placement group.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// The store.
+    pub store: u32,
+    /// `full`, `joining`, `leaving`, `stale` or `unknown`.
+    pub state: String,
+}
+
+/// A placement group.
+#[derive(Clone, Debug)]
+pub struct GroupStatus {
+    /// Its number.
+    pub id: u32,
+    /// Grows with every change of membership.
+    pub epoch: u64,
+    /// Copies meant.
+    pub replicas: u32,
+    /// Its members.
+    pub members: Vec<MemberStatus>,
+    /// Takes no new blocks.
+    pub sealed: bool,
+    /// Bytes committed to it.
+    pub bytes: u64,
+}
+
+/// A block found bad.
+#[derive(Clone, Debug)]
+pub struct Defect {
+    /// Where.
+    pub node: u32,
+    /// On which disk.
+    pub store: u32,
+    /// Which block: inode/writer/seq.
+    pub block: String,
+    /// What was found.
+    pub cause: String,
+    /// It has been written anew from another replica.
+    pub repaired: bool,
+}
+
+/// The state of the whole cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterStatus {
+    /// Its identity.
+    pub cluster_id: String,
+    /// What keeps the metadata.
+    pub engine: String,
+    /// Committed runs that a member of their group still lacks.
+    pub degraded_runs: u64,
+    /// Dropped runs that have not been deleted yet.
+    pub garbage_runs: u64,
+    /// Files, directories and symbolic links.
+    pub inodes: u64,
+    /// Bytes of all files, each counted once.
+    pub file_bytes: u64,
+    /// Bytes all stores may use.
+    pub capacity_bytes: u64,
+    /// Bytes all stores use.
+    pub used_bytes: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// All nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// All placement groups.
+    pub groups: Vec<GroupStatus>,
+    /// Blocks found bad, newest first, bounded.
+    pub defects: Vec<Defect>,
+}
+
+/// `NODE_STATE_UP` -> `up`.
+fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+}
+
+fn node(info: &pb::NodeInfo) -> NodeStatus {
+    let sum = |field: fn(&pb::StoreInfo) -> u64| info.stores.iter().map(field).sum();
+    NodeStatus {
+        id: info.id,
+        addr: info.addr.clone(),
+        state: word(info.state().as_str_name(), "NODE_STATE_"),
+        zone: info.zone.clone(),
+        rack: info.rack.clone(),
+        host: info.host.clone(),
+        capacity_bytes: sum(|store| store.capacity_bytes),
+        used_bytes: sum(|store| store.used_bytes),
+        blocks: sum(|store| store.blocks),
+        stores: info
+            .stores
+            .iter()
+            .map(|store| StoreStatus {
+                id: store.id,
+                capacity_bytes: store.capacity_bytes,
+                used_bytes: store.used_bytes,
+                blocks: store.blocks,
+                quarantined: store.quarantined,
+                trouble: store.trouble.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn group(info: &pb::PgInfo) -> GroupStatus {
+    let member = |member: &pb::Member| MemberStatus {
+        store: member.store,
+        state: word(member.state().as_str_name(), "MEMBER_STATE_"),
+    };
+    GroupStatus {
+        id: info.id,
+        epoch: info.epoch,
+        replicas: info.replicas,
+        members: info.members.iter().map(member).collect(),
+        sealed: info.sealed,
+        bytes: info.bytes,
+    }
+}
+
+fn defect(defect: pb::Defect) -> Defect {
+    let block = defect.block.unwrap_or_default();
+    Defect {
+        node: defect.node,
+        store: defect.store,
+        block: BlockId::new(block.inode, block.writer, block.seq).to_string(),
+        cause: defect.cause,
+        repaired: defect.repaired,
+    }
+}
+
+impl DfsClient {
+    /// Asks metadata for the state of the cluster, now.
+    ///
+    /// # Errors
+    /// `Unavailable` when no metadata server answers.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, Error> {
+        let work = async {
+            let inner = &self.inner;
+            let deadline = inner.deadline(inner.config.meta_timeout);
+            inner.cluster.reload(inner, deadline).await?;
+            let kind = request::Kind::ClusterStatus(pb::ClusterStatus {});
+            let response::Kind::ClusterStatus(reply) = inner.meta_read(kind, deadline).await? else {
+                return Err(inner.unexpected("cluster_status"));
+            };
+            let view = inner.cluster.view();
+            Ok(ClusterStatus {
+                cluster_id: ClusterId::from_slice(&reply.cluster_id).unwrap_or_default().to_string(),
+                engine: reply.engine,
+                degraded_runs: reply.degraded_runs,
+                garbage_runs: reply.garbage_runs,
+                inodes: reply.inodes,
+                file_bytes: reply.file_bytes,
+                capacity_bytes: reply.capacity_bytes,
+                used_bytes: reply.used_bytes,
+                sessions: reply.sessions,
+                nodes: view.infos.iter().map(node).collect(),
+                groups: view.pgs.iter().map(group).collect(),
+                defects: reply.defects.into_iter().map(defect).collect(),
+            })
+        };
+        self.operation("cluster_status", Path::new("/"), work).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_read_as_words() {
+        let info = pb::NodeInfo { state: pb::NodeState::Suspect as i32, ..Default::default() };
+        assert_eq!(node(&info).state, "suspect");
+        let member = pb::Member { store: 1, state: pb::MemberState::Joining as i32 };
+        let info = pb::PgInfo { members: vec![member], ..Default::default() };
+        assert_eq!(group(&info).members[0].state, "joining");
+    }
+}

@@ -1,0 +1,605 @@
+//! Writing: blocks to all replicas in parallel, a majority, then one commit.
+
+use crate::client::Inner;
+use crate::cluster::{FailureLog, Leg, LegFailure, LegKind, Node};
+use crate::error::{Cause, Error, FailureClass, QuorumError, Sent};
+use crate::policy::write_plan::{Step, WritePlan};
+use crate::read::to_pb;
+use crate::session::Writer;
+use crate::stats::bump;
+use bytes::Bytes;
+use cairn_net::{Body, BodyPart};
+use cairn_proto::checksum;
+use cairn_proto::limits::{CHUNK_LEN, FRAME_BODY_MAX};
+use cairn_proto::pb::{self, PutDurability, request, response};
+use cairn_proto::placement::Group;
+use cairn_proto::status::Code;
+use cairn_proto::{BlockId, BlockSeq, InodeId, NodeId, PgId, Shard, StoreId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Groups tried for one block before a round counts as failed.
+const GROUPS_PER_ROUND: usize = 3;
+/// Bytes that may be under way to a node that does not answer; beyond that it is left to repair.
+const STRAGGLER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Commits tried with fresh blocks when groups change between write and commit.
+const REWRITES_MAX: usize = 3;
+
+/// What a write did.
+#[derive(Clone, Debug)]
+pub struct WriteReceipt {
+    /// The content lives in the file's metadata row; no node was involved.
+    pub inline: bool,
+    /// Placement group of the (last) block; `None` when inline.
+    pub pg: Option<PgId>,
+    /// Nodes that hold every block of this write.
+    pub acked: Vec<NodeId>,
+    /// Nodes that were meant to hold it and had not answered, or failed; repair brings it to them.
+    pub late: Vec<NodeId>,
+    /// The file's version with this write.
+    pub version: u64,
+    /// The file's length with this write.
+    pub size: u64,
+    /// Where the content begins in the file: what was asked for, or where an append landed.
+    pub offset: u64,
+    /// From call to commit.
+    pub elapsed: Duration,
+}
+
+/// A block on its way or stored, uncommitted.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) offset: u64,
+    pub(crate) data: Bytes,
+    pub(crate) seq: u32,
+    pub(crate) pg: PgId,
+    /// The policy's N: a majority of it must hold the block.
+    pub(crate) replicas: usize,
+    /// Its acks mean that it is on disk (or that the caller does not ask for that).
+    pub(crate) settled: bool,
+    pub(crate) acked: Vec<StoreId>,
+    /// Intended replicas without an ack.
+    pub(crate) late: Vec<StoreId>,
+    /// Of unsynced blocks: what each store said of itself when it took the block.
+    pub(crate) incarnations: BTreeMap<StoreId, u64>,
+}
+
+/// Where blocks of one stream go.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) inode: InodeId,
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) block_len: u32,
+}
+
+impl Target {
+    fn block(&self, seq: u32) -> BlockId {
+        BlockId { inode: self.inode, writer: self.writer.id, seq: BlockSeq(seq) }
+    }
+
+    /// A number for one more block.
+    pub(crate) fn reserve(&self, count: u32) -> Result<u32, Error> {
+        self.writer.reserve(count).ok_or_else(|| {
+            Error::invalid("write", "this stream made more blocks than a writer may; open the file again")
+        })
+    }
+}
+
+/// Stores one block with a majority, in the group `hint` if it can take it, else in another one.
+///
+/// `seq` is the number for the first try; a block that failed in one group gets a fresh one for the next.
+pub(crate) async fn put_block(
+    inner: &Arc<Inner>,
+    target: &Target,
+    offset: u64,
+    data: Bytes,
+    seq: u32,
+    hint: Option<PgId>,
+    durability: PutDurability,
+    deadline: Instant,
+) -> Result<Stored, Error> {
+    let begun = Instant::now();
+    let mut seq = seq;
+    let mut hint = hint;
+    let mut avoid: Vec<PgId> = Vec::new();
+    let mut last: Option<Error> = None;
+    let mut rounds = 0;
+    loop {
+        let pg = hint.take().or_else(|| inner.cluster.pick_group(inner, &avoid, data.len() as u64));
+        let group = pg.and_then(|pg| inner.cluster.view().group(pg).cloned());
+        if let Some(group) = group.filter(|_| avoid.len() < GROUPS_PER_ROUND) {
+            match put_to_group(inner, target.block(seq), &group, offset, &data, durability, rounds, deadline).await {
+                Ok((acked, late, incarnations)) => {
+                    let settled = durability != PutDurability::Unsynced;
+                    let (pg, replicas) = (group.id, group.replicas);
+                    return Ok(Stored { offset, data, seq, pg, replicas, settled, acked, late, incarnations });
+                }
+                Err(error) => last = Some(error),
+            }
+            avoid.push(group.id);
+            seq = target.reserve(1)?;
+        } else {
+            rounds += 1;
+            avoid.clear();
+            let pause = inner.config.retry.pause_after(rounds, inner.unit());
+            let Some(pause) = pause.filter(|pause| Instant::now() + *pause < deadline) else {
+                return Err(last.unwrap_or_else(|| no_group(inner, data.len())));
+            };
+            tokio::time::sleep(pause).await;
+            if let Err(error) = inner.cluster.refresh(inner, deadline).await {
+                tracing::debug!("could not read the cluster map: {error}");
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(last.unwrap_or_else(|| Error::new("write", Cause::Deadline(begun.elapsed()))));
+        }
+    }
+}
+
+fn no_group(inner: &Inner, len: usize) -> Error {
+    let view = inner.cluster.view();
+    let message = if view.pgs.is_empty() {
+        format!(
+            "no placement group exists yet: {} replicas need as many storage nodes, {} are registered",
+            view.policy.replicas,
+            view.infos.len()
+        )
+    } else {
+        format!("none of {} placement groups can take {len} bytes: free space or add storage nodes", view.pgs.len())
+    };
+    Error::new("write", Cause::NoGroup(message))
+}
+
+type Answer = (StoreId, Result<u64, LegFailure>);
+type Acks = (Vec<StoreId>, Vec<StoreId>, BTreeMap<StoreId, u64>);
+
+/// Sends one block to all members of a group; returns when a majority (and whoever joins within the grace) has it.
+/// Requests to the others go on by themselves.
+#[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+async fn put_to_group(
+    inner: &Arc<Inner>,
+    block: BlockId,
+    group: &Group,
+    offset: u64,
+    data: &Bytes,
+    durability: PutDurability,
+    round: u32,
+    deadline: Instant,
+) -> Result<Acks, Error> {
+    let begun = Instant::now();
+    let crcs = checksum::chunk_crcs(block, Shard(0), data);
+    let body = body_of(block, data, &crcs);
+    let crcs = Bytes::from(checksum::pack(&crcs));
+    let view = inner.cluster.view();
+    let targets = group.write_targets();
+    let mut plan = WritePlan::new(group.replicas, &targets);
+    let mut log = FailureLog::new();
+    let (sender, mut answers) = mpsc::channel::<Answer>(targets.len().max(1));
+    for store in &targets {
+        let Some(node) = view.node_of(*store) else {
+            plan.on_failure(*store);
+            continue;
+        };
+        // A node that is surely away costs nothing in the first round and gets its chance in the next.
+        let silent_and_full = node.is_silent() && node.bytes_in_flight() >= STRAGGLER_BYTES_MAX;
+        if (round == 0 && node.is_down(inner.now())) || silent_and_full {
+            let message = "left alone after failures".to_owned();
+            log.add(node.failure("put", FailureClass::Skipped, Sent::No, begun.elapsed(), message));
+            plan.on_failure(*store);
+            continue;
+        }
+        let put = pb::PutBlock {
+            block: Some(to_pb(block)),
+            shard: 0,
+            pg: group.id.0,
+            pg_epoch: group.epoch.0,
+            crcs: crcs.clone(),
+            durability: durability as i32,
+            file_offset_hint: offset,
+            store: store.0,
+        };
+        let (inner, node, body, sender, store) = (inner.clone(), node.clone(), body.clone(), sender.clone(), *store);
+        inner.tasks.clone().spawn(async move {
+            let result = put_leg(&inner, &node, put, body, deadline).await;
+            // Nobody listens to a straggler; the degraded row that the commit left is cleared by the node itself.
+            let _ = sender.send((store, result)).await;
+        });
+    }
+    drop(sender);
+    let mut incarnations = BTreeMap::new();
+    let silent = |store: StoreId| view.node_of(store).is_none_or(|node| node.is_silent());
+    loop {
+        let until = match plan.step(begun.elapsed(), silent) {
+            Step::Commit => break,
+            Step::GiveUp => return Err(quorum_error(inner, block, group, &plan, log)),
+            Step::Wait(until) => until,
+        };
+        let wake = until.map_or(deadline, |until| begun + until).min(deadline);
+        tokio::select! {
+            biased;
+            answer = answers.recv() => match answer {
+                Some((store, Ok(incarnation))) => {
+                    incarnations.insert(store, incarnation);
+                    plan.on_ack(store, begun.elapsed());
+                }
+                Some((store, Err(failure))) => {
+                    let stale = failure.status.as_ref().is_some_and(|status| status.code == Code::StaleEpoch);
+                    if stale {
+                        refresh_soon(inner);
+                    }
+                    log.add(failure.record);
+                    plan.on_failure(store);
+                }
+                None => return Err(quorum_error(inner, block, group, &plan, log)),
+            },
+            () = tokio::time::sleep_until(wake) => {
+                if Instant::now() >= deadline {
+                    return Err(quorum_error(inner, block, group, &plan, log));
+                }
+            }
+        }
+    }
+    let acked = plan.tally().acked().to_vec();
+    inner.counters.stragglers.fetch_add(plan.tally().pending().len() as u64, Ordering::Relaxed);
+    let late = targets.into_iter().filter(|store| !acked.contains(store)).collect();
+    Ok((acked, late, incarnations))
+}
+
+fn quorum_error(inner: &Inner, block: BlockId, group: &Group, plan: &WritePlan, log: FailureLog) -> Error {
+    let view = inner.cluster.view();
+    let nodes = |stores: &[StoreId]| stores.iter().filter_map(|s| view.node_of(*s).map(|node| node.id)).collect();
+    Error::new(
+        "write",
+        Cause::Quorum(QuorumError {
+            block,
+            pg: group.id,
+            needed: plan.tally().needed(),
+            acked: nodes(plan.tally().acked()),
+            pending: nodes(plan.tally().pending()),
+            elapsed: log.elapsed(),
+            failed: log.into_list(),
+        }),
+    )
+}
+
+fn refresh_soon(inner: &Arc<Inner>) {
+    let inner = inner.clone();
+    inner.tasks.clone().spawn(async move {
+        if let Err(error) = inner.cluster.refresh(&inner, inner.deadline(inner.config.meta_timeout)).await {
+            tracing::debug!("could not read the cluster map: {error}");
+        }
+    });
+}
+
+/// The frames of a block; their checksums are combined from the chunks', so the bytes are hashed once.
+fn body_of(block: BlockId, data: &Bytes, crcs: &[u32]) -> Body {
+    let per_frame = (FRAME_BODY_MAX / CHUNK_LEN) as usize;
+    let parts = crcs.chunks(per_frame).enumerate().map(|(frame, crcs)| {
+        let at = frame * FRAME_BODY_MAX as usize;
+        let data = data.slice(at..data.len().min(at + FRAME_BODY_MAX as usize));
+        let first_chunk = (frame * per_frame) as u32;
+        let crc = checksum::body_crc(block, Shard(0), first_chunk, crcs, data.len() as u64);
+        BodyPart::Bytes { data, crc }
+    });
+    Body::from_parts(parts.collect())
+}
+
+/// One block to one store. A broken connection or bytes spoilt on the way are tried once more: the block's id makes a
+/// second arrival harmless.
+async fn put_leg(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    put: pb::PutBlock,
+    body: Body,
+    deadline: Instant,
+) -> Result<u64, LegFailure> {
+    let mut attempt = 0;
+    loop {
+        let leg = Leg {
+            request: pb::Request { kind: Some(request::Kind::Put(put.clone())), ..Default::default() },
+            body: body.clone(),
+            kind: if attempt == 0 { LegKind::First } else { LegKind::Retry },
+            attempt,
+            ..Leg::plain(request::Kind::Put(pb::PutBlock::default()), deadline)
+        };
+        let failure = match node.call(inner, leg).await {
+            Ok(reply) => {
+                return match reply.response.kind {
+                    Some(response::Kind::Put(reply)) => Ok(reply.incarnation),
+                    _ => Err(LegFailure {
+                        record: node.failure(
+                            "put",
+                            FailureClass::Protocol,
+                            Sent::Responded,
+                            Duration::ZERO,
+                            "the answer to PUT is of another kind".into(),
+                        ),
+                        status: None,
+                    }),
+                };
+            }
+            Err(failure) => failure,
+        };
+        let again = matches!(failure.record.class, FailureClass::Reset | FailureClass::Corrupt);
+        if !again || attempt > 0 {
+            return Err(failure);
+        }
+        attempt += 1;
+    }
+}
+
+/// Makes unsynced blocks durable: one SYNC per store, a majority for each block. What a store has lost since it took
+/// it is sent again.
+pub(crate) async fn sync_blocks(
+    inner: &Arc<Inner>,
+    target: &Target,
+    blocks: Vec<Stored>,
+    deadline: Instant,
+) -> Result<Vec<Stored>, Error> {
+    let (mut out, blocks): (Vec<Stored>, Vec<Stored>) = blocks.into_iter().partition(|block| block.settled);
+    let mut by_store: BTreeMap<StoreId, Vec<u32>> = BTreeMap::new();
+    for block in &blocks {
+        for store in &block.acked {
+            by_store.entry(*store).or_default().push(block.seq);
+        }
+    }
+    let view = inner.cluster.view();
+    let begun = Instant::now();
+    // Stores of different groups answer for different blocks; the write is complete when every block has its majority.
+    let mut plans: Vec<WritePlan> = blocks.iter().map(|b| WritePlan::new(b.replicas, &b.acked)).collect();
+    let (sender, mut answers) = mpsc::channel(by_store.len().max(1));
+    for (store, seqs) in by_store {
+        let Some(node) = view.node_of(store).cloned() else { continue };
+        let (inner, target, sender) = (inner.clone(), target.clone(), sender.clone());
+        let mine: Vec<Stored> = blocks.iter().filter(|b| seqs.contains(&b.seq)).cloned().collect();
+        inner.tasks.clone().spawn(async move {
+            let durable = sync_store(&inner, &target, store, &node, &mine, deadline).await;
+            let _ = sender.send((store, seqs, durable)).await;
+        });
+    }
+    drop(sender);
+    let silent = |store: StoreId| view.node_of(store).is_none_or(|node| node.is_silent());
+    loop {
+        let mut wake = deadline;
+        let mut done = true;
+        for plan in &plans {
+            match plan.step(begun.elapsed(), silent) {
+                Step::Commit | Step::GiveUp => {}
+                Step::Wait(until) => {
+                    done = false;
+                    wake = wake.min(until.map_or(deadline, |until| begun + until));
+                }
+            }
+        }
+        if done {
+            break;
+        }
+        tokio::select! {
+            biased;
+            answer = answers.recv() => {
+                let Some((store, seqs, durable)) = answer else { break };
+                for (block, plan) in blocks.iter().zip(&mut plans).filter(|(block, _)| seqs.contains(&block.seq)) {
+                    if durable.contains(&block.seq) {
+                        plan.on_ack(store, begun.elapsed());
+                    } else {
+                        plan.on_failure(store);
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(wake) => {
+                if Instant::now() >= deadline {
+                    break;
+                }
+            }
+        }
+    }
+    for (mut block, plan) in blocks.into_iter().zip(plans) {
+        let acked = plan.tally().acked();
+        if acked.len() >= plan.tally().needed() {
+            block.late.extend(block.acked.iter().filter(|store| !acked.contains(store)));
+            block.acked = acked.to_vec();
+            block.settled = true;
+            out.push(block);
+        } else {
+            let seq = target.reserve(1)?;
+            let durable = PutDurability::Durable;
+            out.push(put_block(inner, target, block.offset, block.data, seq, None, durable, deadline).await?);
+        }
+    }
+    out.sort_by_key(|block| block.offset);
+    Ok(out)
+}
+
+/// Numbers of the blocks that `store` holds durably.
+async fn sync_store(
+    inner: &Arc<Inner>,
+    target: &Target,
+    store: StoreId,
+    node: &Arc<Node>,
+    blocks: &[Stored],
+    deadline: Instant,
+) -> Vec<u32> {
+    let ids = blocks.iter().map(|block| to_pb(target.block(block.seq))).collect();
+    let leg = Leg::plain(request::Kind::Sync(pb::SyncBlocks { store: store.0, blocks: ids }), deadline);
+    let Ok(reply) = node.call(inner, leg).await else { return Vec::new() };
+    let Some(response::Kind::Sync(reply)) = reply.response.kind else { return Vec::new() };
+    let mut durable = Vec::new();
+    for block in blocks {
+        let missing = reply.missing.iter().any(|id| id.seq == block.seq);
+        let same_life = block.incarnations.get(&store) == Some(&reply.incarnation);
+        if !missing && same_life {
+            durable.push(block.seq);
+        } else if resend(inner, target, store, node, block, deadline).await {
+            durable.push(block.seq);
+        }
+    }
+    durable
+}
+
+/// Sends a block once more to a store that lost it, durably.
+async fn resend(
+    inner: &Arc<Inner>,
+    target: &Target,
+    store: StoreId,
+    node: &Arc<Node>,
+    block: &Stored,
+    deadline: Instant,
+) -> bool {
+    let id = target.block(block.seq);
+    let crcs = checksum::chunk_crcs(id, Shard(0), &block.data);
+    let view = inner.cluster.view();
+    let put = pb::PutBlock {
+        block: Some(to_pb(id)),
+        shard: 0,
+        pg: block.pg.0,
+        pg_epoch: view.group(block.pg).map_or(0, |group| group.epoch.0),
+        crcs: checksum::pack(&crcs).into(),
+        durability: PutDurability::Durable as i32,
+        file_offset_hint: block.offset,
+        store: store.0,
+    };
+    bump(&inner.counters.retries);
+    put_leg(inner, node, put, body_of(id, &block.data, &crcs), deadline).await.is_ok()
+}
+
+/// Blocks in order of offset as runs: neighbours with consecutive numbers, one group and the same acks become one piece.
+pub(crate) fn pieces(blocks: &[Stored], block_len: u32) -> Vec<pb::Piece> {
+    let mut out: Vec<pb::Piece> = Vec::new();
+    for block in blocks {
+        let mut acked: Vec<u32> = block.acked.iter().map(|store| store.0).collect();
+        acked.sort_unstable();
+        if let Some(piece) = out.last_mut() {
+            let count = piece.len / u64::from(block_len);
+            let continues = piece.len.is_multiple_of(u64::from(block_len))
+                && piece.offset + piece.len == block.offset
+                && u64::from(piece.first_seq) + count == u64::from(block.seq)
+                && piece.pg == block.pg.0
+                && piece.acked == acked;
+            if continues {
+                piece.len += block.data.len() as u64;
+                continue;
+            }
+        }
+        out.push(pb::Piece {
+            offset: block.offset,
+            len: block.data.len() as u64,
+            first_seq: block.seq,
+            block_len,
+            pg: block.pg.0,
+            acked,
+        });
+    }
+    out
+}
+
+/// Runs the transaction that `make` builds from the blocks' pieces. When a group changed so much that metadata does not
+/// see a majority any more, the blocks are written anew, elsewhere.
+pub(crate) async fn commit_blocks(
+    inner: &Arc<Inner>,
+    target: &Target,
+    mut blocks: Vec<Stored>,
+    relaxed: bool,
+    deadline: Instant,
+    make: impl Fn(Vec<pb::Piece>) -> request::Kind,
+) -> Result<(response::Kind, Vec<Stored>), Error> {
+    let durability = if relaxed { PutDurability::Relaxed } else { PutDurability::Durable };
+    let mut rewrites = 0;
+    loop {
+        let kind = make(pieces(&blocks, target.block_len));
+        let error = match inner.sessions.mutate(inner, kind, relaxed, deadline).await {
+            Ok(reply) => return Ok((reply, blocks)),
+            Err(error) => error,
+        };
+        if error.code() != Some(Code::NoQuorum) || rewrites == REWRITES_MAX {
+            return Err(error);
+        }
+        rewrites += 1;
+        inner.cluster.refresh(inner, deadline).await?;
+        for block in &mut blocks {
+            let seq = target.reserve(1)?;
+            let fresh = put_block(inner, target, block.offset, block.data.clone(), seq, None, durability, deadline);
+            *block = fresh.await?;
+        }
+    }
+}
+
+/// What the caller is told about committed blocks.
+pub(crate) fn receipt(inner: &Inner, blocks: &[Stored], reply: &pb::CommitReply, begun: Instant) -> WriteReceipt {
+    let view = inner.cluster.view();
+    let node = |store: &StoreId| view.node_of(*store).map(|node| node.id);
+    let everywhere = |store: &&StoreId| blocks.iter().all(|block| block.acked.contains(store));
+    let mut late: Vec<NodeId> = blocks.iter().flat_map(|block| &block.late).filter_map(node).collect();
+    late.sort_unstable();
+    late.dedup();
+    WriteReceipt {
+        inline: blocks.is_empty(),
+        pg: blocks.last().map(|block| block.pg),
+        acked: blocks.first().map_or_else(Vec::new, |b| b.acked.iter().filter(everywhere).filter_map(node).collect()),
+        late,
+        version: reply.version,
+        size: reply.size,
+        offset: reply.offset,
+        elapsed: begun.elapsed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(offset: u64, len: usize, seq: u32, pg: u32, acked: &[u32]) -> Stored {
+        Stored {
+            offset,
+            data: vec![1; len].into(),
+            seq,
+            pg: PgId(pg),
+            replicas: 3,
+            settled: true,
+            acked: acked.iter().map(|s| StoreId(*s)).collect(),
+            late: Vec::new(),
+            incarnations: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn neighbours_become_one_piece() {
+        let blocks = [block(0, 100, 5, 1, &[1, 2]), block(100, 100, 6, 1, &[2, 1]), block(200, 40, 7, 1, &[1, 2])];
+        let pieces = pieces(&blocks, 100);
+        assert_eq!(pieces.len(), 1);
+        assert_eq!((pieces[0].len, pieces[0].first_seq), (240, 5));
+    }
+
+    #[test]
+    fn whatever_differs_begins_a_new_piece() {
+        let first = block(0, 100, 5, 1, &[1, 2]);
+        for second in [
+            block(100, 100, 7, 1, &[1, 2]),
+            block(100, 100, 6, 2, &[1, 2]),
+            block(100, 100, 6, 1, &[1, 2, 3]),
+            block(200, 100, 6, 1, &[1, 2]),
+        ] {
+            assert_eq!(pieces(&[first.clone(), second], 100).len(), 2);
+        }
+        assert_eq!(
+            pieces(&[block(0, 50, 5, 1, &[1]), block(50, 50, 6, 1, &[1])], 100).len(),
+            2,
+            "a short block ends a run"
+        );
+    }
+
+    #[test]
+    fn frame_checksums_are_those_of_the_bytes() {
+        let data = Bytes::from(vec![7; FRAME_BODY_MAX as usize * 2 + 77]);
+        let id = BlockId::new(1, 2, 3);
+        let body = body_of(id, &data, &checksum::chunk_crcs(id, Shard(0), &data));
+        assert_eq!(body.len(), data.len() as u64);
+        for part in body.parts() {
+            let BodyPart::Bytes { data, crc } = part else { panic!("bytes only") };
+            assert_eq!(*crc, checksum::crc32c(data));
+        }
+    }
+}
