@@ -1,0 +1,61 @@
+//! The namespace of CairnFS over a transactional key-value engine: inodes, names, maps of files, exactly-once
+//! mutations, sessions, and the tables of nodes and placement groups.
+//!
+//! Give [`Meta::execute`] a request and it returns the reply; call the duties (`expire_sessions`, `drop_maps`,
+//! `ensure_groups`, ...) from a timer. This crate knows no socket, no client and no store. Time comes in through
+//! [`clock::Clock`], disk through [`kv::Engine`], randomness through a seed.
+
+mod attrs;
+pub mod clock;
+mod cluster;
+mod counters;
+mod duties;
+mod error;
+mod extents;
+mod groups;
+pub mod keys;
+pub mod kv;
+pub mod limits;
+mod map;
+mod map_tx;
+mod meta;
+mod names;
+mod path;
+pub mod placement;
+mod publish;
+mod rename;
+pub mod rows;
+mod session;
+mod slot;
+mod state;
+mod truncate;
+mod tx;
+mod write;
+
+pub use duties::{GarbageRow, GroupMembers};
+pub use error::OpenError;
+pub use meta::{Meta, MetaOptions};
+
+#[cfg(test)]
+mod tests {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+
+    #[test]
+    fn every_call_may_move_between_threads() {
+        // Compiled, not run: a spawned task has to be able to await each of these.
+        let _ = |meta: super::Meta, request: cairn_proto::pb::Request| {
+            is_send(async move {
+                let _ = meta.execute(&request).await;
+                let _ = meta.expire_sessions().await;
+                let _ = meta.drop_maps().await;
+                let _ = meta.ensure_groups().await;
+                let _ = meta.note_silence().await;
+                let _ = meta.persist_beats().await;
+                let _ = meta.garbage(None, 1).await;
+                let _ = meta.garbage_done(&[]).await;
+            })
+        };
+    }
+}

@@ -1,0 +1,393 @@
+//! Storage nodes: registered, heard of, mapped; and the cluster's status.
+
+use crate::error::{Op, fail};
+use crate::keys::{self, counter};
+use crate::kv::{Durability, Order};
+use crate::limits::{BEAT_COUNT_MAX, HEARTBEAT_MS, LABEL_LEN_MAX, STATUS_COUNT_MAX, STORES_MAX, STORES_PER_NODE_MAX};
+use crate::meta::{Meta, transact};
+use crate::rows;
+use crate::state::{NodeLive, NodeState, StoreLive};
+use crate::tx::Tx;
+use crate::write::pg_info;
+use bytes::Bytes;
+use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+use cairn_proto::pb;
+use cairn_proto::pb::response::Kind as Reply;
+use cairn_proto::status::{Code, Status};
+use keys::Key;
+use prost::Message;
+use std::sync::atomic::Ordering;
+
+fn uuid_of(bytes: &Bytes, what: &str) -> Result<[u8; 16], Status> {
+    bytes[..].try_into().map_err(|_| Status::new(Code::Invalid, format!("{what} has {} bytes, not 16", bytes.len())))
+}
+
+fn beat_row(beat: &pb::StoreBeat) -> rows::StoreBeat {
+    let mut trouble = beat.trouble.clone();
+    let cut = (0..=LABEL_LEN_MAX.min(trouble.len())).rev().find(|at| trouble.is_char_boundary(*at)).unwrap_or(0);
+    trouble.truncate(cut);
+    rows::StoreBeat {
+        capacity_bytes: beat.capacity_bytes,
+        used_bytes: beat.used_bytes,
+        blocks: beat.blocks,
+        quarantined: beat.quarantined,
+        trouble,
+    }
+}
+
+/// What a registration made of the node and store tables.
+struct Registered {
+    node: u32,
+    store_ids: Vec<u32>,
+    /// Rows that are new or changed.
+    nodes: Vec<(u32, rows::Node)>,
+    stores: Vec<(u32, rows::Store)>,
+}
+
+/// The tables as a registration changes them.
+struct Tables {
+    nodes: Vec<(keys::Node, rows::Node)>,
+    stores: Vec<(keys::Store, rows::Store)>,
+}
+
+impl Meta {
+    pub(crate) async fn register_node(&self, ask: &pb::RegisterNode) -> Result<Reply, Status> {
+        if !ask.cluster_id.is_empty() && ask.cluster_id[..] != self.inner.cluster_id.0 {
+            let message = format!("this is cluster {}; the node belongs to another", self.inner.cluster_id);
+            return Err(Status::new(Code::WrongCluster, message));
+        }
+        let labels = [&ask.addr, &ask.zone, &ask.rack, &ask.host];
+        if labels.iter().any(|label| label.len() > LABEL_LEN_MAX) || ask.addr.is_empty() {
+            let message = format!("address and labels have at most {LABEL_LEN_MAX} bytes, and there is an address");
+            return Err(Status::new(Code::Invalid, message));
+        }
+        if ask.stores.len() > STORES_PER_NODE_MAX {
+            return Err(Status::new(Code::Invalid, format!("at most {STORES_PER_NODE_MAX} stores a node")));
+        }
+        // Before anything else: whoever asks for a writer meanwhile gets none that a store has seen.
+        self.raise_writers(&ask.stores).await?;
+        let done = transact!(self, Durability::Durable, async |tx: &mut Tx| register(tx, ask).await)?;
+        self.take_registration(ask, &done);
+        Ok(Reply::RegisterNode(pb::RegisterNodeReply {
+            node_id: done.node,
+            cluster_id: Bytes::copy_from_slice(&self.inner.cluster_id.0),
+            store_ids: done.store_ids,
+            heartbeat_ms: HEARTBEAT_MS,
+        }))
+    }
+
+    async fn raise_writers(&self, stores: &[pb::StoreBeat]) -> Result<(), Status> {
+        let highest = stores.iter().map(|store| store.highest_writer).max().unwrap_or(0);
+        if highest == 0 {
+            return Ok(());
+        }
+        let floor = highest.saturating_add(1);
+        transact!(self, Durability::Relaxed, async |tx: &mut Tx| self
+            .inner
+            .counters
+            .raise(&*self.inner.engine, counter::WRITER, floor)
+            .await)
+    }
+
+    fn take_registration(&self, ask: &pb::RegisterNode, done: &Registered) {
+        let now = self.now();
+        let mut cluster = self.inner.cluster.lock();
+        for (id, row) in &done.nodes {
+            let (last_seen, heard) = match cluster.nodes.get(id) {
+                Some(live) if *id != done.node => (live.last_seen, live.heard),
+                _ => (now, true),
+            };
+            let state = if row.replaced { NodeState::Replaced } else { NodeState::Up };
+            cluster.nodes.insert(*id, NodeLive { row: row.clone(), last_seen, heard, state });
+        }
+        for (id, row) in &done.stores {
+            cluster.handed_over.remove(id);
+            match cluster.stores.get_mut(id) {
+                Some(live) => live.row = row.clone(),
+                None => {
+                    let beat = beat_row(&pb::StoreBeat::default());
+                    cluster.stores.insert(*id, StoreLive { row: row.clone(), beat, dirty: false });
+                }
+            }
+        }
+        for (id, beat) in done.store_ids.iter().zip(&ask.stores) {
+            if let Some(store) = cluster.stores.get_mut(id) {
+                store.beat = beat_row(beat);
+                store.dirty = true;
+            }
+        }
+        cluster.judge(now);
+        drop(cluster);
+        self.bump_map();
+    }
+
+    pub(crate) async fn heartbeat(&self, ask: &pb::Heartbeat) -> Result<Reply, Status> {
+        if !self.take_beat(ask) {
+            let version = self.inner.map_version.load(Ordering::Acquire);
+            let reply = pb::HeartbeatReply { map_version: version, register_again: true, ..Default::default() };
+            return Ok(Reply::Heartbeat(reply));
+        }
+        self.raise_writers(&ask.stores).await?;
+        let degraded_rows = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            let mut rows = 0;
+            for store in &ask.stores {
+                let range = keys::with_fields::<keys::Degraded>(&[&store.id.to_be_bytes()]);
+                rows += tx.count(&range, BEAT_COUNT_MAX).await?;
+            }
+            Ok(rows)
+        })?;
+        let map_version = self.inner.map_version.load(Ordering::Acquire);
+        Ok(Reply::Heartbeat(pb::HeartbeatReply { map_version, degraded_rows, register_again: false }))
+    }
+
+    /// Notes a report; false when its node or one of its stores is not known so.
+    fn take_beat(&self, ask: &pb::Heartbeat) -> bool {
+        let now = self.now();
+        let mut cluster = self.inner.cluster.lock();
+        let known = cluster
+            .nodes
+            .get(&ask.node_id)
+            .is_some_and(|node| !node.row.replaced && node.row.boot_id[..] == ask.boot_id[..]);
+        let ours =
+            |beat: &pb::StoreBeat| cluster.stores.get(&beat.id).is_some_and(|store| store.row.node == ask.node_id);
+        if !known || !ask.stores.iter().all(ours) {
+            return false;
+        }
+        let mut changed = false;
+        for beat in &ask.stores {
+            if let Some(store) = cluster.stores.get_mut(&beat.id) {
+                let next = beat_row(beat);
+                changed |= next.trouble != store.beat.trouble;
+                store.dirty |= next != store.beat;
+                store.beat = next;
+            }
+            for defect in &beat.defects {
+                let defect = pb::Defect { node: ask.node_id, store: beat.id, ..defect.clone() };
+                cluster.note_defect(defect);
+            }
+        }
+        if let Some(node) = cluster.nodes.get_mut(&ask.node_id) {
+            node.last_seen = now;
+            node.heard = true;
+        }
+        changed |= cluster.judge(now);
+        drop(cluster);
+        if changed {
+            self.bump_map();
+        }
+        true
+    }
+
+    /// Judges nodes by their silence: suspect after 10 seconds, out after 10 minutes, but never more than a third of
+    /// them or a whole zone at once. Counted by this process's monotonic clock from its start on. True when a state
+    /// changed.
+    pub async fn note_silence(&self) -> bool {
+        let changed = self.inner.cluster.lock().judge(self.now());
+        if changed {
+            self.bump_map();
+        }
+        changed
+    }
+
+    fn node_infos(&self) -> Vec<pb::NodeInfo> {
+        let cluster = self.inner.cluster.lock();
+        let stores_of = |node: u32| {
+            let stores = cluster.stores.iter().filter(move |(_, store)| store.row.node == node);
+            stores.map(|(id, store)| pb::StoreInfo {
+                id: *id,
+                uuid: Bytes::copy_from_slice(&store.row.uuid),
+                capacity_bytes: store.beat.capacity_bytes,
+                used_bytes: store.beat.used_bytes,
+                blocks: store.beat.blocks,
+                quarantined: store.beat.quarantined,
+                trouble: store.beat.trouble.clone(),
+            })
+        };
+        let info = |(id, node): (&u32, &NodeLive)| pb::NodeInfo {
+            id: *id,
+            addr: node.row.addr.clone(),
+            zone: node.row.zone.clone(),
+            rack: node.row.rack.clone(),
+            host: node.row.host.clone(),
+            state: node.state as i32,
+            stores: stores_of(*id).collect(),
+            uuid: Bytes::copy_from_slice(&node.row.uuid),
+        };
+        cluster.nodes.iter().map(info).collect()
+    }
+
+    /// Pages through nodes, then groups: the cursor is the last of them, nodes below 2^32 and groups above.
+    pub(crate) async fn cluster_map(&self, ask: &pb::ClusterMap) -> Result<Reply, Status> {
+        // The version comes first: a change that comes between is in the rows, and in the next version too.
+        let version = self.inner.map_version.load(Ordering::Acquire);
+        let mut reply = pb::ClusterMapReply { version, ..Default::default() };
+        if ask.known_version == version && ask.cursor == 0 {
+            reply.unchanged = true;
+            return Ok(Reply::ClusterMap(reply));
+        }
+        reply.cluster_id = Bytes::copy_from_slice(&self.inner.cluster_id.0);
+        let options = &self.inner.options;
+        reply.policy = Some(pb::Policy { replicas: options.replicas, block_len: options.block_len, relaxed: false });
+        reply.metas = options.metas.clone();
+        let mut bytes = reply.encoded_len();
+        if ask.cursor < GROUPS_BEGIN {
+            for node in self.node_infos() {
+                if u64::from(node.id) <= ask.cursor {
+                    continue;
+                }
+                bytes += node.encoded_len() + 4;
+                if bytes > PAGE_BYTES_MAX && !reply.nodes.is_empty() {
+                    reply.next_cursor = reply.nodes.last().map_or(0, |last| u64::from(last.id));
+                    return Ok(Reply::ClusterMap(reply));
+                }
+                reply.nodes.push(node);
+            }
+        }
+        let after = ask.cursor.max(GROUPS_BEGIN) - GROUPS_BEGIN;
+        transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            let mut reply = reply.clone();
+            let mut bytes = bytes;
+            let mut range = keys::Pg::all();
+            range.start = keys::Pg { pg: (after as u32).saturating_add(1) }.encode();
+            let groups = tx.scan::<keys::Pg>(&range, PAGE_ROWS_MAX, Order::Forward).await?;
+            let found = groups.len();
+            for (key, row) in groups {
+                let used = self.inner.cluster.lock().pg_bytes.get(&key.pg).map_or(0, |usage| usage.0);
+                let info = pg_info(key.pg, &row, used);
+                bytes += info.encoded_len() + 4;
+                if bytes > PAGE_BYTES_MAX && !(reply.pgs.is_empty() && reply.nodes.is_empty()) {
+                    let last = reply.pgs.last().map_or(after, |last| u64::from(last.id));
+                    reply.next_cursor = GROUPS_BEGIN + last;
+                    return Ok(Reply::ClusterMap(reply));
+                }
+                reply.pgs.push(info);
+            }
+            if found == PAGE_ROWS_MAX {
+                reply.next_cursor = GROUPS_BEGIN + reply.pgs.last().map_or(after, |last| u64::from(last.id));
+            }
+            Ok(Reply::ClusterMap(reply))
+        })
+    }
+
+    pub(crate) async fn cluster_status(&self) -> Result<Reply, Status> {
+        let (degraded_runs, garbage_runs) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            let degraded = tx.count(&keys::Degraded::all(), STATUS_COUNT_MAX).await?;
+            let garbage = tx.count(&keys::Garbage::all(), STATUS_COUNT_MAX).await?;
+            Ok((degraded, garbage))
+        })?;
+        let totals = *self.inner.totals.lock();
+        let sessions = self.inner.sessions.lock().len() as u64;
+        let cluster = self.inner.cluster.lock();
+        let present = |store: &&StoreLive| cluster.nodes.get(&store.row.node).is_some_and(|node| !node.row.replaced);
+        let stores = || cluster.stores.values().filter(present);
+        let mut reply = pb::ClusterStatusReply {
+            cluster_id: Bytes::copy_from_slice(&self.inner.cluster_id.0),
+            engine: self.inner.engine.name().into(),
+            degraded_runs,
+            garbage_runs,
+            inodes: u64::try_from(totals.inodes).unwrap_or(0),
+            defects: Vec::new(),
+            capacity_bytes: stores().map(|store| store.beat.capacity_bytes).sum(),
+            used_bytes: stores().map(|store| store.beat.used_bytes).sum(),
+            sessions,
+            file_bytes: u64::try_from(totals.file_bytes).unwrap_or(0),
+        };
+        let mut bytes = reply.encoded_len();
+        for defect in &cluster.defects {
+            bytes += defect.encoded_len() + 4;
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+            reply.defects.push(defect.clone());
+        }
+        Ok(Reply::ClusterStatus(reply))
+    }
+}
+
+/// Where groups begin among cursors of the cluster map.
+const GROUPS_BEGIN: u64 = 1 << 32;
+
+/// Finds or makes the rows of a node and its stores, and settles who takes over from whom.
+async fn register(tx: &mut Tx, ask: &pb::RegisterNode) -> Op<Registered> {
+    let mut tables = Tables { nodes: tx.table(STORES_MAX).await?, stores: tx.table(STORES_MAX).await? };
+    let uuid = uuid_of(&ask.uuid, "the node's uuid")?;
+    let row = rows::Node {
+        uuid,
+        boot_id: uuid_of(&ask.boot_id, "the boot id")?,
+        addr: ask.addr.clone(),
+        zone: ask.zone.clone(),
+        rack: ask.rack.clone(),
+        host: ask.host.clone(),
+        replaced: false,
+    };
+    let known = tables.nodes.iter().find(|(_, other)| other.uuid == uuid).map(|(key, _)| key.node);
+    let node = match known {
+        Some(node) => node,
+        None => tx.next_number(counter::NODE).await? as u32,
+    };
+    let mut done = Registered { node, store_ids: Vec::new(), nodes: vec![(node, row)], stores: Vec::new() };
+    let fresh = name_stores(tx, ask, &mut tables, &mut done).await?;
+    hand_over(&tables, &fresh, &mut done);
+    for (node, row) in &done.nodes {
+        tx.put(&keys::Node { node: *node }, row);
+    }
+    for (store, row) in &done.stores {
+        tx.put(&keys::Store { store: *store }, row);
+    }
+    Ok(done)
+}
+
+/// Gives every store its number; returns those that were made empty by this node's process and are new here.
+async fn name_stores(tx: &mut Tx, ask: &pb::RegisterNode, tables: &mut Tables, done: &mut Registered) -> Op<Vec<u32>> {
+    let mut fresh = Vec::new();
+    for beat in &ask.stores {
+        let uuid = uuid_of(&beat.uuid, "a store's uuid")?;
+        let known = tables.stores.iter().find(|(_, row)| row.uuid == uuid).map(|(key, _)| key.store);
+        let store = match known {
+            Some(store) => store,
+            None => {
+                if tables.stores.len() >= STORES_MAX {
+                    return fail(Code::TooLarge, format!("the cluster has {STORES_MAX} stores"));
+                }
+                let store = tx.next_number(counter::STORE).await? as u32;
+                if beat.fresh {
+                    fresh.push(store);
+                }
+                store
+            }
+        };
+        if done.store_ids.contains(&store) {
+            return fail(Code::Invalid, "a store is named twice");
+        }
+        done.store_ids.push(store);
+        done.stores.push((store, rows::Store { uuid, node: done.node, replaced_by: 0 }));
+    }
+    Ok(fresh)
+}
+
+/// A node that another one registered at the address of is replaced. Its stores, and those this node used to have and
+/// has no more, hand their memberships over to the fresh ones.
+fn hand_over(tables: &Tables, fresh: &[u32], done: &mut Registered) {
+    let this = done.nodes[0].clone();
+    let mut leaving = vec![this.0];
+    for (key, row) in &tables.nodes {
+        if row.addr == this.1.addr && row.uuid != this.1.uuid && !row.replaced {
+            done.nodes.push((key.node, rows::Node { replaced: true, ..row.clone() }));
+        }
+        // One that was replaced before, by a newcomer without an empty store, hands over now.
+        if row.addr == this.1.addr && row.uuid != this.1.uuid {
+            leaving.push(key.node);
+        }
+    }
+    if fresh.is_empty() {
+        return;
+    }
+    let missing = tables.stores.iter().filter(|(key, row)| {
+        leaving.contains(&row.node) && row.replaced_by == 0 && !done.store_ids.contains(&key.store)
+    });
+    let handed: Vec<_> = missing
+        .enumerate()
+        .map(|(index, (key, row))| (key.store, rows::Store { replaced_by: fresh[index % fresh.len()], ..row.clone() }))
+        .collect();
+    done.stores.extend(handed);
+}

@@ -1,0 +1,314 @@
+//! The whole key layout, a type each. The page for people is docs/formats/keys.md.
+//!
+//! A key is a tag byte and its fields: numbers big-endian, so that keys sort as their fields do; at most the last field
+//! is of open length and stands bare. A key whose type is not used yet is fixed here all the same, so that no later
+//! part moves another.
+
+use crate::kv::KeyRange;
+use crate::rows;
+use bytes::Bytes;
+
+/// A key of a row of one type.
+pub trait Key: Sized {
+    /// First byte of every such key.
+    const TAG: u8;
+    /// What stands there.
+    type Row: rows::Row;
+
+    /// The bytes of the key.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reverses [`Key::encode`]; `None` for bytes that it never makes.
+    fn decode(bytes: &[u8]) -> Option<Self>;
+
+    /// Every key of this type.
+    fn all() -> KeyRange {
+        KeyRange::prefix(&[Self::TAG])
+    }
+}
+
+/// A field of a key: written so that the order of the bytes is the order of the values.
+trait Field: Sized {
+    fn put(&self, out: &mut Vec<u8>);
+    /// Takes the field off the front of `input`.
+    fn take(input: &mut &[u8]) -> Option<Self>;
+}
+
+macro_rules! number {
+    ($($type:ty),*) => {$(
+        impl Field for $type {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_be_bytes());
+            }
+            fn take(input: &mut &[u8]) -> Option<Self> {
+                let (head, tail) = input.split_at_checked(size_of::<$type>())?;
+                *input = tail;
+                head.try_into().ok().map(<$type>::from_be_bytes)
+            }
+        }
+    )*};
+}
+number!(u8, u32, u64);
+
+/// The rest of the key: only ever the last field.
+impl Field for Bytes {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(Bytes::copy_from_slice(std::mem::take(input)))
+    }
+}
+
+/// Bytes of open length before another field: 0x00 becomes 0x00 0xff, the end is 0x00 0x00.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Escaped(pub Bytes);
+
+impl Field for Escaped {
+    fn put(&self, out: &mut Vec<u8>) {
+        for byte in &self.0 {
+            out.push(*byte);
+            if *byte == 0 {
+                out.push(0xff);
+            }
+        }
+        out.extend_from_slice(&[0, 0]);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let mut plain = Vec::new();
+        loop {
+            let (byte, rest) = input.split_first()?;
+            *input = rest;
+            if *byte == 0 {
+                let (mark, rest) = input.split_first()?;
+                *input = rest;
+                match *mark {
+                    0 => return Some(Escaped(plain.into())),
+                    0xff => {}
+                    _ => return None,
+                }
+            }
+            plain.push(*byte);
+        }
+    }
+}
+
+macro_rules! keys {
+    ($($(#[$doc:meta])* $name:ident = $tag:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* } -> $row:ty;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+            pub struct $name {
+                $($(#[$field_doc])* pub $field: $type,)*
+            }
+
+            impl Key for $name {
+                const TAG: u8 = $tag;
+                type Row = $row;
+
+                fn encode(&self) -> Vec<u8> {
+                    let mut out = Vec::with_capacity(1 + size_of::<Self>());
+                    out.push($tag);
+                    $(self.$field.put(&mut out);)*
+                    out
+                }
+
+                fn decode(bytes: &[u8]) -> Option<Self> {
+                    let (tag, mut input) = bytes.split_first()?;
+                    if *tag != $tag {
+                        return None;
+                    }
+                    let key = Self { $($field: <$type as Field>::take(&mut input)?,)* };
+                    input.is_empty().then_some(key)
+                }
+            }
+        )*
+
+        /// Tags in use, with the name of their type: no two are equal.
+        pub const TAGS: &[(u8, &str)] = &[$(($tag, stringify!($name)),)*];
+    };
+}
+
+keys! {
+    /// What holds for the whole cluster: see [`setting`].
+    Setting = 0x01 { /// Which one.
+        name: Bytes } -> rows::Setting;
+    /// The next free number of a kind: see [`counter`].
+    Counter = 0x02 { /// Which one.
+        counter: u8 } -> rows::Counter;
+    /// A file, directory or symbolic link.
+    Inode = 0x10 { /// Its number.
+        inode: u64 } -> rows::Inode;
+    /// Times of a directory, apart from its inode row so that creates in it do not meet there.
+    DirTimes = 0x11 { /// The directory.
+        inode: u64 } -> rows::DirTimes;
+    /// A name in a directory.
+    Dentry = 0x12 { /// The directory.
+        parent: u64, /// The name.
+        name: Bytes } -> rows::Dentry;
+    /// A run of blocks or a piece of inline content.
+    Extent = 0x13 { /// The file.
+        inode: u64, /// Its map generation.
+        generation: u32, /// Where the run begins in the file.
+        offset: u64 } -> rows::Extent;
+    /// An extended attribute.
+    Xattr = 0x14 { /// Its inode.
+        inode: u64, /// Its name.
+        name: Bytes } -> rows::Raw;
+    /// The target of a symbolic link.
+    Symlink = 0x15 { /// The link.
+        inode: u64 } -> rows::Symlink;
+    /// A row as it stood up to a snapshot: whoever looks at snapshot s takes the first with `birth` >= s.
+    History = 0x16 { /// The key of the row.
+        key: Escaped, /// The last snapshot that sees this value.
+        snapshot: u64 } -> rows::Raw;
+    /// References of clones to a range of blocks.
+    SharedRange = 0x17 { /// The inode the blocks were written for.
+        inode: u64, /// Their writer.
+        writer: u64, /// The first of them.
+        seq: u32 } -> rows::Raw;
+    /// A map generation that is dropped in steps.
+    MapDrop = 0x18 { /// The file.
+        inode: u64, /// The generation that nobody can reach any more.
+        generation: u32 } -> rows::MapDrop;
+    /// An inode in the trash.
+    Trash = 0x19 { /// When it came there, nanoseconds since 1970.
+        since_ns: u64, /// The inode.
+        inode: u64 } -> rows::Raw;
+    /// Limits below a directory.
+    Quota = 0x1a { /// The directory.
+        root: u64 } -> rows::Raw;
+    /// What lies below a quota root, as one server counted it.
+    QuotaUsage = 0x1b { /// The directory.
+        root: u64, /// The server.
+        server: u32 } -> rows::Raw;
+    /// A placement group.
+    Pg = 0x20 { /// Its number.
+        pg: u32 } -> rows::Pg;
+    /// Bytes committed to a group; written late and in no conflict range.
+    PgUsage = 0x21 { /// The group.
+        pg: u32 } -> rows::PgUsage;
+    /// A storage node's identity.
+    Node = 0x22 { /// Its number.
+        node: u32 } -> rows::Node;
+    /// A store's identity.
+    Store = 0x23 { /// Its number.
+        store: u32 } -> rows::Store;
+    /// A store's last report; written late and in no conflict range.
+    StoreBeat = 0x24 { /// The store.
+        store: u32 } -> rows::StoreBeat;
+    /// Committed blocks that a member of their group lacks.
+    Degraded = 0x25 { /// Who lacks them.
+        store: u32, /// Their group.
+        pg: u32, /// The inode they were written for.
+        inode: u64, /// Their writer.
+        writer: u64, /// The first of them.
+        seq: u32 } -> rows::RunLen;
+    /// Blocks that nothing refers to any more.
+    Garbage = 0x26 { /// Their group.
+        pg: u32, /// The inode they were written for.
+        inode: u64, /// Their writer.
+        writer: u64, /// The first of them.
+        seq: u32 } -> rows::RunLen;
+    /// Totals of the namespace, as one server counted them; written late and in no conflict range.
+    Usage = 0x27 { /// The server.
+        server: u32 } -> rows::Usage;
+    /// Who holds a background duty.
+    Duty = 0x28 { /// Its name.
+        name: Bytes } -> rows::Raw;
+    /// A client's session.
+    Session = 0x30 { /// Its number.
+        session: u64 } -> rows::Session;
+    /// A session's last sign of life; written late and in no conflict range.
+    SessionBeat = 0x31 { /// The session.
+        session: u64 } -> rows::SessionBeat;
+    /// The last result of an exactly-once slot.
+    Slot = 0x32 { /// The session.
+        session: u64, /// The slot.
+        slot: u32 } -> rows::Slot;
+    /// An open writer; a number below the counter without a row is closed.
+    Writer = 0x33 { /// Its number.
+        writer: u64 } -> rows::Writer;
+    /// The writers of a session.
+    SessionWriter = 0x34 { /// The session.
+        session: u64, /// The writer.
+        writer: u64 } -> rows::Unit;
+    /// An inode without a name that a session keeps alive.
+    Sustained = 0x35 { /// The session.
+        session: u64, /// The inode.
+        inode: u64 } -> rows::Unit;
+    /// A range lock.
+    Lock = 0x36 { /// The file.
+        inode: u64, /// Which kind of lock.
+        kind: u8, /// First byte.
+        start: u64, /// The session that holds it.
+        session: u64, /// Which owner in that session.
+        owner: u64 } -> rows::Raw;
+    /// An entry of a server's change log.
+    Feed = 0x40 { /// The server.
+        server: u32, /// Its position, counted from 1.
+        position: u64 } -> rows::Raw;
+}
+
+/// Names of [`Setting`] rows.
+pub mod setting {
+    /// Version of the rows' formats.
+    pub const FORMAT_VERSION: &[u8] = b"format_version";
+    /// Version of the messages and behaviour that all servers agreed on.
+    pub const CLUSTER_VERSION: &[u8] = b"cluster_version";
+    /// 16 bytes, drawn once.
+    pub const CLUSTER_ID: &[u8] = b"cluster_id";
+}
+
+/// Numbers of [`Counter`] rows.
+pub mod counter {
+    /// Inode numbers.
+    pub const INODE: u8 = 1;
+    /// Writers.
+    pub const WRITER: u8 = 2;
+    /// Sessions.
+    pub const SESSION: u8 = 3;
+    /// Placement groups.
+    pub const PG: u8 = 4;
+    /// Stores.
+    pub const STORE: u8 = 5;
+    /// Nodes.
+    pub const NODE: u8 = 6;
+    /// Snapshots; the newest one is the `birth` of what changes now.
+    pub const SNAPSHOT: u8 = 7;
+    /// Openings of metadata: duty epochs, and the high half of cluster map versions.
+    pub const DUTY_EPOCH: u8 = 8;
+}
+
+/// Every name in a directory.
+pub fn dentries_of(parent: u64) -> KeyRange {
+    KeyRange::prefix(&Dentry { parent, name: Bytes::new() }.encode())
+}
+
+/// The names in a directory that sort behind `name`.
+pub fn dentries_after(parent: u64, name: &[u8]) -> KeyRange {
+    let mut range = dentries_of(parent);
+    if !name.is_empty() {
+        let last = Dentry { parent, name: Bytes::copy_from_slice(name) }.encode();
+        range.start = KeyRange::successor(&last);
+    }
+    range
+}
+
+/// Extents of one map generation that begin in `[start, end)`.
+pub fn extents_between(inode: u64, generation: u32, start: u64, end: u64) -> KeyRange {
+    let at = |offset| Extent { inode, generation, offset }.encode();
+    KeyRange { start: at(start), end: at(end) }
+}
+
+/// Every key of type `K` whose leading fields are the big-endian bytes `fields`.
+pub fn with_fields<K: Key>(fields: &[&[u8]]) -> KeyRange {
+    let mut prefix = vec![K::TAG];
+    for field in fields {
+        prefix.extend_from_slice(field);
+    }
+    KeyRange::prefix(&prefix)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! Every bound of this crate that is not the wire's.
+
+use cairn_proto::limits::{COMMIT_PIECES_MAX, PAGE_ROWS_MAX};
+use std::time::Duration;
+
+/// Version of the row formats this program writes, and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// Version of the behaviour that all servers of a cluster agreed on.
+pub const CLUSTER_VERSION: u32 = 1;
+
+/// Times a conflicting transaction is run again before the caller is told to come back.
+pub const ATTEMPTS_MAX: u32 = 64;
+/// After this many conflicts a transaction waits for its turn among others in the same state.
+pub const ATTEMPTS_UNTIL_TURN: u32 = 3;
+/// Locks that order changes of one inode's content, so that they meet here and not at their commits.
+pub const INODE_LOCKS: usize = 64;
+
+/// Extent rows that one transaction cuts, adds or drops.
+pub const MAP_ROWS_PER_TX_MAX: usize = 16 * 1024;
+/// Extent rows that one step of a truncate or of dropping a map takes.
+pub const MAP_ROWS_PER_STEP: usize = 256;
+/// A file with at most so many extent rows loses them in the transaction that removes it.
+pub const MAP_ROWS_DROPPED_AT_ONCE: usize = 8;
+/// Extent rows fetched by one scan.
+pub const SCAN_ROWS: usize = 512;
+/// Rows cleared by one step of ending a session.
+pub const SESSION_ROWS_PER_STEP: usize = 128;
+/// Degraded rows looked at for one group, member and inode when extents are listed.
+pub const LACKING_ROWS_MAX: usize = 4096;
+/// Rows counted for the cluster's status; more are reported as this many.
+pub const STATUS_COUNT_MAX: u64 = 100_000;
+/// Degraded rows counted for a heartbeat's answer; more are reported as this many.
+pub const BEAT_COUNT_MAX: u64 = PAGE_ROWS_MAX as u64;
+/// Defects remembered, newest first.
+pub const DEFECTS_MAX: usize = 256;
+/// Inode numbers one request may reserve.
+pub const INODES_PER_REQUEST_MAX: u32 = 4096;
+/// Numbers of a counter reserved by one durable write.
+pub const COUNTER_RESERVE: u64 = 4096;
+/// Open sessions.
+pub const SESSIONS_MAX: usize = 100_000;
+/// Nodes and stores of a cluster.
+pub const STORES_MAX: usize = 16 * 1024;
+/// Stores of one node.
+pub const STORES_PER_NODE_MAX: usize = 64;
+/// Bytes of a name, label or address that a client or node gives itself.
+pub const LABEL_LEN_MAX: usize = 256;
+
+/// A node silent this long is suspect.
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(10);
+/// A node silent this long is out.
+pub const OUT_AFTER: Duration = Duration::from_secs(600);
+/// How often a node reports.
+pub const HEARTBEAT_MS: u32 = 1000;
+/// Beats are written to the engine at most this often.
+pub const BEATS_EVERY: Duration = Duration::from_secs(1);
+/// Rows of beats written by one transaction.
+pub const BEAT_ROWS_PER_TX: usize = 512;
+/// A group that holds this many bytes takes no new blocks.
+pub const GROUP_BYTES_MAX: u64 = 256 << 30;
+/// Open groups there are at least, once there are enough nodes.
+pub const OPEN_GROUPS_MIN: usize = 4;
+/// Open groups for each store.
+pub const OPEN_GROUPS_PER_STORE: usize = 2;
+/// Groups there may be.
+pub const GROUPS_MAX: usize = 1 << 20;
+/// Groups made or changed by one transaction.
+pub const GROUPS_PER_TX: usize = 64;
+
+const _: () = {
+    assert!(MAP_ROWS_PER_STEP * 4 < MAP_ROWS_PER_TX_MAX);
+    assert!(COMMIT_PIECES_MAX * 8 < MAP_ROWS_PER_TX_MAX);
+    assert!(COUNTER_RESERVE >= INODES_PER_REQUEST_MAX as u64);
+    assert!(SUSPECT_AFTER.as_millis() > 3 * HEARTBEAT_MS as u128);
+};

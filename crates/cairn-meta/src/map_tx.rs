@@ -1,0 +1,166 @@
+//! Changes of a file's map inside a transaction: rows cut, added and dropped, and what becomes garbage by it.
+//!
+//! Every change of a map writes the inode row too, so two of them always meet there.
+
+use crate::error::{Op, fail};
+use crate::keys;
+use crate::kv::{KeyRange, Order};
+use crate::limits::{MAP_ROWS_DROPPED_AT_ONCE, MAP_ROWS_PER_TX_MAX, SCAN_ROWS};
+use crate::map::{self, Blocks, Cut, Doubtful, Placed};
+use crate::rows::{self, Content};
+use crate::tx::Tx;
+use cairn_proto::limits::FILE_LEN_MAX;
+use cairn_proto::status::Code;
+use std::ops::Range;
+
+/// The map of one generation of one file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Map {
+    pub inode: u64,
+    pub generation: u32,
+}
+
+/// Rows changed so far, and what they no longer refer to.
+#[derive(Default)]
+pub(crate) struct Loss {
+    sure: Vec<Blocks>,
+    doubtful: Vec<Doubtful>,
+    rows: usize,
+}
+
+impl Map {
+    fn key(self, offset: u64) -> keys::Extent {
+        keys::Extent { inode: self.inode, generation: self.generation, offset }
+    }
+
+    fn between(self, range: Range<u64>) -> KeyRange {
+        keys::extents_between(self.inode, self.generation, range.start, range.end)
+    }
+
+    /// The last row that begins before `offset`.
+    pub(crate) async fn row_before(self, tx: &mut Tx, offset: u64) -> Op<Option<Placed>> {
+        let rows = tx.scan::<keys::Extent>(&self.between(0..offset), 1, Order::Reverse).await?;
+        Ok(rows.into_iter().next().map(|(key, extent)| Placed { offset: key.offset, extent }))
+    }
+
+    /// At most `limit` rows that begin in `range`, from its front.
+    pub(crate) async fn rows_in(self, tx: &mut Tx, range: Range<u64>, limit: usize, order: Order) -> Op<Vec<Placed>> {
+        let rows = tx.scan::<keys::Extent>(&self.between(range), limit, order).await?;
+        Ok(rows.into_iter().map(|(key, extent)| Placed { offset: key.offset, extent }).collect())
+    }
+
+    pub(crate) fn put(self, tx: &mut Tx, row: &Placed) {
+        tx.put(&self.key(row.offset), &row.extent);
+    }
+
+    /// Replaces `row` by what `kept` leaves of it.
+    pub(crate) fn replace(self, tx: &mut Tx, row: &Placed, kept: &Cut, loss: &mut Loss) {
+        if kept.left.is_none() {
+            tx.delete(&self.key(row.offset));
+        }
+        for part in [&kept.left, &kept.right].into_iter().flatten() {
+            let extent = rows::Extent { birth: tx.birth, ..part.extent.clone() };
+            tx.put(&self.key(part.offset), &extent);
+        }
+        let (sure, doubtful) = map::dropped(row, kept);
+        loss.sure.extend(sure);
+        loss.doubtful.extend(doubtful);
+        loss.rows += 1;
+    }
+
+    /// Makes `range` a hole. Returns the row that ends where the range begins, if there is one.
+    pub(crate) async fn punch(self, tx: &mut Tx, range: Range<u64>, loss: &mut Loss) -> Op<Option<Placed>> {
+        let mut neighbour = None;
+        if let Some(row) = self.row_before(tx, range.start).await? {
+            if row.overlaps(&range) {
+                let kept = map::cut(&row, &range);
+                self.replace(tx, &row, &kept, loss);
+                neighbour = kept.left;
+            } else if row.end() == range.start {
+                neighbour = Some(row);
+            }
+        }
+        let mut from = range.start;
+        loop {
+            let rows = self.rows_in(tx, from..range.end, SCAN_ROWS, Order::Forward).await?;
+            for row in &rows {
+                self.replace(tx, row, &map::cut(row, &range), loss);
+            }
+            if loss.rows > MAP_ROWS_PER_TX_MAX {
+                return fail(
+                    Code::TooLarge,
+                    "the range is in too many pieces for one commit; write it in smaller ones",
+                );
+            }
+            match rows.last() {
+                Some(last) if rows.len() == SCAN_ROWS => from = last.offset + 1,
+                _ => return Ok(neighbour),
+            }
+        }
+    }
+
+    /// True when some row refers to the block.
+    async fn is_referenced(self, tx: &mut Tx, doubtful: &Doubtful) -> Op<bool> {
+        let before = self.row_before(tx, doubtful.window.start).await?;
+        if before.is_some_and(|row| map::refers(&row, &doubtful.block)) {
+            return Ok(true);
+        }
+        let mut from = doubtful.window.start;
+        loop {
+            let rows = self.rows_in(tx, from..doubtful.window.end, SCAN_ROWS, Order::Forward).await?;
+            if rows.iter().any(|row| map::refers(row, &doubtful.block)) {
+                return Ok(true);
+            }
+            match rows.last() {
+                Some(last) if rows.len() == SCAN_ROWS => from = last.offset + 1,
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Writes garbage rows for what nothing refers to any more. Comes after every change of the map in this
+    /// transaction.
+    pub(crate) async fn settle(self, tx: &mut Tx, loss: Loss) -> Op<()> {
+        let mut garbage = loss.sure;
+        for doubtful in loss.doubtful {
+            if !self.is_referenced(tx, &doubtful).await? {
+                garbage.push(doubtful.block);
+            }
+        }
+        for blocks in map::merge(garbage) {
+            put_garbage(tx, &blocks);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the whole map: at once when it is short, else by a row that makes the duty drop it in steps. The
+    /// caller sees to it that nobody reaches this generation any more.
+    pub(crate) async fn discard(self, tx: &mut Tx) -> Op<()> {
+        let rows = self.rows_in(tx, 0..FILE_LEN_MAX, MAP_ROWS_DROPPED_AT_ONCE + 1, Order::Forward).await?;
+        if rows.len() > MAP_ROWS_DROPPED_AT_ONCE {
+            let key = keys::MapDrop { inode: self.inode, generation: self.generation };
+            tx.put(&key, &rows::MapDrop { birth: tx.birth });
+            return Ok(());
+        }
+        let mut loss = Loss::default();
+        for row in &rows {
+            self.replace(tx, row, &Cut { left: None, right: None }, &mut loss);
+        }
+        self.settle(tx, loss).await
+    }
+}
+
+fn put_garbage(tx: &mut Tx, blocks: &Blocks) {
+    let key = keys::Garbage { pg: blocks.pg, inode: blocks.inode, writer: blocks.writer, seq: blocks.seq };
+    tx.put(&key, &rows::RunLen { count: blocks.end - blocks.seq });
+}
+
+/// A run of freshly written blocks.
+pub(crate) fn placed_run(offset: u64, len: u64, run: rows::Run, birth: u64) -> Placed {
+    Placed { offset, extent: rows::Extent { len, content: Content::Blocks(run), birth } }
+}
+
+/// Inline content.
+pub(crate) fn placed_inline(offset: u64, bytes: bytes::Bytes, birth: u64) -> Placed {
+    Placed { offset, extent: rows::Extent { len: bytes.len() as u64, content: Content::Inline(bytes), birth } }
+}

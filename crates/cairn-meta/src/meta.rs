@@ -1,0 +1,442 @@
+//! [`Meta`]: opening, dispatch of requests, and how a transaction is run until it is decided.
+
+use crate::clock::Clock;
+use crate::counters::Counters;
+use crate::error::{Fault, Op, OpenError, engine_status};
+use crate::keys::{self, counter, setting};
+use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
+use crate::limits::{
+    ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, FORMAT_VERSION, INODE_LOCKS, SESSIONS_MAX, STORES_MAX,
+};
+use crate::rows;
+use crate::slot::Step;
+use crate::state::{Cluster, NodeLive, SessionLive, Sessions, StoreLive, Totals, state_after};
+use crate::tx::{Effects, Tx};
+use bytes::Bytes;
+use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCK_LEN_MIN, CHUNK_LEN, PAGE_BYTES_MAX, REPLICAS_MAX};
+use cairn_proto::pb::request::Kind;
+use cairn_proto::pb::response::Kind as Reply;
+use cairn_proto::status::{Code, Status};
+use cairn_proto::{ClusterId, InodeId, op, pb};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex as TurnLock;
+
+/// How metadata is opened.
+#[derive(Clone)]
+pub struct MetaOptions {
+    /// Replicas of a block where no policy says otherwise.
+    pub replicas: u32,
+    /// Bytes of a block where no policy says otherwise.
+    pub block_len: u32,
+    /// A file that as a whole is at most this long is kept in its extent row.
+    pub inline_max: u32,
+    /// Addresses of the metadata servers, told to clients.
+    pub metas: Vec<String>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Seed of everything drawn at random: the cluster's id, at its first open, and placement. Draw it from the
+    /// operating system, except in simulation.
+    pub seed: u64,
+}
+
+/// The namespace. Clones share it.
+#[derive(Clone)]
+pub struct Meta {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) options: MetaOptions,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) duty_epoch: u64,
+    pub(crate) counters: Counters,
+    pub(crate) cluster: Mutex<Cluster>,
+    pub(crate) sessions: Mutex<Sessions>,
+    pub(crate) totals: Mutex<Totals>,
+    pub(crate) rng: Mutex<fastrand::Rng>,
+    pub(crate) map_version: AtomicU64,
+    pub(crate) beats_written: Mutex<Option<Duration>>,
+    birth: u64,
+    inode_locks: Vec<TurnLock<()>>,
+    turn: TurnLock<()>,
+}
+
+fn check_options(options: &MetaOptions) -> Result<(), OpenError> {
+    let refuse = |option, value: u32, allowed| Err(OpenError::Option { option, value: value.into(), allowed });
+    if options.replicas == 0 || options.replicas as usize > REPLICAS_MAX {
+        return refuse("replicas", options.replicas, "1 to 7");
+    }
+    if !block_len_allowed(options.block_len) {
+        return refuse("block_len", options.block_len, "64 KiB to 64 MiB in steps of 64 KiB");
+    }
+    if options.inline_max as usize > PAGE_BYTES_MAX / 2 {
+        return refuse("inline_max", options.inline_max, "0 to 24 KiB");
+    }
+    Ok(())
+}
+
+pub(crate) const fn block_len_allowed(block_len: u32) -> bool {
+    block_len >= BLOCK_LEN_MIN && block_len <= BLOCK_LEN_MAX && block_len.is_multiple_of(CHUNK_LEN)
+}
+
+/// How often a transaction was tried.
+#[derive(Default)]
+pub(crate) struct Attempts<'a> {
+    count: u32,
+    /// Held by one that met many conflicts, so that such ones come one after another.
+    turn: Option<tokio::sync::MutexGuard<'a, ()>>,
+}
+
+/// Gives the future of a transaction's body its type.
+pub(crate) fn body<T, F: Future<Output = Op<T>>>(future: F) -> F {
+    future
+}
+
+/// Runs a body as a transaction until it commits, fails for a reason of its own, or has met too many conflicts:
+/// `transact!(meta, durability, async |tx: &mut Tx| ...)` is a `Result<T, Status>`. A macro, because a future that
+/// awaits an async closure over a borrowed argument is not known to be `Send`.
+macro_rules! transact {
+    ($meta:expr, $durability:expr, async |$tx:ident: &mut Tx| $body:expr) => {{
+        let mut attempts = crate::meta::Attempts::default();
+        loop {
+            let mut made_by = match $meta.attempt(&mut attempts).await {
+                Ok(tx) => tx,
+                Err(status) => break Err(status),
+            };
+            let made = {
+                #[allow(unused_variables, reason = "some bodies only use counters")]
+                let $tx = &mut made_by;
+                crate::meta::body(async { $body }).await
+            };
+            match $meta.finish(made_by, made, $durability).await {
+                Ok(Some(value)) => break Ok(value),
+                Ok(None) => {}
+                Err(status) => break Err(status),
+            }
+        }
+    }};
+}
+pub(crate) use transact;
+
+/// What the first transaction of a process finds or makes.
+struct Opened {
+    cluster_id: ClusterId,
+    duty_epoch: u64,
+    birth: u64,
+    cluster: Cluster,
+    sessions: Sessions,
+    totals: Totals,
+}
+
+impl Meta {
+    /// Opens the namespace in `engine`; in an empty one it makes the cluster's id, the settings and the root
+    /// directory. Silence of nodes and sessions is counted from now on.
+    ///
+    /// # Errors
+    /// [`OpenError`] names what is wrong; nothing was changed then.
+    pub async fn open(engine: Arc<dyn Engine>, options: MetaOptions) -> Result<Meta, OpenError> {
+        check_options(&options)?;
+        let mut rng = fastrand::Rng::with_seed(options.seed);
+        let fresh_id = new_uuid(&mut rng);
+        let opened = loop {
+            let tx = begin(&*engine, &options, 0).await?;
+            let attempt = first_transaction(tx, &options, fresh_id).await?;
+            let Some((tx, opened)) = attempt else { continue };
+            match tx.inner.commit(Durability::Durable).await {
+                Ok(CommitOutcome::Done) => break opened,
+                // The next try finds what was written, or writes it.
+                Ok(CommitOutcome::Conflict | CommitOutcome::Unknown) | Err(EngineError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let inner = Inner {
+            engine,
+            options,
+            cluster_id: opened.cluster_id,
+            duty_epoch: opened.duty_epoch,
+            counters: Counters::default(),
+            cluster: Mutex::new(opened.cluster),
+            sessions: Mutex::new(opened.sessions),
+            totals: Mutex::new(opened.totals),
+            rng: Mutex::new(rng),
+            map_version: AtomicU64::new((opened.duty_epoch << 32) + 1),
+            beats_written: Mutex::new(None),
+            birth: opened.birth,
+            inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
+            turn: TurnLock::new(()),
+        };
+        Ok(Meta { inner: Arc::new(inner) })
+    }
+
+    /// The cluster's identity.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster_id
+    }
+
+    /// Grows with every open of the namespace. Travels with destructive commands to nodes, which refuse a lower one
+    /// than they have seen.
+    pub fn duty_epoch(&self) -> u64 {
+        self.inner.duty_epoch
+    }
+
+    /// Serves one metadata request; requests for storage nodes are [`Code::Unsupported`].
+    ///
+    /// Reads see every transaction that was acknowledged before the call. A mutation is durable when this returns, or
+    /// visible and durable within a second when the request is relaxed; sent again with its operation id it is answered
+    /// with the first result. [`Code::OutcomeUnknown`] says that only that tells what happened. Other errors leave
+    /// nothing done, except that a large truncate may have shortened the file by a part. Cancelled, a mutation may
+    /// still happen: ask again with the same operation id.
+    pub async fn execute(&self, request: &pb::Request) -> Result<Reply, Status> {
+        let Some(kind) = &request.kind else {
+            return Err(Status::new(Code::Unsupported, "the request's kind is unknown here"));
+        };
+        if op::is_mutation(op::of(kind)) {
+            return self.mutate(request, kind).await;
+        }
+        match kind {
+            Kind::OpenSession(ask) => self.open_session(ask).await,
+            Kind::RenewSession(ask) => self.renew_session(ask).await,
+            Kind::CloseSession(ask) => self.close_session(ask).await,
+            Kind::OpenWriter(ask) => self.open_writer(ask).await,
+            Kind::CloseWriter(ask) => self.close_writer(ask).await,
+            Kind::AllocInodes(ask) => self.alloc_inodes(ask).await,
+            Kind::ClusterMap(ask) => self.cluster_map(ask).await,
+            Kind::ClusterStatus(_) => self.cluster_status().await,
+            Kind::RegisterNode(ask) => self.register_node(ask).await,
+            Kind::Heartbeat(ask) => self.heartbeat(ask).await,
+            Kind::ListDegraded(ask) => self.list_degraded(ask).await,
+            Kind::ClearDegraded(ask) => self.clear_degraded(ask).await,
+            Kind::JoinDone(ask) => self.join_done(ask).await,
+            Kind::Stat(ask) => self.stat(ask).await,
+            Kind::ReadDir(ask) => self.read_dir(ask).await,
+            Kind::GetExtents(ask) => self.get_extents(ask).await,
+            _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
+        }
+    }
+
+    /// What a mutation does, in a transaction that has passed its session and slot.
+    pub(crate) async fn apply(&self, tx: &mut Tx, session: u64, kind: &Kind) -> Op<Step> {
+        match kind {
+            Kind::Mkdir(ask) => self.mkdir(tx, ask).await.map(Step::Done),
+            Kind::Create(ask) => self.create(tx, ask).await.map(Step::Done),
+            Kind::CreateUnnamed(ask) => self.create_unnamed(tx, session, ask).await.map(Step::Done),
+            Kind::Publish(ask) => self.publish(tx, session, ask).await.map(Step::Done),
+            Kind::Symlink(ask) => self.symlink(tx, ask).await.map(Step::Done),
+            Kind::Rename(ask) => self.rename(tx, ask).await.map(Step::Done),
+            Kind::Unlink(ask) => self.unlink(tx, ask).await.map(Step::Done),
+            Kind::Rmdir(ask) => self.rmdir(tx, ask).await.map(Step::Done),
+            Kind::SetAttr(ask) => self.set_attr(tx, ask).await.map(Step::Done),
+            Kind::Truncate(ask) => self.truncate(tx, ask).await,
+            Kind::Commit(ask) => self.commit_write(tx, session, ask).await.map(Step::Done),
+            _ => crate::error::fail(Code::Unsupported, "not a mutation"),
+        }
+    }
+
+    /// Orders changes of one file's content in this process. Only there to save conflicts.
+    pub(crate) async fn order_of(&self, kind: &Kind) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let inode = match kind {
+            Kind::Truncate(ask) => ask.inode,
+            Kind::Commit(ask) => ask.inode,
+            _ => return None,
+        };
+        Some(self.inner.inode_locks[(inode % INODE_LOCKS as u64) as usize].lock().await)
+    }
+
+    /// Begins one more attempt of a transaction; part of [`transact`].
+    pub(crate) async fn attempt<'a>(&'a self, attempts: &mut Attempts<'a>) -> Result<Tx, Status> {
+        if attempts.count == ATTEMPTS_MAX {
+            return Err(engine_status(&EngineError::Conflict));
+        }
+        if attempts.count == ATTEMPTS_UNTIL_TURN {
+            attempts.turn = Some(self.inner.turn.lock().await);
+        }
+        attempts.count += 1;
+        let begun = begin(&*self.inner.engine, &self.inner.options, self.inner.birth).await;
+        begun.map_err(|error| engine_status(&error))
+    }
+
+    /// Commits what an attempt made; `None` runs it again. Part of [`transact`].
+    pub(crate) async fn finish<T>(&self, tx: Tx, made: Op<T>, durability: Durability) -> Result<Option<T>, Status> {
+        let value = match made {
+            Ok(value) => value,
+            Err(Fault::Engine(EngineError::Conflict)) => return Ok(None),
+            Err(Fault::Engine(error)) => return Err(engine_status(&error)),
+            Err(Fault::Status(status)) => return Err(*status),
+        };
+        let Tx { inner, effects, .. } = tx;
+        match inner.commit(durability).await {
+            Ok(CommitOutcome::Done) => {
+                self.take_effect(&effects);
+                Ok(Some(value))
+            }
+            Ok(CommitOutcome::Conflict) | Err(EngineError::Conflict) => Ok(None),
+            Ok(CommitOutcome::Unknown) => {
+                let message = "the engine cannot say whether this happened; ask again with the same id";
+                Err(Status::new(Code::OutcomeUnknown, message))
+            }
+            Err(error) => Err(engine_status(&error)),
+        }
+    }
+
+    fn take_effect(&self, effects: &Effects) {
+        if effects.inodes != 0 || effects.file_bytes != 0 {
+            let mut totals = self.inner.totals.lock();
+            totals.inodes += effects.inodes;
+            totals.file_bytes += effects.file_bytes;
+            totals.dirty = true;
+        }
+        if !effects.pg_bytes.is_empty() {
+            let mut cluster = self.inner.cluster.lock();
+            for (pg, bytes) in &effects.pg_bytes {
+                let usage = cluster.pg_bytes.entry(*pg).or_default();
+                *usage = (usage.0 + bytes, true);
+            }
+        }
+        if effects.map_changed {
+            self.bump_map();
+        }
+    }
+
+    /// Tells holders of the cluster map that theirs is old.
+    pub(crate) fn bump_map(&self) {
+        self.inner.map_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.inner.options.clock.monotonic()
+    }
+}
+
+async fn begin(engine: &dyn Engine, options: &MetaOptions, birth: u64) -> Result<Tx, EngineError> {
+    let inner = engine.begin().await?;
+    Ok(Tx { inner, effects: Effects::default(), now_ns: options.clock.now_ns(), birth })
+}
+
+/// A random (version 4) UUID.
+fn new_uuid(rng: &mut fastrand::Rng) -> [u8; 16] {
+    *uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).as_uuid().as_bytes()
+}
+
+fn opened<T>(result: Op<T>) -> Result<Option<T>, OpenError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Fault::Engine(EngineError::Conflict)) => Ok(None),
+        Err(Fault::Engine(error)) => Err(error.into()),
+        Err(Fault::Status(status)) => Err(OpenError::Failed(*status)),
+    }
+}
+
+fn version_of(row: &rows::Setting, what: &str) -> Result<u32, OpenError> {
+    let bytes = row.value[..].try_into().map_err(|_| OpenError::Damaged { what: what.into() })?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+/// Checks or makes what everything starts from. `None` when the engine asked to begin again.
+async fn first_transaction(
+    mut tx: Tx,
+    options: &MetaOptions,
+    fresh_id: [u8; 16],
+) -> Result<Option<(Tx, Opened)>, OpenError> {
+    let key = |name: &'static [u8]| keys::Setting { name: Bytes::from_static(name) };
+    let names = [key(setting::FORMAT_VERSION), key(setting::CLUSTER_VERSION), key(setting::CLUSTER_ID)];
+    let Some(mut settings) = opened(tx.get_many(&names).await)? else { return Ok(None) };
+    let id = settings.pop().flatten();
+    let cluster = settings.pop().flatten();
+    let format = settings.pop().flatten();
+    let cluster_id = match (format, cluster, id) {
+        (Some(format), Some(cluster), Some(id)) => {
+            let found = version_of(&format, "format version")?;
+            if found > FORMAT_VERSION {
+                return Err(OpenError::NewerFormat { found, known: FORMAT_VERSION });
+            }
+            let found = version_of(&cluster, "cluster version")?;
+            if found > CLUSTER_VERSION {
+                return Err(OpenError::NewerCluster { found, known: CLUSTER_VERSION });
+            }
+            ClusterId::from_slice(&id.value).ok_or_else(|| OpenError::Damaged { what: "cluster id".into() })?
+        }
+        (None, None, None) => {
+            make_namespace(&mut tx, options, fresh_id);
+            ClusterId(fresh_id)
+        }
+        (Some(format), ..) => {
+            let found = version_of(&format, "format version")?;
+            if found > FORMAT_VERSION {
+                return Err(OpenError::NewerFormat { found, known: FORMAT_VERSION });
+            }
+            return Err(OpenError::Damaged { what: "settings are incomplete".into() });
+        }
+        _ => return Err(OpenError::Damaged { what: "the format version is missing".into() }),
+    };
+    let Some(loaded) = opened(load(&mut tx, options.clock.monotonic(), cluster_id).await)? else { return Ok(None) };
+    Ok(Some((tx, loaded)))
+}
+
+fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
+    let mut set = |name: &'static [u8], value: &[u8]| {
+        let key = keys::Setting { name: Bytes::from_static(name) };
+        tx.put(&key, &rows::Setting { value: Bytes::copy_from_slice(value) });
+    };
+    set(setting::FORMAT_VERSION, &FORMAT_VERSION.to_le_bytes());
+    set(setting::CLUSTER_VERSION, &CLUSTER_VERSION.to_le_bytes());
+    set(setting::CLUSTER_ID, &id);
+    tx.put(&keys::Counter { counter: counter::INODE }, &rows::Counter { next: InodeId::ROOT.0 + 1 });
+    let root = rows::Inode {
+        kind: rows::Kind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        nlink: 2,
+        size: 0,
+        atime_ns: tx.now_ns,
+        mtime_ns: tx.now_ns,
+        ctime_ns: tx.now_ns,
+        version: 1,
+        generation: 0,
+        replicas: options.replicas,
+        block_len: options.block_len,
+        relaxed: false,
+        quota_root: 0,
+        parent: InodeId::ROOT.0,
+        birth: tx.birth,
+    };
+    tx.put(&keys::Inode { inode: InodeId::ROOT.0 }, &root);
+    tx.touch_dir(InodeId::ROOT.0);
+    tx.put(&keys::Usage { server: 0 }, &rows::Usage { inodes: 1, file_bytes: 0 });
+}
+
+/// Reads the tables that are kept in memory and counts this opening.
+async fn load(tx: &mut Tx, now: Duration, cluster_id: ClusterId) -> Op<Opened> {
+    let duty_epoch = tx.next_number(counter::DUTY_EPOCH).await?;
+    let birth = tx.get(&keys::Counter { counter: counter::SNAPSHOT }).await?.map_or(0, |row| row.next - 1);
+    let mut cluster = Cluster::default();
+    for (key, row) in tx.table::<keys::Node>(STORES_MAX).await? {
+        let state = state_after(row.replaced, Duration::ZERO, false);
+        cluster.nodes.insert(key.node, NodeLive { row, last_seen: now, heard: false, state });
+    }
+    for (key, row) in tx.table::<keys::Store>(STORES_MAX).await? {
+        let beat =
+            rows::StoreBeat { capacity_bytes: 0, used_bytes: 0, blocks: 0, quarantined: 0, trouble: String::new() };
+        cluster.stores.insert(key.store, StoreLive { row, beat, dirty: false });
+    }
+    for (key, beat) in tx.table::<keys::StoreBeat>(STORES_MAX).await? {
+        if let Some(store) = cluster.stores.get_mut(&key.store) {
+            store.beat = beat;
+        }
+    }
+    for (key, usage) in tx.table::<keys::PgUsage>(crate::limits::GROUPS_MAX).await? {
+        cluster.pg_bytes.insert(key.pg, (usage.bytes, false));
+    }
+    let mut sessions = Sessions::new();
+    for (key, _) in tx.table::<keys::Session>(SESSIONS_MAX).await? {
+        sessions.insert(key.session, SessionLive { last_seen: now, beats: 0, dirty: false });
+    }
+    let usage = tx.get(&keys::Usage { server: 0 }).await?;
+    let usage = usage.unwrap_or(rows::Usage { inodes: 1, file_bytes: 0 });
+    let totals = Totals { inodes: usage.inodes, file_bytes: usage.file_bytes, dirty: false };
+    Ok(Opened { cluster_id, duty_epoch, birth, cluster, sessions, totals })
+}

@@ -1,0 +1,265 @@
+//! Names: made and removed.
+
+use crate::error::{Op, fail};
+use crate::keys::{self, counter};
+use crate::kv::Order;
+use crate::map_tx::Map;
+use crate::meta::{Meta, block_len_allowed};
+use crate::path::{self, Last, Place, show};
+use crate::rows::{self, Kind};
+use crate::tx::Tx;
+use bytes::Bytes;
+use cairn_proto::limits::PATH_LEN_MAX;
+use cairn_proto::pb;
+use cairn_proto::pb::response::Kind as Reply;
+use cairn_proto::status::Code;
+
+/// Permission bits an inode keeps.
+pub(crate) const MODE_BITS: u32 = 0o7777;
+
+/// A free name, or a taken one that is to be replaced, in a directory that exists.
+pub(crate) struct Slot {
+    pub dir: u64,
+    pub dir_row: rows::Inode,
+    pub name: Bytes,
+    pub dentry: Option<rows::Dentry>,
+}
+
+/// The name at `at` and its directory. EXISTS where the path ends without naming anything.
+pub(crate) async fn name_at(tx: &mut Tx, at: &pb::At, last: Last) -> Op<Slot> {
+    match path::walk(tx, at, last).await? {
+        Place::Named { dir, name, dentry, .. } => {
+            // Read validated: whoever removes the directory meets everyone who makes a name in it.
+            let dir_row = tx.directory(dir).await?;
+            Ok(Slot { dir, dir_row, name, dentry })
+        }
+        Place::Bare(_) => fail(Code::Exists, show(&at.path)),
+    }
+}
+
+/// The row of something new in directory `dir`.
+pub(crate) fn new_row(tx: &Tx, kind: Kind, dir: u64, dir_row: &rows::Inode, attr: &pb::NewAttr) -> Op<rows::Inode> {
+    let block_len = if attr.block_len == 0 { dir_row.block_len } else { attr.block_len };
+    if !block_len_allowed(block_len) {
+        return fail(Code::Invalid, format!("a block length of {block_len}; 64 KiB to 64 MiB in steps of 64 KiB"));
+    }
+    if attr.replicas != 0 && attr.replicas != dir_row.replicas {
+        let message = format!("{} replicas asked for where the directory has {}", attr.replicas, dir_row.replicas);
+        return fail(Code::Invalid, message);
+    }
+    let mtime_ns = attr.mtime_ns.unwrap_or(tx.now_ns);
+    let is_dir = kind == Kind::Directory;
+    Ok(rows::Inode {
+        kind,
+        mode: attr.mode & MODE_BITS,
+        uid: attr.uid,
+        gid: attr.gid,
+        nlink: if is_dir { 2 } else { 1 },
+        size: 0,
+        atime_ns: tx.now_ns,
+        mtime_ns,
+        ctime_ns: tx.now_ns,
+        version: 1,
+        generation: 0,
+        replicas: dir_row.replicas,
+        block_len,
+        relaxed: dir_row.relaxed,
+        quota_root: dir_row.quota_root,
+        parent: if is_dir { dir } else { 0 },
+        birth: tx.birth,
+    })
+}
+
+/// Attributes as they travel.
+pub(crate) fn attr_of(inode: u64, row: &rows::Inode, times: Option<&rows::DirTimes>, target: Bytes) -> pb::Attr {
+    pb::Attr {
+        inode,
+        kind: row.kind.to_pb() as i32,
+        mode: row.mode,
+        uid: row.uid,
+        gid: row.gid,
+        nlink: row.nlink,
+        size: row.size,
+        atime_ns: row.atime_ns,
+        mtime_ns: times.map_or(row.mtime_ns, |times| times.mtime_ns),
+        ctime_ns: times.map_or(row.ctime_ns, |times| times.ctime_ns),
+        version: row.version,
+        generation: row.generation,
+        policy: Some(pb::Policy { replicas: row.replicas, block_len: row.block_len, relaxed: row.relaxed }),
+        target,
+    }
+}
+
+/// Makes `name` lead to `inode`.
+pub(crate) fn put_dentry(tx: &mut Tx, dir: u64, name: &Bytes, inode: u64, kind: Kind) {
+    let dentry = rows::Dentry { inode, kind, birth: tx.birth };
+    tx.put(&keys::Dentry { parent: dir, name: name.clone() }, &dentry);
+    tx.touch_dir(dir);
+}
+
+/// Removes an inode that nothing leads to any more, with everything that hangs on it.
+pub(crate) async fn drop_inode(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<()> {
+    match row.kind {
+        Kind::File if row.size > 0 => Map { inode, generation: row.generation }.discard(tx).await?,
+        Kind::File => {}
+        Kind::Directory => tx.delete(&keys::DirTimes { inode }),
+        Kind::Symlink => tx.delete(&keys::Symlink { inode }),
+    }
+    tx.delete(&keys::Inode { inode });
+    tx.effects.inodes -= 1;
+    tx.effects.file_bytes -= file_bytes(row);
+    Ok(())
+}
+
+fn file_bytes(row: &rows::Inode) -> i64 {
+    if row.kind == Kind::File { row.size as i64 } else { 0 }
+}
+
+/// Takes one name from what `dentry` leads to, which is no directory.
+pub(crate) async fn drop_link(tx: &mut Tx, dentry: &rows::Dentry) -> Op<()> {
+    let mut row = tx.inode(dentry.inode).await?;
+    if row.nlink > 1 {
+        row.nlink -= 1;
+        row.ctime_ns = tx.now_ns;
+        row.birth = tx.birth;
+        tx.put(&keys::Inode { inode: dentry.inode }, &row);
+        return Ok(());
+    }
+    drop_inode(tx, dentry.inode, &row).await
+}
+
+/// NOT_EMPTY unless the directory holds no name. The range is read whole: a name that comes meanwhile conflicts.
+pub(crate) async fn check_empty(tx: &mut Tx, dir: u64, shown: &[u8]) -> Op<()> {
+    let range = keys::dentries_of(dir);
+    if tx.scan::<keys::Dentry>(&range, 1, Order::Forward).await?.is_empty() {
+        return Ok(());
+    }
+    fail(Code::NotEmpty, show(shown))
+}
+
+impl Meta {
+    pub(crate) async fn new_inode_number(&self) -> Op<u64> {
+        self.inner.counters.take(&*self.inner.engine, counter::INODE, 1).await
+    }
+
+    pub(crate) async fn mkdir(&self, tx: &mut Tx, ask: &pb::Mkdir) -> Op<Reply> {
+        let at = path::at(ask.at.as_ref());
+        let slot = name_at(tx, &at, Last::Keep).await?;
+        if slot.dentry.is_some() {
+            return fail(Code::Exists, show(&at.path));
+        }
+        let attr = ask.attr.unwrap_or_default();
+        let row = new_row(tx, Kind::Directory, slot.dir, &slot.dir_row, &attr)?;
+        let inode = self.new_inode_number().await?;
+        tx.put(&keys::Inode { inode }, &row);
+        let times = rows::DirTimes { mtime_ns: row.mtime_ns, ctime_ns: row.ctime_ns };
+        tx.put(&keys::DirTimes { inode }, &times);
+        put_dentry(tx, slot.dir, &slot.name, inode, Kind::Directory);
+        tx.effects.inodes += 1;
+        Ok(Reply::Attr(attr_of(inode, &row, Some(&times), Bytes::new())))
+    }
+
+    pub(crate) async fn create(&self, tx: &mut Tx, ask: &pb::Create) -> Op<Reply> {
+        let at = path::at(ask.at.as_ref());
+        let last = if ask.follow && !ask.exclusive { Last::Follow } else { Last::Keep };
+        let (dir, name) = match path::walk(tx, &at, last).await? {
+            Place::Bare(_) if ask.exclusive => return fail(Code::Exists, show(&at.path)),
+            Place::Bare(inode) => return open_existing(tx, inode, &at).await,
+            Place::Named { dentry: Some(_), .. } if ask.exclusive => return fail(Code::Exists, show(&at.path)),
+            Place::Named { dentry: Some(dentry), .. } => return open_existing(tx, dentry.inode, &at).await,
+            Place::Named { followed: true, .. } => {
+                return fail(Code::NotFound, format!("{}: a symbolic link that leads nowhere", show(&at.path)));
+            }
+            Place::Named { dir, name, .. } => (dir, name),
+        };
+        let dir_row = tx.directory(dir).await?;
+        let row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default())?;
+        let inode = self.new_inode_number().await?;
+        tx.put(&keys::Inode { inode }, &row);
+        put_dentry(tx, dir, &name, inode, Kind::File);
+        tx.effects.inodes += 1;
+        Ok(Reply::Attr(attr_of(inode, &row, None, Bytes::new())))
+    }
+
+    pub(crate) async fn symlink(&self, tx: &mut Tx, ask: &pb::Symlink) -> Op<Reply> {
+        let at = path::at(ask.at.as_ref());
+        if ask.target.is_empty() || ask.target.contains(&0) {
+            return fail(Code::Invalid, "the target of a symbolic link is empty or holds a zero byte");
+        }
+        if ask.target.len() >= PATH_LEN_MAX {
+            return fail(Code::NameTooLong, format!("a link target of {} bytes", ask.target.len()));
+        }
+        let slot = name_at(tx, &at, Last::Keep).await?;
+        if let Some(dentry) = &slot.dentry {
+            replace_file(tx, dentry, ask.replace, &at).await?;
+        }
+        let mut row = new_row(tx, Kind::Symlink, slot.dir, &slot.dir_row, &ask.attr.unwrap_or_default())?;
+        row.mode = 0o777;
+        row.size = ask.target.len() as u64;
+        let inode = self.new_inode_number().await?;
+        tx.put(&keys::Inode { inode }, &row);
+        tx.put(&keys::Symlink { inode }, &rows::Symlink { target: ask.target.clone() });
+        put_dentry(tx, slot.dir, &slot.name, inode, Kind::Symlink);
+        tx.effects.inodes += 1;
+        Ok(Reply::Attr(attr_of(inode, &row, None, ask.target.clone())))
+    }
+
+    pub(crate) async fn unlink(&self, tx: &mut Tx, ask: &pb::Unlink) -> Op<Reply> {
+        let at = path::at(ask.at.as_ref());
+        match path::walk(tx, &at, Last::Keep).await? {
+            Place::Bare(_) => fail(Code::IsADirectory, show(&at.path)),
+            Place::Named { dentry: None, .. } => fail(Code::NotFound, show(&at.path)),
+            Place::Named { dentry: Some(dentry), .. } if dentry.kind == Kind::Directory => {
+                fail(Code::IsADirectory, show(&at.path))
+            }
+            Place::Named { dir, name, dentry: Some(dentry), .. } => {
+                drop_link(tx, &dentry).await?;
+                tx.delete(&keys::Dentry { parent: dir, name });
+                tx.touch_dir(dir);
+                Ok(Reply::Empty(pb::Empty {}))
+            }
+        }
+    }
+
+    pub(crate) async fn rmdir(&self, tx: &mut Tx, ask: &pb::Rmdir) -> Op<Reply> {
+        let at = path::at(ask.at.as_ref());
+        match path::walk(tx, &at, Last::Keep).await? {
+            Place::Bare(_) => fail(Code::Invalid, format!("{:?} does not name a directory", show(&at.path))),
+            Place::Named { dentry: None, .. } => fail(Code::NotFound, show(&at.path)),
+            Place::Named { dentry: Some(dentry), .. } if dentry.kind != Kind::Directory => {
+                fail(Code::NotADirectory, show(&at.path))
+            }
+            Place::Named { dir, name, dentry: Some(dentry), .. } => {
+                remove_empty_dir(tx, dentry.inode, &at).await?;
+                tx.delete(&keys::Dentry { parent: dir, name });
+                tx.touch_dir(dir);
+                Ok(Reply::Empty(pb::Empty {}))
+            }
+        }
+    }
+}
+
+/// Removes the inode of a directory, which has to be empty.
+pub(crate) async fn remove_empty_dir(tx: &mut Tx, inode: u64, at: &pb::At) -> Op<()> {
+    check_empty(tx, inode, &at.path).await?;
+    let row = tx.directory(inode).await?;
+    drop_inode(tx, inode, &row).await
+}
+
+/// Lets a new file or link take the place of `dentry`.
+pub(crate) async fn replace_file(tx: &mut Tx, dentry: &rows::Dentry, replace: bool, at: &pb::At) -> Op<()> {
+    match dentry.kind {
+        _ if !replace => fail(Code::Exists, show(&at.path)),
+        Kind::Directory => fail(Code::IsADirectory, show(&at.path)),
+        Kind::File | Kind::Symlink => drop_link(tx, dentry).await,
+    }
+}
+
+async fn open_existing(tx: &mut Tx, inode: u64, at: &pb::At) -> Op<Reply> {
+    let row = tx.inode(inode).await?;
+    match row.kind {
+        Kind::File => Ok(Reply::Attr(attr_of(inode, &row, None, Bytes::new()))),
+        Kind::Directory => fail(Code::IsADirectory, show(&at.path)),
+        Kind::Symlink => fail(Code::TooManySymlinks, format!("{} is a symbolic link", show(&at.path))),
+    }
+}

@@ -1,0 +1,157 @@
+//! Which stores make up a new placement group: plain arithmetic over failure domains.
+//!
+//! Groups are few (a small multiple of the stores) and every block goes to one of them: the sets of stores whose loss
+//! together loses data stay few too (Cidon et al., Copysets, USENIX ATC 2013).
+
+use std::collections::BTreeMap;
+
+/// A store that may become a member, and where it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// The store.
+    pub store: u32,
+    /// Its node: never two members of a group.
+    pub node: u32,
+    /// Failure domains from the widest to the narrowest: zone, rack, host. Spread as far as there are distinct ones;
+    /// an empty label is one domain of its own.
+    pub domains: [String; 3],
+    /// Groups it is in now.
+    pub load: usize,
+}
+
+/// How much of its place a candidate shares with members chosen so far: zones first, then racks, then hosts.
+fn shared(candidate: &Candidate, chosen: &[&Candidate]) -> [usize; 3] {
+    let mut shared = [0; 3];
+    for (level, count) in shared.iter_mut().enumerate() {
+        // A rack is one of its zone, a host one of its rack.
+        *count = chosen.iter().filter(|other| other.domains[..=level] == candidate.domains[..=level]).count();
+    }
+    shared
+}
+
+/// Plans `count` groups of `replicas` members each, on distinct nodes, spread over failure domains first and evenly
+/// over stores second. Fewer than `count` when there are fewer than `replicas` nodes (then none).
+///
+/// Deterministic for one state of `rng`. Members are in the order they were chosen.
+pub fn plan(candidates: &[Candidate], replicas: usize, count: usize, rng: &mut fastrand::Rng) -> Vec<Vec<u32>> {
+    let mut pool = candidates.to_vec();
+    let mut together: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+    let mut groups = Vec::new();
+    for _ in 0..count {
+        rng.shuffle(&mut pool);
+        let mut chosen: Vec<&Candidate> = Vec::with_capacity(replicas);
+        while chosen.len() < replicas {
+            let met = |candidate: &Candidate| -> usize {
+                let pair = |other: &&Candidate| {
+                    let key = (candidate.store.min(other.store), candidate.store.max(other.store));
+                    together.get(&key).copied().unwrap_or(0)
+                };
+                chosen.iter().map(pair).sum()
+            };
+            let free = pool.iter().filter(|candidate| chosen.iter().all(|other| other.node != candidate.node));
+            let next = free.min_by_key(|candidate| (shared(candidate, &chosen), candidate.load, met(candidate)));
+            let Some(next) = next else { return groups };
+            chosen.push(next);
+        }
+        let members: Vec<u32> = chosen.iter().map(|candidate| candidate.store).collect();
+        for (index, one) in members.iter().enumerate() {
+            for other in &members[index + 1..] {
+                *together.entry((*one.min(other), *one.max(other))).or_default() += 1;
+            }
+        }
+        for candidate in &mut pool {
+            candidate.load += usize::from(members.contains(&candidate.store));
+        }
+        groups.push(members);
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn stores(places: &[(u32, &str, &str)]) -> Vec<Candidate> {
+        let candidate = |(index, (node, zone, rack)): (usize, &(u32, &str, &str))| Candidate {
+            store: index as u32 + 1,
+            node: *node,
+            domains: [(*zone).into(), (*rack).into(), String::new()],
+            load: 0,
+        };
+        places.iter().enumerate().map(candidate).collect()
+    }
+
+    #[test]
+    fn too_few_nodes_make_no_group() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        assert!(plan(&stores(&[(1, "", ""), (1, "", ""), (2, "", "")]), 3, 4, &mut rng).is_empty());
+        assert_eq!(plan(&stores(&[(1, "", ""), (2, "", ""), (3, "", "")]), 3, 4, &mut rng).len(), 4);
+    }
+
+    #[test]
+    fn zones_come_before_racks() {
+        let places = [(1, "a", "1"), (2, "a", "2"), (3, "b", "1"), (4, "b", "2"), (5, "c", "1"), (6, "c", "1")];
+        let all = stores(&places);
+        for group in plan(&all, 3, 12, &mut fastrand::Rng::with_seed(2)) {
+            let zones: BTreeSet<_> = group.iter().map(|s| &all[*s as usize - 1].domains[0]).collect();
+            assert_eq!(zones.len(), 3, "{group:?}");
+        }
+    }
+
+    #[test]
+    fn two_zones_for_three_replicas_take_two_racks_in_one() {
+        let places = [(1, "a", "1"), (2, "a", "1"), (3, "a", "2"), (4, "b", "1"), (5, "b", "2"), (6, "b", "2")];
+        let all = stores(&places);
+        for group in plan(&all, 3, 12, &mut fastrand::Rng::with_seed(3)) {
+            let racks: BTreeSet<_> = group.iter().map(|s| &all[*s as usize - 1].domains[..2]).collect();
+            assert_eq!(racks.len(), 3, "{group:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn members_are_distinct_nodes_as_spread_as_can_be_and_even(
+            nodes in prop::collection::vec((0u32..3, 0u32..3, 1usize..3), 1..10),
+            replicas in 1usize..5,
+            seed in any::<u64>(),
+        ) {
+            let mut all = Vec::new();
+            for (index, (zone, rack, stores)) in nodes.iter().enumerate() {
+                for _ in 0..*stores {
+                    all.push(Candidate {
+                        store: all.len() as u32 + 1,
+                        node: index as u32,
+                        domains: [zone.to_string(), rack.to_string(), String::new()],
+                        load: 0,
+                    });
+                }
+            }
+            let count = 2 * all.len();
+            let groups = plan(&all, replicas, count, &mut fastrand::Rng::with_seed(seed));
+            prop_assert_eq!(&groups, &plan(&all, replicas, count, &mut fastrand::Rng::with_seed(seed)));
+            prop_assert_eq!(groups.len(), if nodes.len() >= replicas { count } else { 0 });
+            let zones: BTreeSet<_> = nodes.iter().map(|node| node.0).collect();
+            for group in &groups {
+                let members: Vec<_> = group.iter().map(|store| &all[*store as usize - 1]).collect();
+                let distinct: BTreeSet<_> = members.iter().map(|member| member.node).collect();
+                prop_assert_eq!(distinct.len(), replicas);
+                let used: BTreeSet<_> = members.iter().map(|member| &member.domains[0]).collect();
+                prop_assert_eq!(used.len(), replicas.min(zones.len()));
+            }
+        }
+
+        #[test]
+        fn equal_stores_get_equal_shares(nodes in 3usize..12, seed in any::<u64>()) {
+            let places: Vec<_> = (0..nodes as u32).map(|node| (node, "", "")).collect();
+            let groups = plan(&stores(&places), 3, 2 * nodes, &mut fastrand::Rng::with_seed(seed));
+            let mut loads = vec![0usize; nodes];
+            for store in groups.iter().flatten() {
+                loads[*store as usize - 1] += 1;
+            }
+            let (low, high) = (loads.iter().min().copied(), loads.iter().max().copied());
+            prop_assert!(high <= low.map(|low| low + 1), "{:?}", loads);
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! What stands at the keys: a type each, encoded compactly behind a version byte. The page for people is
+//! docs/formats/keys.md.
+//!
+//! Numbers are LEB128 varints, signed ones zigzag first; lists and byte strings carry their count in front. A row type
+//! that has to change gets a second version; readers take both, writers write the newest the cluster version allows.
+
+use bytes::Bytes;
+use cairn_proto::pb;
+
+/// A row that does not decode: damaged, or of a version this program does not know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a {row} row does not decode")]
+pub struct RowError {
+    /// Type of the row.
+    pub row: &'static str,
+}
+
+/// Value of a row.
+pub trait Row: Sized {
+    /// Version byte and fields.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reverses [`Row::encode`].
+    fn decode(bytes: &[u8]) -> Result<Self, RowError>;
+}
+
+trait Field: Sized {
+    fn put(&self, out: &mut Vec<u8>);
+    fn take(input: &mut &[u8]) -> Option<Self>;
+}
+
+impl Field for u64 {
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut rest = *self;
+        while rest >= 0x80 {
+            out.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        out.push(rest as u8);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = input.split_first()?;
+            *input = rest;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+macro_rules! narrow {
+    ($($type:ty),*) => {$(
+        impl Field for $type {
+            fn put(&self, out: &mut Vec<u8>) {
+                u64::from(*self).put(out);
+            }
+            fn take(input: &mut &[u8]) -> Option<Self> {
+                u64::take(input)?.try_into().ok()
+            }
+        }
+    )*};
+}
+narrow!(u8, u32);
+
+impl Field for bool {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        match u8::take(input)? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+}
+
+impl Field for i64 {
+    fn put(&self, out: &mut Vec<u8>) {
+        (((*self << 1) ^ (*self >> 63)) as u64).put(out);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let raw = u64::take(input)?;
+        Some((raw >> 1) as i64 ^ -((raw & 1) as i64))
+    }
+}
+
+impl Field for Bytes {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u64).put(out);
+        out.extend_from_slice(self);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let len = usize::try_from(u64::take(input)?).ok()?;
+        let (head, tail) = input.split_at_checked(len)?;
+        *input = tail;
+        Some(Bytes::copy_from_slice(head))
+    }
+}
+
+impl Field for String {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u64).put(out);
+        out.extend_from_slice(self.as_bytes());
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        String::from_utf8(Bytes::take(input)?.into()).ok()
+    }
+}
+
+impl Field for [u8; 16] {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let (head, tail) = input.split_at_checked(16)?;
+        *input = tail;
+        head.try_into().ok()
+    }
+}
+
+impl<T: Field> Field for Vec<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u64).put(out);
+        for item in self {
+            item.put(out);
+        }
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let count = usize::try_from(u64::take(input)?).ok()?;
+        // Every item takes a byte at least: a count that lies allocates nothing.
+        if count > input.len() {
+            return None;
+        }
+        (0..count).map(|_| T::take(input)).collect()
+    }
+}
+
+/// What an inode is; as on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+}
+
+impl Kind {
+    /// For the wire.
+    pub const fn to_pb(self) -> pb::Kind {
+        match self {
+            Kind::File => pb::Kind::File,
+            Kind::Directory => pb::Kind::Directory,
+            Kind::Symlink => pb::Kind::Symlink,
+        }
+    }
+}
+
+impl Field for Kind {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(self.to_pb() as u8);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        match u8::take(input)? {
+            1 => Some(Kind::File),
+            2 => Some(Kind::Directory),
+            3 => Some(Kind::Symlink),
+            _ => None,
+        }
+    }
+}
+
+/// A store's part in a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The store.
+    pub store: u32,
+    /// A `pb::MemberState`.
+    pub state: pb::MemberState,
+}
+
+impl Field for Member {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.store.put(out);
+        out.push(self.state as u8);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let store = u32::take(input)?;
+        let state = pb::MemberState::try_from(i32::from(u8::take(input)?)).ok()?;
+        Some(Self { store, state })
+    }
+}
+
+/// What an extent row holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// The bytes themselves.
+    Inline(Bytes),
+    /// A run of blocks.
+    Blocks(Run),
+}
+
+/// A run of consecutive block ids that covers a piece of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The inode the blocks were written for.
+    pub inode: u64,
+    /// Their writer.
+    pub writer: u64,
+    /// Number of the first block.
+    pub seq: u32,
+    /// Bytes of the first block that lie before the row's offset.
+    pub skip: u32,
+    /// Bytes of a block.
+    pub block_len: u32,
+    /// Block i of the run is in `pgs[i mod n]`.
+    pub pgs: Vec<u32>,
+    /// How the blocks' bytes are coded; 0 = plainly.
+    pub codec: u32,
+    /// Reserved.
+    pub flags: u32,
+}
+
+impl Field for Content {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Content::Inline(bytes) => {
+                out.push(1);
+                bytes.put(out);
+            }
+            Content::Blocks(run) => {
+                out.push(2);
+                run.inode.put(out);
+                run.writer.put(out);
+                run.seq.put(out);
+                run.skip.put(out);
+                run.block_len.put(out);
+                run.pgs.put(out);
+                run.codec.put(out);
+                run.flags.put(out);
+            }
+        }
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        match u8::take(input)? {
+            1 => Bytes::take(input).map(Content::Inline),
+            2 => Some(Content::Blocks(Run {
+                inode: u64::take(input)?,
+                writer: u64::take(input)?,
+                seq: u32::take(input)?,
+                skip: u32::take(input)?,
+                block_len: u32::take(input).filter(|len| *len > 0)?,
+                pgs: Vec::take(input).filter(|pgs: &Vec<u32>| !pgs.is_empty())?,
+                codec: u32::take(input)?,
+                flags: u32::take(input)?,
+            })),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! rows {
+    ($($(#[$doc:meta])* $name:ident = $version:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Eq, Debug)]
+            pub struct $name {
+                $($(#[$field_doc])* pub $field: $type,)*
+            }
+
+            impl Row for $name {
+                fn encode(&self) -> Vec<u8> {
+                    #[allow(unused_mut, reason = "a row may have no fields")]
+                    let mut out = vec![$version];
+                    $(self.$field.put(&mut out);)*
+                    out
+                }
+
+                fn decode(bytes: &[u8]) -> Result<Self, RowError> {
+                    let decode = || {
+                        #[allow(unused_mut, reason = "a row may have no fields")]
+                        let (version, mut input) = bytes.split_first()?;
+                        if *version != $version {
+                            return None;
+                        }
+                        let row = Self { $($field: <$type as Field>::take(&mut input)?,)* };
+                        input.is_empty().then_some(row)
+                    };
+                    decode().ok_or(RowError { row: stringify!($name) })
+                }
+            }
+        )*
+    };
+}
+
+rows! {
+    /// A setting, in the form its name prescribes.
+    Setting = 1 { /// Numbers little-endian, ids as they are.
+        value: Bytes }
+    /// Numbers below `next` may have been given out.
+    Counter = 1 { /// First number that nobody has.
+        next: u64 }
+    /// A row of a part that is not built yet.
+    Raw = 1 { /// Whatever that part writes.
+        bytes: Bytes }
+    /// A row whose key says everything.
+    Unit = 1 {}
+    /// An inode.
+    Inode = 1 {
+        /// What it is.
+        kind: Kind,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Names that lead here.
+        nlink: u32,
+        /// Bytes of a file or of a link's target.
+        size: u64,
+        /// Last access, nanoseconds since 1970.
+        atime_ns: i64,
+        /// Last change of content; of a directory see [`DirTimes`].
+        mtime_ns: i64,
+        /// Last change of the inode; of a directory see [`DirTimes`].
+        ctime_ns: i64,
+        /// Counts changes of content.
+        version: u64,
+        /// Map generation.
+        generation: u32,
+        /// Policy: replicas.
+        replicas: u32,
+        /// Policy: bytes of a block.
+        block_len: u32,
+        /// Policy: acknowledge before durable.
+        relaxed: bool,
+        /// The directory whose quota counts this inode; 0 = none.
+        quota_root: u64,
+        /// Of a directory: the one that holds its name.
+        parent: u64,
+        /// Snapshot of the last change.
+        birth: u64
+    }
+    /// Times of a directory.
+    DirTimes = 1 { /// Last change of its names.
+        mtime_ns: i64, /// Last change of names or attributes.
+        ctime_ns: i64 }
+    /// Where a name leads.
+    Dentry = 1 { /// The inode.
+        inode: u64, /// What it is.
+        kind: Kind, /// Snapshot of the last change.
+        birth: u64 }
+    /// A piece of a file's map.
+    Extent = 1 { /// Bytes of the file.
+        len: u64, /// What holds them.
+        content: Content, /// Snapshot of the last change.
+        birth: u64 }
+    /// A symbolic link.
+    Symlink = 1 { /// Where it leads.
+        target: Bytes }
+    /// A map generation to be dropped.
+    MapDrop = 1 { /// Snapshot when it was dropped.
+        birth: u64 }
+    /// A placement group.
+    Pg = 1 {
+        /// Grows with every change of membership.
+        epoch: u64,
+        /// The policy's N.
+        replicas: u32,
+        /// Its stores.
+        members: Vec<Member>,
+        /// Takes no new blocks.
+        sealed: bool
+    }
+    /// What a group holds.
+    PgUsage = 1 { /// Bytes committed to it so far.
+        bytes: u64 }
+    /// A storage node.
+    Node = 1 {
+        /// Its lasting identity.
+        uuid: [u8; 16],
+        /// Its process when it registered last.
+        boot_id: [u8; 16],
+        /// Where it listens.
+        addr: String,
+        /// Failure domain: zone.
+        zone: String,
+        /// Failure domain: rack.
+        rack: String,
+        /// Failure domain: host.
+        host: String,
+        /// Another node took its address.
+        replaced: bool
+    }
+    /// A store.
+    Store = 1 {
+        /// Its lasting identity.
+        uuid: [u8; 16],
+        /// Where it is.
+        node: u32,
+        /// The store that takes over its memberships; 0 = none.
+        replaced_by: u32
+    }
+    /// A store's last report.
+    StoreBeat = 1 {
+        /// Its size.
+        capacity_bytes: u64,
+        /// Used of it.
+        used_bytes: u64,
+        /// Blocks it holds.
+        blocks: u64,
+        /// Blocks it found bad.
+        quarantined: u32,
+        /// Why it takes no writes; empty when well.
+        trouble: String
+    }
+    /// How many consecutive blocks a row is about.
+    RunLen = 1 { /// At least 1.
+        count: u32 }
+    /// Totals of the namespace.
+    Usage = 1 { /// Inodes.
+        inodes: i64, /// Bytes of all files.
+        file_bytes: i64 }
+    /// A session.
+    Session = 1 {
+        /// Grows when the session ends.
+        epoch: u64,
+        /// False once it was closed or expired: what it leaves is being cleared.
+        open: bool,
+        /// Shown to operators.
+        name: String,
+        /// The client's process.
+        boot_id: Bytes
+    }
+    /// A session's sign of life.
+    SessionBeat = 1 { /// Counts renewals.
+        beats: u64 }
+    /// Result of the last operation of a slot.
+    Slot = 1 { /// Which operation.
+        seq: u64, /// An encoded `pb::Response`.
+        reply: Bytes }
+    /// An open writer.
+    Writer = 1 { /// Whose it is.
+        session: u64 }
+}
+
+#[cfg(test)]
+mod tests;

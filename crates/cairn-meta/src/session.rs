@@ -1,0 +1,200 @@
+//! Sessions and writers: opened, renewed, closed, expired.
+
+use crate::error::{Op, fail};
+use crate::keys::{self, counter};
+use crate::kv::{Durability, Order};
+use crate::limits::{INODES_PER_REQUEST_MAX, LABEL_LEN_MAX, SESSION_ROWS_PER_STEP, SESSIONS_MAX};
+use crate::meta::{Meta, transact};
+use crate::names::drop_inode;
+use crate::rows;
+use crate::slot::check_session;
+use crate::state::SessionLive;
+use crate::tx::Tx;
+use cairn_proto::limits::SESSION_LEASE_MS;
+use cairn_proto::pb;
+use cairn_proto::pb::response::Kind as Reply;
+use cairn_proto::status::{Code, Status};
+use std::time::Duration;
+
+/// What there is of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    /// It goes on.
+    Open,
+    /// It has ended; rows of it are left.
+    More,
+    /// Nothing.
+    Nothing,
+}
+
+impl Meta {
+    pub(crate) async fn open_session(&self, ask: &pb::OpenSession) -> Result<Reply, Status> {
+        if ask.name.len() > LABEL_LEN_MAX || ask.boot_id.len() > LABEL_LEN_MAX {
+            return Err(Status::new(Code::Invalid, format!("a session name has at most {LABEL_LEN_MAX} bytes")));
+        }
+        if self.inner.sessions.lock().len() >= SESSIONS_MAX {
+            let message = format!("{SESSIONS_MAX} sessions are open");
+            return Err(Status::new(Code::Overloaded, message).retry_after_ms(1000));
+        }
+        let session = transact!(self, Durability::Durable, async |tx: &mut Tx| {
+            let session = self.inner.counters.take(&*self.inner.engine, counter::SESSION, 1).await?;
+            let row = rows::Session { epoch: 1, open: true, name: ask.name.clone(), boot_id: ask.boot_id.clone() };
+            tx.put(&keys::Session { session }, &row);
+            Ok(session)
+        })?;
+        let live = SessionLive { last_seen: self.now(), beats: 0, dirty: false };
+        self.inner.sessions.lock().insert(session, live);
+        Ok(Reply::OpenSession(pb::OpenSessionReply { session, epoch: 1, lease_ms: SESSION_LEASE_MS }))
+    }
+
+    /// Notes a sign of life.
+    pub(crate) fn heard_session(&self, session: u64) {
+        let now = self.now();
+        if let Some(live) = self.inner.sessions.lock().get_mut(&session) {
+            live.last_seen = now;
+            live.beats += 1;
+            live.dirty = true;
+        }
+    }
+
+    pub(crate) async fn renew_session(&self, ask: &pb::RenewSession) -> Result<Reply, Status> {
+        transact!(self, Durability::Relaxed, async |tx: &mut Tx| check_session(tx, ask.session, ask.epoch).await)?;
+        self.heard_session(ask.session);
+        Ok(Reply::Empty(pb::Empty {}))
+    }
+
+    pub(crate) async fn close_session(&self, ask: &pb::CloseSession) -> Result<Reply, Status> {
+        // One that ended before is closed: the answer to an earlier request may have been lost.
+        self.end_session(ask.session, Some(ask.epoch)).await?;
+        while self.clear_session(ask.session).await? {}
+        Ok(Reply::Empty(pb::Empty {}))
+    }
+
+    /// Fences the session: from here on nothing of it commits.
+    async fn end_session(&self, session: u64, epoch: Option<u64>) -> Result<(), Status> {
+        transact!(self, Durability::Durable, async |tx: &mut Tx| {
+            let key = keys::Session { session };
+            let Some(row) = tx.get(&key).await? else { return Ok(()) };
+            if row.open && epoch.is_none_or(|epoch| epoch == row.epoch) {
+                tx.put(&key, &rows::Session { epoch: row.epoch + 1, open: false, ..row });
+            }
+            Ok(())
+        })
+    }
+
+    /// Clears a part of what an ended session leaves. True while there is more; the row itself goes last.
+    async fn clear_session(&self, session: u64) -> Result<bool, Status> {
+        let left = transact!(self, Durability::Durable, async |tx: &mut Tx| {
+            let key = keys::Session { session };
+            match tx.get(&key).await? {
+                Some(row) if row.open => return Ok(Left::Open),
+                Some(_) => {}
+                None => return Ok(Left::Nothing),
+            }
+            if clear_step(tx, session).await? {
+                return Ok(Left::More);
+            }
+            tx.delete(&keys::SessionBeat { session });
+            tx.delete(&key);
+            Ok(Left::Nothing)
+        })?;
+        if left == Left::Nothing {
+            self.inner.sessions.lock().remove(&session);
+        }
+        Ok(left == Left::More)
+    }
+
+    /// Ends sessions that were silent for longer than their lease, and clears what they leave: a bounded step. True
+    /// while there is more to do.
+    ///
+    /// Silence is counted by this process only, from its start on, so no session ends earlier than a lease after that.
+    ///
+    /// # Errors
+    /// As [`Meta::execute`]; call again.
+    pub async fn expire_sessions(&self) -> Result<bool, Status> {
+        let lease = Duration::from_millis(SESSION_LEASE_MS);
+        let now = self.now();
+        let silent = {
+            let sessions = self.inner.sessions.lock();
+            let mut silent = sessions.iter().filter(|(_, live)| now.saturating_sub(live.last_seen) > lease);
+            silent.next().map(|(session, _)| *session)
+        };
+        let Some(session) = silent else { return Ok(false) };
+        tracing::info!(session, "session expired");
+        self.end_session(session, None).await?;
+        self.clear_session(session).await?;
+        Ok(true)
+    }
+
+    pub(crate) async fn open_writer(&self, ask: &pb::OpenWriter) -> Result<Reply, Status> {
+        let writer = transact!(self, Durability::Durable, async |tx: &mut Tx| {
+            check_session(tx, ask.session, ask.epoch).await?;
+            let writer = self.inner.counters.take(&*self.inner.engine, counter::WRITER, 1).await?;
+            tx.put(&keys::Writer { writer }, &rows::Writer { session: ask.session });
+            tx.put(&keys::SessionWriter { session: ask.session, writer }, &rows::Unit {});
+            Ok(writer)
+        })?;
+        self.heard_session(ask.session);
+        Ok(Reply::OpenWriter(pb::OpenWriterReply { writer }))
+    }
+
+    pub(crate) async fn close_writer(&self, ask: &pb::CloseWriter) -> Result<Reply, Status> {
+        transact!(self, Durability::Durable, async |tx: &mut Tx| {
+            check_session(tx, ask.session, ask.epoch).await?;
+            let key = keys::Writer { writer: ask.writer };
+            match tx.get(&key).await? {
+                Some(row) if row.session != ask.session => {
+                    fail(Code::Fenced, format!("writer {} is not of session {}", ask.writer, ask.session))
+                }
+                Some(_) => {
+                    tx.delete(&key);
+                    tx.delete(&keys::SessionWriter { session: ask.session, writer: ask.writer });
+                    Ok(())
+                }
+                // Closed before: the answer may have been lost.
+                None => Ok(()),
+            }
+        })?;
+        self.heard_session(ask.session);
+        Ok(Reply::Empty(pb::Empty {}))
+    }
+
+    pub(crate) async fn alloc_inodes(&self, ask: &pb::AllocInodes) -> Result<Reply, Status> {
+        if ask.count == 0 || ask.count > INODES_PER_REQUEST_MAX {
+            let message = format!("{} inode numbers asked for; 1 to {INODES_PER_REQUEST_MAX} at a time", ask.count);
+            return Err(Status::new(Code::Invalid, message));
+        }
+        let first = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            self.inner.counters.take(&*self.inner.engine, counter::INODE, ask.count.into()).await
+        })?;
+        Ok(Reply::AllocInodes(pb::AllocInodesReply { first, count: ask.count }))
+    }
+}
+
+/// Removes some of a session's rows: inodes without a name, writers, slots. True while there are more.
+async fn clear_step(tx: &mut Tx, session: u64) -> Op<bool> {
+    let mut room = SESSION_ROWS_PER_STEP;
+    let field = session.to_be_bytes();
+    let range = keys::with_fields::<keys::Sustained>(&[&field]);
+    for (key, _) in tx.scan::<keys::Sustained>(&range, room, Order::Forward).await? {
+        if let Some(row) = tx.get(&keys::Inode { inode: key.inode }).await?
+            && row.nlink == 0
+        {
+            drop_inode(tx, key.inode, &row).await?;
+        }
+        tx.delete(&key);
+        room -= 1;
+    }
+    let range = keys::with_fields::<keys::SessionWriter>(&[&field]);
+    for (key, _) in tx.scan::<keys::SessionWriter>(&range, room, Order::Forward).await? {
+        tx.delete(&keys::Writer { writer: key.writer });
+        tx.delete(&key);
+        room -= 1;
+    }
+    let range = keys::with_fields::<keys::Slot>(&[&field]);
+    for (key, _) in tx.scan::<keys::Slot>(&range, room, Order::Forward).await? {
+        tx.delete(&key);
+        room -= 1;
+    }
+    Ok(room == 0)
+}

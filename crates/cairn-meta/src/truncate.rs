@@ -1,0 +1,66 @@
+//! Truncate: longer is a hole, shorter cuts rows, to nothing is a new map generation.
+
+use crate::error::{Op, fail};
+use crate::keys;
+use crate::kv::Order;
+use crate::limits::MAP_ROWS_PER_STEP;
+use crate::map::Cut;
+use crate::map_tx::{Loss, Map};
+use crate::meta::Meta;
+use crate::rows;
+use crate::slot::Step;
+use crate::tx::Tx;
+use crate::write::{commit_reply, content_changed, grow_to};
+use cairn_proto::limits::FILE_LEN_MAX;
+use cairn_proto::pb;
+use cairn_proto::status::Code;
+
+impl Meta {
+    /// A file in many pieces is shortened from its end in steps, each of them committed: readers may see a length
+    /// between the old and the new one.
+    pub(crate) async fn truncate(&self, tx: &mut Tx, ask: &pb::Truncate) -> Op<Step> {
+        if ask.size > FILE_LEN_MAX {
+            return fail(Code::TooLarge, format!("a file of {} bytes", ask.size));
+        }
+        let mut row = tx.file(ask.inode).await?;
+        let map = Map { inode: ask.inode, generation: row.generation };
+        let mut done = true;
+        if ask.size == 0 && row.size > 0 {
+            map.discard(tx).await?;
+            row.generation += 1;
+            shrink_to(tx, &mut row, 0);
+        } else if ask.size < row.size {
+            let size = shorten(tx, map, ask.size).await?;
+            done = size == ask.size;
+            shrink_to(tx, &mut row, size);
+        } else {
+            grow_to(tx, &mut row, ask.size);
+        }
+        content_changed(tx, &mut row, ask.mtime_ns);
+        tx.put(&keys::Inode { inode: ask.inode }, &row);
+        Ok(if done { Step::Done(commit_reply(&row, 0)) } else { Step::Partial })
+    }
+}
+
+fn shrink_to(tx: &mut Tx, row: &mut rows::Inode, size: u64) {
+    tx.effects.file_bytes -= (row.size - size) as i64;
+    row.size = size;
+}
+
+/// Drops what lies at or behind `size`, from the end and at most a step of it; returns how long the file is then.
+async fn shorten(tx: &mut Tx, map: Map, size: u64) -> Op<u64> {
+    let mut loss = Loss::default();
+    let rows = map.rows_in(tx, size..FILE_LEN_MAX, MAP_ROWS_PER_STEP + 1, Order::Reverse).await?;
+    let reached = if rows.len() > MAP_ROWS_PER_STEP {
+        let step = &rows[..MAP_ROWS_PER_STEP];
+        for row in step {
+            map.replace(tx, row, &Cut { left: None, right: None }, &mut loss);
+        }
+        step.last().map_or(size, |row| row.offset)
+    } else {
+        map.punch(tx, size..FILE_LEN_MAX, &mut loss).await?;
+        size
+    };
+    map.settle(tx, loss).await?;
+    Ok(reached)
+}
