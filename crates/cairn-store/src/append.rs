@@ -20,6 +20,7 @@ use bytes::Bytes;
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 static ZEROS: [u8; PAGE_LEN as usize] = [0; PAGE_LEN as usize];
 
@@ -387,6 +388,8 @@ impl Appender {
     /// A snapshot of everything up to the end of the log.
     pub fn checkpoint(&mut self) -> checkpoint::Job {
         self.since_checkpoint = (0, 0);
+        // Cleared before the catalog is copied: a change in between is written twice, never missed.
+        self.shared.quarantine_changed.store(false, Ordering::Relaxed);
         checkpoint::Job {
             catalog: self.shared.catalog.read().clone(),
             active: Arc::clone(&self.file),
@@ -396,9 +399,9 @@ impl Appender {
         }
     }
 
-    /// Records appended since the last checkpoint was begun.
-    pub fn appended(&self) -> u64 {
-        self.since_checkpoint.1
+    /// True when the last checkpoint does not have everything.
+    pub fn is_ahead_of_checkpoint(&self) -> bool {
+        self.since_checkpoint.1 > 0 || self.shared.quarantine_changed.load(Ordering::Relaxed)
     }
 }
 

@@ -20,6 +20,7 @@ use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCKS_PER_REQUEST_MAX, CHUNK_LEN};
 use cairn_proto::{Incarnation, PgEpoch, PgId, StoreUuid, WriterId};
 use parking_lot::{Mutex, RwLock};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -133,6 +134,8 @@ pub struct Shared {
     /// Held while a segment is synced.
     pub syncing: Mutex<()>,
     pub checkpoints: Checkpoints,
+    /// Blocks were quarantined that no checkpoint names yet.
+    pub quarantine_changed: AtomicBool,
     poison: OnceLock<Poisoned>,
 }
 
@@ -178,6 +181,7 @@ impl Store {
             queue: Queue::default(),
             syncing: Mutex::default(),
             checkpoints: Checkpoints::default(),
+            quarantine_changed: AtomicBool::new(false),
             poison: OnceLock::new(),
         });
         let mut appender = Appender::new(Arc::clone(&shared), recovered.end);
@@ -401,7 +405,7 @@ impl Store {
         join(threads.checkpointer.take());
         sync::round(&self.shared);
         let mut appender = self.appender.lock();
-        if self.shared.check_poison().is_ok() && appender.appended() > 0 {
+        if self.shared.check_poison().is_ok() && appender.is_ahead_of_checkpoint() {
             checkpoint::write_or_log(&self.shared, &appender.checkpoint());
         }
     }
@@ -498,6 +502,7 @@ impl Shared {
     pub fn quarantine_entry(&self, entry: &Entry, cause: Cause) -> bool {
         let done = self.catalog.write().quarantine(entry, cause);
         if done {
+            self.quarantine_changed.store(true, Ordering::Relaxed);
             tracing::warn!(store = %self.uuid, block = %entry.key(), segment = entry.segment, %cause, "block quarantined");
         }
         done

@@ -55,7 +55,8 @@ impl Life {
         for n in keys.into_iter().take(self.rng.usize(1..8)) {
             match self.rng.u32(..10) {
                 0..7 => {
-                    let durability = [Durability::Durable, Durability::Unsynced, Durability::Relaxed][self.rng.usize(..3)];
+                    let durability =
+                        [Durability::Durable, Durability::Unsynced, Durability::Relaxed][self.rng.usize(..3)];
                     puts.push((n, begin_put(store, put_of(key(n), content(n, len_of(n)), durability))));
                 }
                 7..9 => deletes.push((n, begin_delete(store, vec![key(n)]))),
@@ -94,7 +95,7 @@ impl Life {
         }
     }
 
-    fn check(&mut self, store: &Store, seed: u64) {
+    fn check(&mut self, store: &Store, seed: u64, lost_checkpoint: bool) {
         for (n, promise) in &mut self.promises {
             let found = read(store, key(*n));
             match (&found, *promise) {
@@ -104,6 +105,8 @@ impl Life {
                 }
                 (Err(ReadError::NotFound { .. }), Promise::Absent | Promise::Open) => *promise = Promise::Absent,
                 (Err(ReadError::Quarantined { .. }), Promise::Open) => {}
+                // With a checkpoint the quarantine is lost; the reader's checksums find the damage again.
+                (Err(ReadError::Corrupt { .. }), Promise::Open) if lost_checkpoint => {}
                 _ => panic!("seed {seed}: block {n} promised {promise:?}: {:?}", found.map(|bytes| bytes.len())),
             }
         }
@@ -118,24 +121,26 @@ impl Life {
 fn run(seed: u64) {
     let mut life = Life::new(seed);
     let lives = life.rng.usize(2..6);
+    let mut lost_checkpoint = false;
     for turn in 0..lives {
         // Power may fail while the store is opened, too.
         if life.rng.bool() {
             let changes = life.rng.u64(..30);
             life.disk.faults(|faults| faults.power_for = Some(changes));
-            if let Ok((store, _)) = Store::open(life.disk.clone(), life.options.clone()) {
+            if let Ok((store, _)) = Store::open(life.disk.mount(), life.options.clone()) {
                 life.batch(&store);
             }
             life.disk.crash(&mut life.rng);
         }
         // The checkpoint is an optimization: without it the same blocks are found.
         let without_checkpoint = turn > 0 && life.rng.u32(..4) == 0;
+        lost_checkpoint |= without_checkpoint;
         if without_checkpoint && life.disk.names().contains(&"checkpoint".to_owned()) {
             life.disk.vanish("checkpoint");
         }
         let (store, report) = open(&life.disk, life.options.clone());
         assert!(without_checkpoint || !report.is_damaged(), "seed {seed}: {report:?}");
-        life.check(&store, seed);
+        life.check(&store, seed, lost_checkpoint);
         if life.rng.u32(..3) > 0 {
             let changes = life.rng.u64(..60);
             life.disk.faults(|faults| faults.power_for = Some(changes));
@@ -154,7 +159,7 @@ fn run(seed: u64) {
     }
     let (store, report) = open(&life.disk, life.options.clone());
     assert!(!report.is_damaged(), "seed {seed}: {report:?}");
-    life.check(&store, seed);
+    life.check(&store, seed, lost_checkpoint);
 }
 
 #[test]

@@ -2,5 +2,9 @@
 
 mod basics;
 mod crash;
+mod damage;
+mod faults;
+mod model;
 mod sim_disk;
 mod support;
+mod threads;

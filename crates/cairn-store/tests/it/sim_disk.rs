@@ -54,6 +54,8 @@ pub struct Faults {
     pub fail_reads_of: Option<String>,
     /// A write takes at most this many bytes.
     pub short_writes: Option<usize>,
+    /// Bytes that can still be written before the disk is full, whatever it says about its space.
+    pub full_after: Option<usize>,
     /// Changes that still reach the disk or its cache before power fails; everything fails from then on.
     pub power_for: Option<u64>,
 }
@@ -69,6 +71,12 @@ pub struct Counts {
 #[derive(Clone, Default)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
+/// The disk as one process sees it, until that process dies.
+struct Mount {
+    disk: SimDisk,
+    life: u64,
+}
+
 struct SimFile {
     disk: SimDisk,
     inode: usize,
@@ -83,6 +91,11 @@ impl SimDisk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// What a new process sees; it dies with the next [`SimDisk::kill`] or [`SimDisk::crash`].
+    pub fn mount(&self) -> Arc<dyn Disk> {
+        Arc::new(Mount { disk: self.clone(), life: self.state().life })
     }
 
     pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
@@ -236,9 +249,16 @@ fn dead() -> io::Error {
     io::Error::other("handle of a former life")
 }
 
-impl Disk for SimDisk {
+impl Mount {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.disk.state();
+        if state.life == self.life { Ok(state) } else { Err(dead()) }
+    }
+}
+
+impl Disk for Mount {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         state.powered()?;
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -247,18 +267,18 @@ impl Disk for SimDisk {
         let inode = state.inodes.len() - 1;
         state.names.insert(name.into(), inode);
         state.pending_names.push(NameChange::Link(name.into(), inode));
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, life: state.life, name: name.into() }))
+        Ok(Arc::new(SimFile { disk: self.disk.clone(), inode, life: state.life, name: name.into() }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let state = self.state();
+        let state = self.state()?;
         let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, life: state.life, name: name.into() }))
+        Ok(Arc::new(SimFile { disk: self.disk.clone(), inode, life: state.life, name: name.into() }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        let names = self.names();
-        let inside = names.iter().filter(|name| parent(name) == dir);
+        let state = self.state()?;
+        let inside = state.names.keys().filter(|name| parent(name) == dir);
         Ok(inside.map(|name| name.rsplit('/').next().unwrap_or(name).to_owned()).collect())
     }
 
@@ -267,7 +287,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         state.powered()?;
         state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         state.pending_names.push(NameChange::Unlink(name.into()));
@@ -275,7 +295,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         state.powered()?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.into(), inode);
@@ -284,7 +304,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         state.powered()?;
         let (here, elsewhere) = std::mem::take(&mut state.pending_names).into_iter().partition(|change| match change {
             NameChange::Link(name, _) | NameChange::Unlink(name) | NameChange::Rename(name, _) => parent(name) == dir,
@@ -298,7 +318,7 @@ impl Disk for SimDisk {
     }
 
     fn space(&self) -> io::Result<DiskSpace> {
-        let state = self.state();
+        let state = self.state()?;
         let Some(total) = state.capacity else { return Ok(DiskSpace { total: 1 << 40, available: 1 << 40 }) };
         let used: u64 = state.names.values().map(|inode| allocated(&state.inodes[*inode].cached)).sum();
         Ok(DiskSpace { total, available: total.saturating_sub(used) })
@@ -340,6 +360,13 @@ impl DiskFile for SimFile {
             if let Some(capacity) = state.capacity {
                 let used: u64 = state.names.values().map(|inode| allocated(&state.inodes[*inode].cached)).sum();
                 bytes.truncate(capacity.saturating_sub(used) as usize);
+                if bytes.is_empty() {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+            }
+            if let Some(left) = &mut state.faults.full_after {
+                bytes.truncate(*left);
+                *left -= bytes.len();
                 if bytes.is_empty() {
                     return Err(io::ErrorKind::StorageFull.into());
                 }

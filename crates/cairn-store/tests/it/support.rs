@@ -1,11 +1,12 @@
 //! What all tests use: content, calls that wait for their answer, stores on either kind of disk.
 
+use crate::sim_disk::SimDisk;
 use bytes::Bytes;
 use cairn_proto::checksum::chunk_crcs;
 use cairn_proto::{BlockId, PgEpoch, PgId, Shard};
 use cairn_store::{
-    BlockKey, DeleteAck, DeleteError, Disk, Durability, Execution, OpenReport, Put, PutAck, PutError, ReadError, Store,
-    StoreOptions, SyncAck, SyncError,
+    BlockKey, DeleteAck, DeleteError, Disk, Durability, Execution, OpenReport, Put, PutAck, PutError, ReadError,
+    RealDisk, Store, StoreOptions, SyncAck, SyncError,
 };
 use std::sync::{Arc, mpsc};
 
@@ -97,6 +98,23 @@ pub fn entropy(seed: u64) -> Arc<dyn Fn() -> u128 + Send + Sync> {
     Arc::new(move || rng.lock().unwrap().u128(..))
 }
 
-pub fn open(disk: &Arc<impl Disk + 'static>, options: StoreOptions) -> (Store, OpenReport) {
-    Store::open(Arc::clone(disk) as Arc<dyn Disk>, options).unwrap()
+/// A disk that outlives the processes that use it.
+pub trait Lasting {
+    fn mounted(&self) -> Arc<dyn Disk>;
+}
+
+impl Lasting for Arc<RealDisk> {
+    fn mounted(&self) -> Arc<dyn Disk> {
+        Arc::clone(self) as Arc<dyn Disk>
+    }
+}
+
+impl Lasting for Arc<SimDisk> {
+    fn mounted(&self) -> Arc<dyn Disk> {
+        self.mount()
+    }
+}
+
+pub fn open(disk: &impl Lasting, options: StoreOptions) -> (Store, OpenReport) {
+    Store::open(disk.mounted(), options).unwrap()
 }

@@ -1,0 +1,182 @@
+//! Disks that fail, lie and fill up.
+
+use crate::sim_disk::SimDisk;
+use crate::support::*;
+use cairn_store::{Durability, ErrorKind, PutError, ReadError, StoreOptions};
+
+#[test]
+fn a_failed_sync_poisons_until_reopened_and_what_the_cache_shows_is_not_believed() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 50_000);
+    disk.faults(|faults| faults.fail_sync_after = Some(0));
+    let refused = put(&store, put_of(key(2), content(2, 50_000), Durability::Durable)).unwrap_err();
+    assert!(matches!(refused, PutError::Poisoned(_)), "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::GiveUpStore);
+    // The disk works again, but nobody knows what it holds.
+    for durability in [Durability::Durable, Durability::Relaxed] {
+        assert!(matches!(put(&store, put_of(key(3), content(3, 10), durability)), Err(PutError::Poisoned(_))));
+    }
+    assert!(sync(&store, vec![key(2)]).is_err() && delete(&store, vec![key(1)]).is_err());
+    assert!(store.usage().poisoned.is_some());
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 50_000), "reads go on");
+    drop(store);
+    // The process restarts, the machine does not: the cache still shows the record that the disk never got.
+    disk.kill();
+    let (store, report) = open(&disk, manual());
+    assert!(!report.is_damaged(), "{report:?}");
+    assert!(matches!(store.read(key(2)), Err(ReadError::NotFound { .. })));
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 50_000));
+    put_durable(&store, 2, 50_000);
+    disk.crash(&mut fastrand::Rng::with_seed(1));
+    drop(store);
+    let (store, _) = open(&disk, manual());
+    assert_eq!(read(&store, key(2)).unwrap(), content(2, 50_000));
+}
+
+#[test]
+fn an_unsynced_put_lost_by_a_failed_sync_is_never_called_durable() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put(&store, put_of(key(1), content(1, 5000), Durability::Unsynced)).unwrap();
+    disk.faults(|faults| faults.fail_sync_after = Some(0));
+    assert!(sync(&store, vec![key(1)]).is_err());
+    assert!(sync(&store, vec![key(1)]).is_err(), "the second sync would succeed on Linux");
+}
+
+#[test]
+fn a_failed_write_poisons() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 5000);
+    disk.faults(|faults| faults.fail_write_after = Some(0));
+    let answers: Vec<_> =
+        (2..5).map(|n| begin_put(&store, put_of(key(n), content(n, 10), Durability::Relaxed))).collect();
+    store.run_pending();
+    assert!(answers.iter().all(|answer| matches!(answer.recv().unwrap(), Err(PutError::Poisoned(_)))));
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 5000));
+    assert_eq!(store.usage().blocks, 1);
+}
+
+#[test]
+fn short_writes_are_continued() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    disk.faults(|faults| faults.short_writes = Some(3001));
+    for n in 0..10 {
+        put_durable(&store, n, 70_000);
+    }
+    drop(store);
+    let (store, _) = open(&disk, manual());
+    for n in 0..10 {
+        assert_eq!(read(&store, key(n)).unwrap(), content(n, 70_000));
+    }
+}
+
+#[test]
+fn the_reserve_is_kept_and_deletes_work_on_a_full_store() {
+    let disk = SimDisk::new();
+    let options = StoreOptions { capacity_bytes: Some(3_000_000), reserve_bytes: Some(500_000), ..manual() };
+    let (store, _) = open(&disk, options);
+    let mut stored = 0;
+    let refused = loop {
+        match put(&store, put_of(key(stored), content(stored, 100_000), Durability::Durable)) {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, PutError::NoSpace(_)));
+    assert_eq!(refused.kind(), ErrorKind::FreeSpace);
+    let usage = store.usage();
+    assert!((2_300_000..=2_500_000).contains(&usage.used_bytes), "{usage:?}");
+    assert!(usage.free_bytes < 104_448 && usage.capacity_bytes == 3_000_000);
+    assert_eq!(read(&store, key(0)).unwrap(), content(0, 100_000));
+    assert_eq!(delete(&store, vec![key(0), key(1)]).unwrap().deleted, 2);
+    put_durable(&store, 100, 100_000);
+}
+
+#[test]
+fn a_disk_that_is_full_too_early_is_no_failure() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 100_000);
+    // Somebody else takes the space between the check and the write: half of the batch fits.
+    disk.set_capacity(Some(300_000));
+    let answers: Vec<_> =
+        (2..6).map(|n| begin_put(&store, put_of(key(n), content(n, 50_000), Durability::Durable))).collect();
+    disk.faults(|faults| faults.short_writes = Some(100_000));
+    store.run_pending();
+    let results: Vec<_> = answers.iter().map(|answer| answer.recv().unwrap()).collect();
+    assert!(results.iter().any(|result| matches!(result, Err(PutError::NoSpace(_)))), "{results:?}");
+    assert!(store.usage().poisoned.is_none());
+    disk.faults(|faults| faults.short_writes = None);
+    disk.set_capacity(None);
+    for n in 2..6 {
+        put_durable(&store, n, 50_000);
+    }
+    disk.crash(&mut fastrand::Rng::with_seed(3));
+    drop(store);
+    let (store, report) = open(&disk, manual());
+    assert!(!report.is_damaged());
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 100_000));
+    for n in 2..6 {
+        assert_eq!(read(&store, key(n)).unwrap(), content(n, 50_000));
+    }
+}
+
+#[test]
+fn a_write_that_finds_no_space_is_cut_back() {
+    let disk = SimDisk::new();
+    // The store believes in the larger figure, the disk is smaller.
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 100_000);
+    let len = disk.contents("segments/00000001.seg").unwrap().len();
+    disk.faults(|faults| faults.full_after = Some(60_000));
+    let refused = put(&store, put_of(key(2), content(2, 100_000), Durability::Durable));
+    assert!(matches!(refused, Err(PutError::NoSpace(_))), "{refused:?}");
+    assert_eq!(disk.contents("segments/00000001.seg").unwrap().len(), len, "nothing of it is left");
+    assert!(store.usage().poisoned.is_none());
+    disk.faults(|faults| faults.full_after = None);
+    put_durable(&store, 3, 100_000);
+    drop(store);
+    disk.vanish("checkpoint");
+    let (store, report) = open(&disk, manual());
+    assert!(report.skipped.is_empty());
+    assert_eq!(store.usage().blocks, 2);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_costs_nothing() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 1000);
+    disk.faults(|faults| faults.power_for = Some(0));
+    store.checkpoint();
+    disk.faults(|faults| faults.power_for = None);
+    put_durable(&store, 2, 1000);
+    disk.crash(&mut fastrand::Rng::with_seed(3));
+    drop(store);
+    let (store, report) = open(&disk, manual());
+    assert!(!report.is_damaged());
+    assert_eq!(report.scanned_records, 2);
+    assert_eq!(store.usage().blocks, 2);
+}
+
+#[test]
+fn an_unreadable_segment_header_or_checkpoint_is_survived() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 1000);
+    drop(store);
+    disk.faults(|faults| faults.fail_reads_of = Some("checkpoint".into()));
+    let (store, report) = open(&disk, manual());
+    assert!(report.checkpoint_fault.is_some());
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 1000));
+    drop(store);
+    disk.faults(|faults| faults.fail_reads_of = Some("segments/00000001.seg".into()));
+    let (store, report) = open(&disk, manual());
+    assert_eq!(report.bad_segment_headers, [1]);
+    assert!(matches!(store.read(key(1)), Err(ReadError::Io { .. })));
+    put_durable(&store, 2, 1000);
+    assert_eq!(read(&store, key(2)).unwrap(), content(2, 1000), "the log goes on in another file");
+}
