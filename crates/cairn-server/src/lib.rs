@@ -1,0 +1,29 @@
+//! The servers of CairnFS: metadata and stores get a socket, a clock and duties.
+//!
+//! - [`NodeServer`] is a storage node: one or more stores, what clients and metadata may ask of them, and the duties that
+//!   keep them complete.
+//! - [`MetaServer`] is a metadata server: the namespace on its embedded engine, and the duties that go with it.
+//! - [`LocalCluster`] is one metadata server and some nodes in this process.
+//!
+//! This crate decides nothing about names, extents or bytes on disk: that is `cairn-meta` and `cairn-store`, which know
+//! neither each other nor a socket. It must never use the client library.
+
+mod backoff;
+mod entropy;
+mod error;
+pub mod limits;
+mod links;
+mod listen;
+mod local;
+mod meta;
+mod node;
+mod state_file;
+mod tasks;
+mod view;
+mod wire;
+
+pub use error::StartError;
+pub use listen::{ListenError, loopback_addr};
+pub use local::{LocalCluster, LocalClusterConfig, LocalClusterError};
+pub use meta::{MetaServer, MetaServerConfig};
+pub use node::{FenceError, IdentityError, Membership, NodeServer, NodeServerConfig, StoreConfig};

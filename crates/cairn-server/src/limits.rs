@@ -1,0 +1,97 @@
+//! Every bound of the servers, with the relations between them checked at compile time.
+
+use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCKS_PER_REQUEST_MAX, FRAME_BODY_MAX};
+use std::time::Duration;
+
+// ---------------------------------------------------------------- metadata server
+
+/// Metadata requests executed at once; further ones are answered OVERLOADED.
+pub const META_REQUESTS_MAX: usize = 1024;
+/// Memory for cached rows, where no option says otherwise.
+pub const META_CACHE_BYTES: u64 = 64 << 20;
+/// When a caller that was answered OVERLOADED should come back, in milliseconds.
+pub const OVERLOADED_RETRY_MS: u32 = 25;
+/// How often the silence of nodes is counted and groups are looked after.
+pub const CLUSTER_DUTY_PERIOD: Duration = Duration::from_secs(1);
+/// How often heartbeats and renewals of sessions are written down.
+pub const BEATS_PERIOD: Duration = Duration::from_secs(1);
+/// How often expired sessions are closed.
+pub const EXPIRY_PERIOD: Duration = Duration::from_secs(5);
+/// How often dropped maps are taken apart, while there are none.
+pub const DROP_MAPS_PERIOD: Duration = Duration::from_secs(1);
+/// How often the garbage rows are looked through.
+pub const GARBAGE_PERIOD: Duration = Duration::from_secs(1);
+/// Time between the first sight of a garbage row and its DELETE, where no option says otherwise.
+pub const GARBAGE_GRACE_DEFAULT: Duration = Duration::from_secs(60);
+/// Garbage rows whose grace is being timed; further ones wait until some are gone.
+pub const GARBAGE_TRACKED_MAX: usize = 128 * 1024;
+/// Garbage rows read, sent to nodes and removed together.
+pub const GARBAGE_PAGE: usize = 256;
+/// DELETE requests under way at once.
+pub const DELETES_IN_FLIGHT_MAX: usize = 8;
+/// Time one DELETE may take.
+pub const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that did not answer a DELETE is left alone this long.
+pub const AWAY_PAUSE: Duration = Duration::from_secs(10);
+
+// ---------------------------------------------------------------- storage node
+
+/// Block reads served at once; further ones are answered OVERLOADED.
+pub const READS_MAX: usize = 512;
+/// Reads that wait for the disk at once; further ones queue behind them within [`READS_MAX`].
+pub const COLD_READS_MAX: usize = 32;
+/// Blocks read as a whole to verify them, at once.
+pub const VERIFIES_MAX: usize = 4;
+/// Block writes held at once; further ones are answered OVERLOADED. Their bytes are bounded by the store's queue.
+pub const WRITES_MAX: usize = 512;
+/// Longest part of a block that is handed to the connection in one piece.
+pub const PART_LEN: u32 = FRAME_BODY_MAX;
+/// Blocks whose header was read lately, and is therefore expected in the page cache.
+pub const WARM_BLOCKS: usize = 16 * 1024;
+/// Deleted blocks remembered, so that a copy that was under way does not bring one back.
+pub const DELETED_REMEMBERED: usize = 64 * 1024;
+/// NOT_FOUND answers remembered, so that a later report about such a block can be told to which group it belongs.
+pub const MISSES_REMEMBERED: usize = 4096;
+/// Time between two heartbeats, where metadata does not say otherwise.
+pub const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
+/// Shortest and longest time between heartbeats that metadata may ask for.
+pub const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
+/// Time one request to metadata may take.
+pub const META_TIMEOUT: Duration = Duration::from_secs(5);
+/// First and longest pause before a duty that failed is tried again.
+pub const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Defects named in one heartbeat; further ones wait for the next.
+pub const DEFECTS_PER_BEAT: usize = 64;
+/// Repaired blocks whose report waits for a heartbeat; older ones are forgotten.
+pub const REPAIRED_WAITING_MAX: usize = 4096;
+/// Blocks copied from peers at once, by all duties of a node together.
+pub const COPIES_IN_FLIGHT_MAX: usize = 8;
+/// Time one block may take to come from a peer.
+pub const COPY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bad or missing blocks that wait for their own repair; further reports are dropped (the reader will report again).
+pub const HEAL_QUEUE_MAX: usize = 4096;
+/// Blocks looked at, copied and made durable together by a duty.
+pub const COPY_BATCH: usize = 128;
+/// Degraded rows asked for at once.
+pub const DEGRADED_PAGE: u32 = 256;
+/// Blocks in the run of one degraded or garbage row that are accepted.
+pub const RUN_BLOCKS_MAX: usize = 1 << 20;
+/// Blocks of an inventory asked for at once.
+pub const INVENTORY_PAGE: u32 = BLOCKS_PER_REQUEST_MAX as u32;
+/// How often unfinished repairs (degraded runs, quarantined blocks, joins) are tried again while nothing changes.
+pub const REPAIR_PERIOD: Duration = Duration::from_secs(5);
+/// How often a cluster that is starting is asked whether it is ready.
+pub const READY_POLL: Duration = Duration::from_millis(10);
+/// How long a graceful stop waits for work in flight.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Largest state file (identity, fence) that is read back.
+pub const STATE_FILE_MAX: u64 = 16 << 20;
+
+const _: () = {
+    assert!(COLD_READS_MAX <= READS_MAX);
+    assert!(COPY_BATCH <= BLOCKS_PER_REQUEST_MAX);
+    assert!(DEFECTS_PER_BEAT <= REPAIRED_WAITING_MAX);
+    // Copies in flight hold whole blocks: half a gigabyte at most, and 32 MiB with blocks of the default size.
+    assert!(COPIES_IN_FLIGHT_MAX as u64 * BLOCK_LEN_MAX as u64 <= 512 << 20);
+    assert!(GARBAGE_PAGE <= GARBAGE_TRACKED_MAX);
+};

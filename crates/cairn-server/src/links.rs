@@ -1,0 +1,161 @@
+//! Requests from this process to others: to the metadata servers, whichever answers, and to storage nodes by number.
+
+use crate::entropy;
+use bytes::Bytes;
+use cairn_net::{Call, LegError, Link, LinkConfig, Net, Reply, SharedIdentity, now};
+use cairn_proto::NodeId;
+use cairn_proto::pb::request::Kind;
+use cairn_proto::pb::response;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use thiserror::Error;
+
+/// A request that got no usable answer.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum CallError {
+    /// The leg failed, or the peer answered with an error.
+    #[error("{addr}: {source}")]
+    Leg {
+        addr: String,
+        #[source]
+        source: LegError,
+    },
+    /// The peer answered something else than was asked.
+    #[error("{addr} answered another question than was asked")]
+    Confused { addr: String },
+    /// There is nobody to ask.
+    #[error("no address to ask")]
+    Nobody,
+}
+
+impl CallError {
+    /// The peer's status, when it answered with one.
+    pub(crate) fn status(&self) -> Option<&cairn_proto::status::Status> {
+        match self {
+            Self::Leg { source, .. } => source.status(),
+            Self::Confused { .. } | Self::Nobody => None,
+        }
+    }
+}
+
+/// Makes links that speak with this process's identity.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    pub(crate) net: Arc<dyn Net>,
+    pub(crate) identity: SharedIdentity,
+    pub(crate) config: Arc<LinkConfig>,
+}
+
+impl Dialer {
+    fn link(&self, addr: &str, expect: NodeId) -> Link {
+        let seed = entropy::rng().u64(..);
+        Link::new(self.net.clone(), addr.to_owned(), expect, self.identity.clone(), self.config.clone(), seed)
+    }
+}
+
+async fn start(link: &Link, call: Call) -> Result<(response::Kind, Bytes), CallError> {
+    let addr = || link.addr().to_owned();
+    match link.start(call).await {
+        Ok(Reply { response, body, .. }) => match response.kind {
+            Some(kind) => Ok((kind, body)),
+            None => Err(CallError::Confused { addr: addr() }),
+        },
+        Err(source) => Err(CallError::Leg { addr: addr(), source }),
+    }
+}
+
+/// The metadata servers. Any serves any request; the one that answered last is asked first.
+pub(crate) struct MetaClient {
+    links: Vec<Link>,
+    preferred: AtomicUsize,
+    timeout: Duration,
+}
+
+impl MetaClient {
+    pub(crate) fn new(dialer: &Dialer, addrs: &[String], timeout: Duration) -> Self {
+        // A number is never expected of a metadata server.
+        let links = addrs.iter().map(|addr| dialer.link(addr, NodeId(0))).collect();
+        Self { links, preferred: AtomicUsize::new(0), timeout }
+    }
+
+    /// Asks once: each server in turn until one answers, be it with an error. The requests of nodes may all be repeated.
+    pub(crate) async fn call(&self, kind: Kind) -> Result<response::Kind, CallError> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut last = CallError::Nobody;
+        for n in 0..self.links.len() {
+            let index = (first + n) % self.links.len();
+            let deadline = now() + self.timeout;
+            match start(&self.links[index], Call::new(kind.clone(), deadline)).await {
+                Ok((kind, _)) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return Ok(kind);
+                }
+                Err(error) if error.status().is_some() => return Err(error),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close(&self) {
+        self.links.iter().for_each(Link::close);
+    }
+}
+
+/// Links to storage nodes, one each, made when first needed.
+pub(crate) struct Peers {
+    dialer: Dialer,
+    links: Mutex<HashMap<NodeId, Link>>,
+}
+
+impl Peers {
+    pub(crate) fn new(dialer: Dialer) -> Self {
+        Self { dialer, links: Mutex::new(HashMap::new()) }
+    }
+
+    /// Asks the node that lives at `addr`; a body of at most `response_max` bytes may come back, unverified.
+    pub(crate) async fn call(
+        &self,
+        node: NodeId,
+        addr: &str,
+        kind: Kind,
+        timeout: Duration,
+        response_max: u64,
+    ) -> Result<(response::Kind, Bytes), CallError> {
+        let link = self.link(node, addr);
+        let call = Call { verify_body: false, response_max, ..Call::new(kind, now() + timeout) };
+        start(&link, call).await
+    }
+
+    /// Forgets all but these nodes: their connections close.
+    pub(crate) fn retain(&self, keep: impl Fn(NodeId) -> bool) {
+        self.links.lock().retain(|node, link| {
+            let keep = keep(*node);
+            if !keep {
+                link.close();
+            }
+            keep
+        });
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close(&self) {
+        self.retain(|_| false);
+    }
+
+    fn link(&self, node: NodeId, addr: &str) -> Link {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(&node).filter(|link| link.addr() == addr) {
+            return link.clone();
+        }
+        let link = self.dialer.link(addr, node);
+        if let Some(old) = links.insert(node, link.clone()) {
+            old.close();
+        }
+        link
+    }
+}

@@ -1,0 +1,54 @@
+//! Where a server may listen: on loopback only, as long as connections are neither authenticated nor encrypted.
+
+use std::net::SocketAddr;
+use thiserror::Error;
+
+/// A listening address that is refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ListenError {
+    /// Not `address:port`.
+    #[error("\"{0}\" is not an address to listen on: write IP:PORT, for example 127.0.0.1:9000 or [::1]:9000")]
+    Malformed(String),
+    /// Reachable by other machines.
+    #[error(
+        "refusing to listen on {0}: connections are not yet protected by mutual TLS and capabilities, so anybody who \
+         reaches the port could read and destroy data; use a loopback address (127.0.0.0/8 or ::1)"
+    )]
+    NotLoopback(SocketAddr),
+}
+
+/// Reads a listening address and admits loopback only. Names (`localhost`) count as 127.0.0.1 and nothing else is
+/// resolved: what a name means could change between this check and the bind.
+pub fn loopback_addr(listen: &str) -> Result<SocketAddr, ListenError> {
+    let numeric = match listen.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => listen.to_owned(),
+    };
+    let addr: SocketAddr = numeric.parse().map_err(|_| ListenError::Malformed(listen.to_owned()))?;
+    let ip = addr.ip().to_canonical();
+    if ip.is_loopback() { Ok(addr) } else { Err(ListenError::NotLoopback(addr)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_admitted() {
+        for listen in ["127.0.0.1:9000", "127.8.9.10:0", "[::1]:9000", "localhost:9000", "[::ffff:127.0.0.1]:1"] {
+            assert!(loopback_addr(listen).is_ok(), "{listen}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_the_reason() {
+        for listen in ["0.0.0.0:9000", "[::]:9000", "10.0.0.1:9000", "[::ffff:10.0.0.1]:1", "128.0.0.1:1"] {
+            let error = loopback_addr(listen).expect_err(listen);
+            assert!(matches!(error, ListenError::NotLoopback(_)));
+            assert!(error.to_string().contains("mutual TLS"), "{error}");
+        }
+        for listen in ["", "9000", "example.com:9000", "127.0.0.1", "localhost", "127.0.0.1:70000"] {
+            assert_eq!(loopback_addr(listen), Err(ListenError::Malformed(listen.to_owned())));
+        }
+    }
+}

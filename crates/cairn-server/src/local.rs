@@ -1,0 +1,256 @@
+//! A whole cluster in one process, on loopback and under one directory: for `cairn up`, tests and benchmarks.
+
+use crate::error::StartError;
+use crate::limits::READY_POLL;
+use crate::meta::{MetaServer, MetaServerConfig};
+use crate::node::{Membership, NodeServer, NodeServerConfig, StoreConfig};
+use crate::view::ClusterView;
+use cairn_net::Net;
+use cairn_proto::pb::request::Kind;
+use cairn_proto::pb::{self, response};
+use futures_util::future::join_all;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::{sleep, timeout};
+
+/// Settings of a [`LocalCluster`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalClusterConfig {
+    /// Directory of everything: `meta-1`, `node-1`, `node-2`, ... are made in it.
+    pub data: PathBuf,
+    /// Storage nodes.
+    pub nodes: usize,
+    /// Replicas of a block; at most `nodes`.
+    pub replicas: u32,
+    /// Loopback address to listen on, without port.
+    pub ip: String,
+    /// Metadata listens here, node i (from 1) on this plus i; 0 = free ports for all.
+    pub base_port: u16,
+    /// Bytes of a block where no policy says otherwise.
+    pub block_len: u32,
+    /// Time between the first sight of a garbage row and the deletion of its blocks.
+    pub gc_grace: Duration,
+    /// How the stores use their disks.
+    pub store: StoreConfig,
+    /// How long [`LocalCluster::start`] waits for the cluster to become ready.
+    pub ready_timeout: Duration,
+}
+
+impl LocalClusterConfig {
+    /// Three nodes with three replicas on free ports, and defaults for the rest.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        let meta = MetaServerConfig::new("", "");
+        Self {
+            data: data.into(),
+            nodes: 3,
+            replicas: meta.replicas,
+            ip: "127.0.0.1".to_owned(),
+            base_port: 0,
+            block_len: meta.block_len,
+            gc_grace: meta.gc_grace,
+            store: StoreConfig::default(),
+            ready_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Settings of the metadata server.
+    ///
+    /// # Errors
+    /// [`LocalClusterError::Port`] when the base port leaves no room for the nodes.
+    pub fn meta(&self) -> Result<MetaServerConfig, LocalClusterError> {
+        Ok(MetaServerConfig {
+            replicas: self.replicas,
+            block_len: self.block_len,
+            gc_grace: self.gc_grace,
+            ..MetaServerConfig::new(self.data.join("meta-1"), self.listen(0)?)
+        })
+    }
+
+    /// Settings of node `number`, counted from 1.
+    ///
+    /// # Errors
+    /// [`LocalClusterError::Port`] when the base port leaves no room for the nodes.
+    pub fn node(&self, number: usize, meta: SocketAddr) -> Result<NodeServerConfig, LocalClusterError> {
+        let data = self.data.join(format!("node-{number}"));
+        let config = NodeServerConfig::new(data, self.listen(number)?, vec![meta.to_string()]);
+        Ok(NodeServerConfig { store: self.store.clone(), ..config })
+    }
+
+    fn listen(&self, number: usize) -> Result<String, LocalClusterError> {
+        let full = || LocalClusterError::Port { base_port: self.base_port, nodes: self.nodes };
+        let port = match self.base_port {
+            0 => 0,
+            base => {
+                let number = u16::try_from(number).map_err(|_| full())?;
+                base.checked_add(number).ok_or_else(full)?
+            }
+        };
+        Ok(if self.ip.contains(':') { format!("[{}]:{port}", self.ip) } else { format!("{}:{port}", self.ip) })
+    }
+}
+
+/// Why a local cluster did not come up; nothing of it keeps running.
+#[derive(Debug, Error)]
+pub enum LocalClusterError {
+    /// More replicas than nodes, or no node at all.
+    #[error("{replicas} replicas need at least as many nodes, but there are {nodes}")]
+    TooFewNodes {
+        /// Nodes asked for.
+        nodes: usize,
+        /// Replicas asked for.
+        replicas: u32,
+    },
+    /// Not enough ports above the base.
+    #[error("no room for {nodes} nodes above port {base_port}")]
+    Port {
+        /// The base port.
+        base_port: u16,
+        /// Nodes asked for.
+        nodes: usize,
+    },
+    /// The metadata server did not start.
+    #[error("the metadata server did not start")]
+    Meta(#[source] StartError),
+    /// A node did not start.
+    #[error("node {number} did not start")]
+    Node {
+        /// Which, counted from 1.
+        number: usize,
+        /// Why.
+        source: StartError,
+    },
+    /// The servers run, but do not find together.
+    #[error("not ready after {waited:?}: {state}")]
+    NotReady {
+        /// How long it was waited for.
+        waited: Duration,
+        /// What is missing.
+        state: String,
+    },
+}
+
+/// One metadata server and some storage nodes in this process.
+pub struct LocalCluster {
+    meta: MetaServer,
+    nodes: Vec<NodeServer>,
+    replicas: u32,
+}
+
+impl LocalCluster {
+    /// Starts everything and waits until every node is registered and there are groups to write to.
+    ///
+    /// # Errors
+    /// See [`LocalClusterError`]. Cancelled, what was started ends as in a crash.
+    pub async fn start(config: LocalClusterConfig, net: Arc<dyn Net>) -> Result<Self, LocalClusterError> {
+        if config.nodes == 0 || (config.replicas as usize) > config.nodes {
+            return Err(LocalClusterError::TooFewNodes { nodes: config.nodes, replicas: config.replicas });
+        }
+        let meta = MetaServer::start(config.meta()?, net.clone()).await.map_err(LocalClusterError::Meta)?;
+        let mut cluster = Self { meta, nodes: Vec::new(), replicas: config.replicas };
+        match cluster.start_nodes(&config, &net).await {
+            Ok(()) => Ok(cluster),
+            Err(error) => {
+                cluster.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_nodes(&mut self, config: &LocalClusterConfig, net: &Arc<dyn Net>) -> Result<(), LocalClusterError> {
+        for number in 1..=config.nodes {
+            let node = NodeServer::start(config.node(number, self.meta.addr())?, net.clone()).await;
+            self.nodes.push(node.map_err(|source| LocalClusterError::Node { number, source })?);
+        }
+        self.wait_ready(config.ready_timeout).await
+    }
+
+    /// Waits until every node is registered and up, and there is a group to write to.
+    ///
+    /// # Errors
+    /// [`LocalClusterError::NotReady`] after `patience`.
+    pub async fn wait_ready(&self, patience: Duration) -> Result<(), LocalClusterError> {
+        let ready = async {
+            while self.missing().await.is_some() {
+                sleep(READY_POLL).await; // tidy: sleep-ok(polls a condition)
+            }
+        };
+        match timeout(patience, ready).await {
+            Ok(()) => Ok(()),
+            Err(_) => match self.missing().await {
+                None => Ok(()),
+                Some(state) => Err(LocalClusterError::NotReady { waited: patience, state }),
+            },
+        }
+    }
+
+    /// What keeps the cluster from being ready.
+    async fn missing(&self) -> Option<String> {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let membership = node.membership();
+            match &*membership.borrow() {
+                Membership::Registered { .. } => {}
+                Membership::Waiting { error: None } => {
+                    return Some(format!("node {} is not registered yet", index + 1));
+                }
+                Membership::Waiting { error: Some(error) } | Membership::Refused { reason: error } => {
+                    return Some(format!("node {} is not registered: {error}", index + 1));
+                }
+            }
+        }
+        let view = match self.view().await {
+            Ok(view) => view,
+            Err(error) => return Some(error),
+        };
+        let writable = view.writable_groups(self.replicas as usize);
+        (writable == 0).then(|| "no placement group has enough stores that are up".to_owned())
+    }
+
+    async fn view(&self) -> Result<ClusterView, String> {
+        let mut view = ClusterView::default();
+        let mut cursor = 0;
+        loop {
+            let ask = pb::ClusterMap { known_version: 0, cursor };
+            let request = pb::Request { kind: Some(Kind::ClusterMap(ask)), ..Default::default() };
+            match self.meta.meta().execute(&request).await {
+                Ok(response::Kind::ClusterMap(page)) => {
+                    view.absorb(&page);
+                    if page.next_cursor == 0 {
+                        return Ok(view);
+                    }
+                    cursor = page.next_cursor;
+                }
+                Ok(_) => return Err("the cluster map is not a cluster map".to_owned()),
+                Err(status) => return Err(status.to_string()),
+            }
+        }
+    }
+
+    /// Where metadata listens: what a client connects to.
+    pub fn meta_addr(&self) -> SocketAddr {
+        self.meta.addr()
+    }
+
+    /// The metadata server.
+    pub fn meta(&self) -> &MetaServer {
+        &self.meta
+    }
+
+    /// The nodes, in order.
+    pub fn nodes(&self) -> &[NodeServer] {
+        &self.nodes
+    }
+
+    /// The servers one by one, to stop and start them alone.
+    pub fn into_servers(self) -> (MetaServer, Vec<NodeServer>) {
+        (self.meta, self.nodes)
+    }
+
+    /// Stops everything in order: the nodes, then metadata.
+    pub async fn stop(self) {
+        join_all(self.nodes.into_iter().map(NodeServer::stop)).await;
+        self.meta.stop().await;
+    }
+}

@@ -1,0 +1,104 @@
+//! What a metadata server does without being asked, each on its own timer.
+//!
+//! Every step is bounded and may be repeated; a step that fails is tried again at the next tick.
+
+use super::collector::Collector;
+use crate::limits::{BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_PERIOD, GARBAGE_PERIOD};
+use cairn_meta::Meta;
+use cairn_proto::status::Status;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Judges the silence of nodes and sees to it that there are enough groups.
+pub(crate) async fn look_after_cluster(meta: Meta, changed: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        let step = async {
+            meta.note_silence().await;
+            meta.ensure_groups().await
+        };
+        let Some(outcome) = stop.run_until_cancelled(step).await else { return };
+        if !again("look after nodes and groups", outcome, CLUSTER_DUTY_PERIOD, &changed, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Ends sessions whose lease ran out.
+pub(crate) async fn expire(meta: Meta, stop: CancellationToken) {
+    let never = Notify::new();
+    loop {
+        let Some(outcome) = stop.run_until_cancelled(meta.expire_sessions()).await else { return };
+        if !again("expire sessions", outcome, EXPIRY_PERIOD, &never, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Writes down what heartbeats and renewals said.
+pub(crate) async fn persist_beats(meta: Meta, stop: CancellationToken) {
+    let never = Notify::new();
+    loop {
+        // It paces itself: whatever it did, there is nothing more before the next second.
+        let step = async { meta.persist_beats().await.map(|_| false) };
+        let Some(outcome) = stop.run_until_cancelled(step).await else { return };
+        if !again("write down heartbeats", outcome, BEATS_PERIOD, &never, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Takes the maps of removed files apart.
+pub(crate) async fn drop_maps(meta: Meta, stop: CancellationToken) {
+    let never = Notify::new();
+    loop {
+        let Some(outcome) = stop.run_until_cancelled(meta.drop_maps()).await else { return };
+        if !again("drop maps", outcome, DROP_MAPS_PERIOD, &never, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Collects garbage.
+pub(crate) async fn collect(mut collector: Collector, grace: Duration, stop: CancellationToken) {
+    // A short grace, as in tests, is not to be outlasted by the pause between rounds.
+    let period = GARBAGE_PERIOD.min(grace.max(GARBAGE_PERIOD / 10));
+    let never = Notify::new();
+    loop {
+        match stop.run_until_cancelled(collector.round()).await {
+            None => break,
+            Some(Ok(0)) => {}
+            Some(Ok(rows)) => tracing::debug!(rows, "garbage collected"),
+            Some(Err(status)) => tracing::warn!(%status, "garbage not collected"),
+        }
+        if !pause(&stop, &never, period).await {
+            break;
+        }
+    }
+    collector.close();
+}
+
+/// After a step: goes on at once while there is more to do, else waits for `period` or a call. False when it is time to
+/// stop.
+async fn again(
+    what: &str,
+    outcome: Result<bool, Status>,
+    period: Duration,
+    call: &Notify,
+    stop: &CancellationToken,
+) -> bool {
+    match outcome {
+        Ok(true) => return !stop.is_cancelled(),
+        Ok(false) => {}
+        Err(status) => tracing::warn!(%status, "failed to {what}"),
+    }
+    pause(stop, call, period).await
+}
+
+/// Waits for `period`, or for a call; false when it is time to stop.
+async fn pause(stop: &CancellationToken, call: &Notify, period: Duration) -> bool {
+    // Over or called, both mean to look again.
+    stop.run_until_cancelled(timeout(period, call.notified())).await.is_some()
+}

@@ -1,0 +1,78 @@
+//! What a metadata server answers: whatever [`Meta`] says, within a bound and a deadline.
+
+use crate::limits::{META_REQUESTS_MAX, OVERLOADED_RETRY_MS};
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_meta::Meta;
+use cairn_net::{Body, Handler, RequestContext};
+use cairn_proto::pb::request::Kind;
+use cairn_proto::pb::{self, response};
+use cairn_proto::status::{Code, Status};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout_at;
+
+/// Answers the requests of a metadata server.
+pub(crate) struct MetaHandler {
+    meta: Meta,
+    requests: Semaphore,
+    /// Told when nodes or memberships may have changed.
+    cluster_changed: Arc<Notify>,
+    draining: AtomicBool,
+}
+
+impl MetaHandler {
+    pub(crate) fn new(meta: Meta, cluster_changed: Arc<Notify>) -> Self {
+        Self { meta, requests: Semaphore::new(META_REQUESTS_MAX), cluster_changed, draining: AtomicBool::new(false) }
+    }
+
+    /// Says from now on that the server is about to end.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Handler for MetaHandler {
+    async fn handle(
+        &self,
+        ctx: &RequestContext,
+        request: pb::Request,
+        body: Vec<Bytes>,
+    ) -> Result<(response::Kind, Body), Status> {
+        if !body.is_empty() {
+            return Err(Status::new(Code::Invalid, "requests to metadata have no body"));
+        }
+        let Ok(_permit) = self.requests.try_acquire() else {
+            let status = Status::new(Code::Overloaded, "this server has too many requests in hand");
+            return Err(status.retry_after_ms(OVERLOADED_RETRY_MS));
+        };
+        let registers = matches!(request.kind, Some(Kind::RegisterNode(_) | Kind::JoinDone(_)));
+        // A mutation that is dropped at its deadline may still happen: its slot tells whoever asks again.
+        let result = match ctx.deadline {
+            Some(deadline) if deadline <= cairn_net::now() => Err(too_late()),
+            Some(deadline) => {
+                timeout_at(deadline, self.meta.execute(&request)).await.unwrap_or_else(|_| Err(too_late()))
+            }
+            None => self.meta.execute(&request).await,
+        };
+        if registers && result.is_ok() {
+            self.cluster_changed.notify_one();
+        }
+        result.map(|kind| (kind, Body::empty()))
+    }
+
+    fn pong(&self) -> pb::Pong {
+        let in_hand = META_REQUESTS_MAX - self.requests.available_permits();
+        pb::Pong {
+            queue_depth: u32::try_from(in_hand).unwrap_or(u32::MAX),
+            disk_stall_ms: 0,
+            draining: self.draining.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn too_late() -> Status {
+    Status::new(Code::Deadline, "the caller's deadline passed before this was done here")
+}

@@ -1,0 +1,162 @@
+//! The metadata server: the namespace behind a socket, and the duties that go with it.
+
+mod collector;
+mod duties;
+mod handler;
+mod ripening;
+
+use crate::entropy;
+use crate::error::StartError;
+use crate::limits::{GARBAGE_GRACE_DEFAULT, META_CACHE_BYTES, STOP_GRACE};
+use crate::links::{Dialer, Peers};
+use crate::listen::loopback_addr;
+use crate::tasks::{Tasks, blocking};
+use cairn_meta::clock::{Clock, SystemClock};
+use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions};
+use cairn_meta::{Meta, MetaOptions};
+use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
+use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT};
+use cairn_proto::pb::Role;
+use cairn_proto::{BootId, ClusterId};
+use collector::Collector;
+use handler::MetaHandler;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Settings of a [`MetaServer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaServerConfig {
+    /// Directory of the embedded engine. Made when missing.
+    pub data: PathBuf,
+    /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
+    pub listen: String,
+    /// Addresses of all metadata servers, as clients are told; empty = this one's.
+    pub metas: Vec<String>,
+    /// Replicas of a block where no policy says otherwise.
+    pub replicas: u32,
+    /// Bytes of a block where no policy says otherwise.
+    pub block_len: u32,
+    /// A file that as a whole is at most this long is kept in metadata, in bytes.
+    pub inline_max: u32,
+    /// Time between the first sight of a garbage row and the deletion of its blocks.
+    pub gc_grace: Duration,
+    /// Memory for cached rows, in bytes.
+    pub cache_bytes: u64,
+}
+
+impl MetaServerConfig {
+    /// Three replicas, and defaults for the rest.
+    pub fn new(data: impl Into<PathBuf>, listen: impl Into<String>) -> Self {
+        Self {
+            data: data.into(),
+            listen: listen.into(),
+            metas: Vec::new(),
+            replicas: 3,
+            block_len: BLOCK_LEN_DEFAULT,
+            inline_max: INLINE_LEN_DEFAULT,
+            gc_grace: GARBAGE_GRACE_DEFAULT,
+            cache_bytes: META_CACHE_BYTES,
+        }
+    }
+}
+
+/// A metadata server that runs in this process, on the embedded engine.
+///
+/// Dropping it ends its tasks without waiting for them, as a crash would; [`MetaServer::stop`] ends it in order.
+pub struct MetaServer {
+    meta: Meta,
+    /// Only to notice that nothing holds the engine open any more.
+    engine: Weak<EmbeddedEngine>,
+    handler: Arc<MetaHandler>,
+    addr: SocketAddr,
+    tasks: Tasks,
+}
+
+impl MetaServer {
+    /// Opens the namespace, or makes it in an empty directory, and begins to serve it.
+    ///
+    /// # Errors
+    /// When the address is not on loopback or not free, an option is out of range, or the directory cannot be used.
+    /// Nothing keeps running then.
+    pub async fn start(config: MetaServerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
+        let listen = loopback_addr(&config.listen)?;
+        let bound = net.bind(&listen.to_string()).await;
+        let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
+        let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let engine = Arc::new(open_engine(&config, clock.clone()).await?);
+        let metas = if config.metas.is_empty() { vec![addr.to_string()] } else { config.metas.clone() };
+        let options = MetaOptions {
+            replicas: config.replicas,
+            block_len: config.block_len,
+            inline_max: config.inline_max,
+            metas,
+            clock,
+            seed: entropy::rng().u64(..),
+        };
+        let opened = Meta::open(engine.clone(), options).await;
+        let meta = opened.map_err(|source| StartError::Meta { path: config.data.clone(), source })?;
+
+        let boot = BootId(entropy::unique());
+        let cluster_id = meta.cluster_id();
+        let speaks_as = Identity { role: Role::Meta, cluster_id, ..Identity::client(boot) }.shared();
+        let changed = Arc::new(Notify::new());
+        let handler = Arc::new(MetaHandler::new(meta.clone(), changed.clone()));
+        let dialer = Dialer { net, identity: speaks_as.clone(), config: Arc::new(LinkConfig::default()) };
+        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace);
+
+        let tasks = Tasks::new();
+        let stop = tasks.duty_stop();
+        tasks.spawn_server(serve(listener, handler.clone(), ServerConfig::new(speaks_as), tasks.server_stop()));
+        tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed, stop.clone()));
+        tasks.spawn_duty(duties::persist_beats(meta.clone(), stop.clone()));
+        tasks.spawn_duty(duties::expire(meta.clone(), stop.clone()));
+        tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
+        tasks.spawn_duty(duties::collect(collector, config.gc_grace, stop));
+        tracing::info!(%addr, cluster = %cluster_id, "metadata server listens");
+        Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, tasks })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The cluster it serves.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.meta.cluster_id()
+    }
+
+    /// Stops in order: peers are told to go away, requests in hand are finished (for at most [`STOP_GRACE`]), everything
+    /// committed is made durable, and the directory is released.
+    pub async fn stop(self) {
+        let Self { meta, engine, handler, tasks, .. } = self;
+        handler.drain();
+        tasks.stop(STOP_GRACE).await;
+        // The last owner of the engine flushes and closes it, which takes a thread's time.
+        blocking(move || drop((meta, handler))).await;
+        match engine.strong_count() {
+            0 => tracing::info!("metadata server stopped"),
+            owners => tracing::warn!(owners, "metadata server stopped, but something still holds its engine"),
+        }
+    }
+
+    /// The namespace, for servers in the same process.
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+async fn open_engine(config: &MetaServerConfig, clock: Arc<dyn Clock>) -> Result<EmbeddedEngine, StartError> {
+    let path = config.data.clone();
+    let options = EmbeddedOptions { cache_bytes: config.cache_bytes, clock };
+    let opened = blocking({
+        let path = path.clone();
+        move || EmbeddedEngine::open(&path, options)
+    });
+    opened.await.map_err(|source| StartError::Engine { path, source })
+}

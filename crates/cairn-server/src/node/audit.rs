@@ -1,0 +1,71 @@
+//! The audit after a store was opened damaged, or without having been closed: each of its complete memberships is held
+//! against the other members' inventories, and what is missing is copied back.
+//!
+//! A crash takes at most what was never acknowledged as durable, and damage is mostly seen at open. But a log that was
+//! cut from outside ends like one that was never written further, and relaxed writes may be lost by one member alone.
+
+use super::duty::{Pace, wait};
+use super::inventory::copy_inventory;
+use super::slot::StoreSlot;
+use super::state::Node;
+use crate::limits::REPAIR_PERIOD;
+use cairn_proto::PgId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Runs until every suspicious store is audited, or `stop`.
+pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+    let mut pace = Pace::new();
+    let mut done = BTreeSet::new();
+    while wait(&stop, &node.wakes.audit, pace.next()).await {
+        let Some(left) = stop.run_until_cancelled(pass(&node, &mut done)).await else { return };
+        if left == 0 {
+            return;
+        }
+        pace.unfinished(REPAIR_PERIOD);
+    }
+}
+
+/// Tries every membership that is not in `done` yet; how many are left, at least 1 before there is a map.
+async fn pass(node: &Node, done: &mut BTreeSet<(PgId, [u8; 16])>) -> usize {
+    let view = node.view.load_full();
+    let mut left = usize::from(view.version == 0);
+    for slot in node.stores.iter().filter(|slot| slot.is_suspicious()) {
+        let Some(store) = slot.id() else { return 1 };
+        for pg in view.complete_memberships(store) {
+            if done.contains(&(pg, slot.uuid().0)) {
+                continue;
+            }
+            match audit(node, slot, pg).await {
+                Ok(0) => {}
+                Ok(copied) => {
+                    tracing::warn!(%store, %pg, blocks = copied, "blocks were missing and have been copied back")
+                }
+                Err(reason) => {
+                    tracing::debug!(%store, %pg, reason, "group not audited yet");
+                    left += 1;
+                    continue;
+                }
+            }
+            done.insert((pg, slot.uuid().0));
+        }
+    }
+    left
+}
+
+/// Compares with every other full member; how many blocks were copied.
+async fn audit(node: &Node, slot: &Arc<StoreSlot>, pg: PgId) -> Result<usize, String> {
+    let view = node.view.load_full();
+    let own = slot.id().unwrap_or_default();
+    let required = view.required_inventories(pg, own);
+    let mut copied = 0;
+    for source in view.sources(pg, own) {
+        match copy_inventory(node, slot, pg, &source).await {
+            Ok(blocks) => copied += blocks,
+            Err(reason) if required.contains(&source.store) => return Err(reason),
+            Err(reason) => tracing::debug!(%pg, member = %source.store, reason, "member left out of the audit"),
+        }
+    }
+    Ok(copied)
+}

@@ -1,0 +1,59 @@
+//! Settings of a storage node.
+
+use std::path::PathBuf;
+
+/// How a store uses its disk; `None` = the store's own default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Length at which segments are sealed, in bytes.
+    pub segment_len: Option<u64>,
+    /// Bytes of the disk the store may use; default: all of the file system.
+    pub capacity_bytes: Option<u64>,
+    /// Bytes kept free for tombstones and checkpoints.
+    pub reserve_bytes: Option<u64>,
+}
+
+/// Settings of a [`crate::NodeServer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeServerConfig {
+    /// The node's directory: identity, fence, and the store where `stores` names none. Made when missing.
+    pub data: PathBuf,
+    /// A directory per store (one per disk); empty = one store, in `data/store-1`. Made when missing.
+    pub stores: Vec<PathBuf>,
+    /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
+    pub listen: String,
+    /// The address that others are told, where it differs from the one listened on.
+    pub advertise: Option<String>,
+    /// Addresses of the metadata servers, `host:port` each.
+    pub metas: Vec<String>,
+    /// Failure domain above racks; may be empty.
+    pub zone: String,
+    /// Failure domain above hosts; may be empty.
+    pub rack: String,
+    /// Failure domain above nodes: nodes of one name share a machine; may be empty.
+    pub host: String,
+    /// How each store uses its disk.
+    pub store: StoreConfig,
+}
+
+impl NodeServerConfig {
+    /// A node with one store in `data`, no failure domains, and defaults for the rest.
+    pub fn new(data: impl Into<PathBuf>, listen: impl Into<String>, metas: Vec<String>) -> Self {
+        Self {
+            data: data.into(),
+            stores: Vec::new(),
+            listen: listen.into(),
+            advertise: None,
+            metas,
+            zone: String::new(),
+            rack: String::new(),
+            host: String::new(),
+            store: StoreConfig::default(),
+        }
+    }
+
+    /// Directories of the stores, in order.
+    pub(crate) fn store_dirs(&self) -> Vec<PathBuf> {
+        if self.stores.is_empty() { vec![self.data.join("store-1")] } else { self.stores.clone() }
+    }
+}

@@ -1,0 +1,317 @@
+//! What a storage node answers: one method per op, each checks its arguments, asks one store, says how it ended.
+
+use super::fence::{AdmitError, Authority};
+use super::slot::StoreSlot;
+use super::state::Node;
+use crate::limits::{OVERLOADED_RETRY_MS, PART_LEN};
+use crate::node::status;
+use crate::tasks::blocking;
+use crate::view::{Admission, admit_put, group_to_pb};
+use crate::wire::{block_id, block_to_pb, fold_runs, runs_blocks, shard};
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_net::{Body, BodyPart, Handler, RequestContext};
+use cairn_proto::checksum::{body_crc, crc32c, pack, unpack};
+use cairn_proto::layout::{ChunkRange, chunk_range};
+use cairn_proto::limits::{BLOCKS_PER_REQUEST_MAX, CHUNK_LEN};
+use cairn_proto::pb::request::Kind;
+use cairn_proto::pb::{self, PutDurability, response};
+use cairn_proto::status::{Code, Status};
+use cairn_proto::{PgEpoch, PgId};
+use cairn_store::{BlockKey, Durability, OsFile, Put, ReadError, StoredBlock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+
+/// Answers the requests of a node.
+pub(crate) struct NodeHandler {
+    pub(crate) node: Arc<Node>,
+}
+
+#[async_trait]
+impl Handler for NodeHandler {
+    async fn handle(
+        &self,
+        ctx: &RequestContext,
+        request: pb::Request,
+        body: Vec<Bytes>,
+    ) -> Result<(response::Kind, Body), Status> {
+        if ctx.deadline.is_some_and(|deadline| deadline <= cairn_net::now()) {
+            return Err(too_late());
+        }
+        match request.kind {
+            // Not wrapped: the header read may hand itself to another thread, and the wait for a permit is bounded below.
+            Some(Kind::Get(get)) => self.get(ctx.deadline, get).await,
+            Some(Kind::Put(put)) => in_time(ctx.deadline, self.put(put, body)).await.map(bare(response::Kind::Put)),
+            Some(Kind::Sync(sync)) => in_time(ctx.deadline, self.sync(sync)).await.map(bare(response::Kind::Sync)),
+            Some(Kind::Delete(delete)) => {
+                in_time(ctx.deadline, self.delete(delete)).await.map(bare(response::Kind::Delete))
+            }
+            Some(Kind::List(list)) => in_time(ctx.deadline, self.list(list)).await.map(bare(response::Kind::List)),
+            Some(Kind::ReportCorrupt(report)) => {
+                in_time(ctx.deadline, self.report_corrupt(report)).await.map(bare(response::Kind::Empty))
+            }
+            Some(Kind::NodeStatus(_)) => Ok((response::Kind::NodeStatus(self.node_status()), Body::empty())),
+            Some(other) => {
+                let name = cairn_proto::op::name(cairn_proto::op::of(&other));
+                Err(Status::new(Code::Unsupported, format!("{name} is not for storage nodes: ask metadata")))
+            }
+            None => Err(Status::new(Code::Unsupported, format!("op {} is unknown here", ctx.op))),
+        }
+    }
+
+    fn pong(&self) -> pb::Pong {
+        let writes = crate::limits::WRITES_MAX - self.node.gates.writes.available_permits();
+        let reads = crate::limits::READS_MAX - self.node.gates.reads.available_permits();
+        pb::Pong {
+            queue_depth: u32::try_from(writes + reads).unwrap_or(u32::MAX),
+            disk_stall_ms: 0,
+            draining: self.node.draining.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl NodeHandler {
+    async fn put(&self, put: pb::PutBlock, parts: Vec<Bytes>) -> Result<pb::PutBlockReply, Status> {
+        let slot = self.node.store(put.store)?;
+        let _permit = admit(&self.node.gates.writes)?;
+        let key = BlockKey { block: block_id(put.block.as_ref())?, shard: shard(put.shard)? };
+        let pg = PgId(put.pg);
+        self.check_membership(slot, pg, PgEpoch(put.pg_epoch))?;
+        let durability = match put.durability() {
+            PutDurability::Durable => Durability::Durable,
+            PutDurability::Unsynced => Durability::Unsynced,
+            PutDurability::Relaxed => Durability::Relaxed,
+        };
+        let crcs = unpack(&put.crcs)
+            .ok_or_else(|| Status::new(Code::Invalid, "the checksum vector is not made of 4-byte words"))?;
+        let pg_epoch = PgEpoch(put.pg_epoch);
+        let put = Put { key, pg, pg_epoch, parts, crcs, file_offset_hint: put.file_offset_hint, durability };
+        let ack = slot.put(put).await.map_err(|error| status::of_put(&error))?;
+        self.node.warm.lock().insert(key, ());
+        Ok(pb::PutBlockReply { incarnation: ack.incarnation.0, existed: ack.existed })
+    }
+
+    fn check_membership(&self, slot: &StoreSlot, pg: PgId, shown: PgEpoch) -> Result<(), Status> {
+        let Some(store) = slot.id() else { return Ok(()) };
+        match admit_put(self.node.view.load().group(pg), store, shown) {
+            Admission::Accept => Ok(()),
+            Admission::AcceptAndRefresh => {
+                self.node.wakes.map.notify_one();
+                Ok(())
+            }
+            Admission::Stale(group) => {
+                let message = format!("{store} takes no blocks of {pg} at epoch {}", group.epoch.0);
+                Err(Status::new(Code::StaleEpoch, message).with_pg(group_to_pb(&group)))
+            }
+        }
+    }
+
+    async fn get(&self, deadline: Option<Instant>, get: pb::GetBlock) -> Result<(response::Kind, Body), Status> {
+        let slot = self.node.store(get.store)?;
+        let _permit = admit(&self.node.gates.reads)?;
+        let key = BlockKey { block: block_id(get.block.as_ref())?, shard: shard(get.shard)? };
+        let block = match self.read_header(slot, key, deadline).await? {
+            Ok(block) => block,
+            Err(error) => return Err(self.failed_read(&error, PgId(get.pg))),
+        };
+        if block.is_empty() && get.offset == 0 && get.len == 0 {
+            return Ok((response::Kind::Get(pb::GetBlockReply::default()), Body::empty()));
+        }
+        let range = chunk_range(get.offset, get.len, block.len()).ok_or_else(|| {
+            let message = format!("block {key} has {} bytes, not {}+{}", block.len(), get.offset, get.len);
+            Status::new(Code::Invalid, message)
+        })?;
+        let crcs =
+            wanted_crcs(&block, range).ok_or_else(|| Status::new(Code::Internal, "checksum vector too short"))?;
+        let reply = pb::GetBlockReply { block_len: block.len(), first_chunk: range.first, crcs: pack(crcs).into() };
+        let body = match block.os_file() {
+            Some(file) => Body::from_parts(file_parts(key, &file, block.payload_offset(), crcs, range)),
+            None => read_parts(key, block, range).await?,
+        };
+        Ok((response::Kind::Get(reply), body))
+    }
+
+    /// Reads the header of a block's record: on this thread when it was read lately, else where a disk may be waited
+    /// for. The payload is left to the connection, which does not wait for a disk on this thread either.
+    async fn read_header(
+        &self,
+        slot: &Arc<StoreSlot>,
+        key: BlockKey,
+        deadline: Option<Instant>,
+    ) -> Result<Result<StoredBlock, ReadError>, Status> {
+        if self.node.warm.lock().get(&key).is_some() {
+            return Ok(slot.read(key));
+        }
+        let permit = in_time(deadline, async {
+            let permit = self.node.gates.cold_reads.acquire().await;
+            Ok(permit.expect("this semaphore is never closed"))
+        });
+        let _permit = permit.await?;
+        let block = slot.read_cold(key).await;
+        if block.is_ok() {
+            self.node.warm.lock().insert(key, ());
+        }
+        Ok(block)
+    }
+
+    /// Notes what a failed read tells about our own state.
+    fn failed_read(&self, error: &ReadError, pg: PgId) -> Status {
+        match error {
+            ReadError::NotFound { key } => self.node.misses.lock().insert(*key, pg),
+            ReadError::Quarantined { .. } | ReadError::Corrupt { .. } => self.node.wakes.heal.notify_one(),
+            ReadError::Io { .. } => {}
+        }
+        status::of_read(error)
+    }
+
+    async fn sync(&self, sync: pb::SyncBlocks) -> Result<pb::SyncBlocksReply, Status> {
+        let slot = self.node.store(sync.store)?;
+        let _permit = admit(&self.node.gates.writes)?;
+        bounded(sync.blocks.len())?;
+        let keys = sync.blocks.iter().map(|block| block_id(Some(block)).map(BlockKey::replica));
+        let ack = slot.sync(keys.collect::<Result<_, _>>()?).await.map_err(|error| status::of_sync(&error))?;
+        let missing = ack.missing.iter().map(|key| block_to_pb(key.block)).collect();
+        Ok(pb::SyncBlocksReply { incarnation: ack.incarnation.0, missing })
+    }
+
+    async fn delete(&self, delete: pb::DeleteBlocks) -> Result<pb::DeleteBlocksReply, Status> {
+        let slot = self.node.store(delete.store)?;
+        let _permit = admit(&self.node.gates.writes)?;
+        let keys: Vec<BlockKey> = runs_blocks(&delete.runs)?.into_iter().map(BlockKey::replica).collect();
+        let pg = PgId(delete.pg);
+        let command = Authority { duty_epoch: delete.duty_epoch, pg, pg_epoch: PgEpoch(delete.pg_epoch) };
+        let known = self.node.view.load().epoch(pg);
+        let home = self.node.home.clone();
+        match blocking(move || home.fence.admit(&home.disk, command, known)).await {
+            Ok(()) => {}
+            Err(AdmitError::Stale(stale)) => {
+                let status = Status::new(Code::StaleEpoch, format!("delete refused: {stale}"));
+                return Err(match self.node.view.load().group(pg) {
+                    Some(group) => status.with_pg(group_to_pb(group)),
+                    None => status,
+                });
+            }
+            Err(AdmitError::Io(error)) => {
+                return Err(Status::new(Code::Io, format!("cannot keep the epochs of this command: {error}")));
+            }
+        }
+        {
+            let mut deleted = self.node.deleted.lock();
+            keys.iter().for_each(|key| deleted.insert(*key, ()));
+        }
+        let ack = slot.delete(keys).await.map_err(|error| status::of_delete(&error))?;
+        Ok(pb::DeleteBlocksReply { deleted: u32::try_from(ack.deleted).unwrap_or(u32::MAX) })
+    }
+
+    async fn list(&self, list: pb::ListBlocks) -> Result<pb::ListBlocksReply, Status> {
+        let slot = self.node.store(list.store)?;
+        let _permit = admit(&self.node.gates.reads)?;
+        let after = match &list.after {
+            Some(after) => Some(BlockKey::replica(block_id(Some(after))?)),
+            None => None,
+        };
+        let limit = (list.limit as usize).clamp(1, BLOCKS_PER_REQUEST_MAX);
+        let page = slot.list(PgId(list.pg), after, limit).await;
+        let next_after = page.last().filter(|_| page.len() == limit).map(|info| block_to_pb(info.key.block));
+        Ok(pb::ListBlocksReply { runs: fold_runs(page.iter().map(|info| info.key.block)), next_after })
+    }
+
+    /// A reader saw bad bytes, or none where there should be some. The answer says only that it was looked into: what
+    /// was confirmed repairs itself from here.
+    async fn report_corrupt(&self, report: pb::ReportCorrupt) -> Result<pb::Empty, Status> {
+        let slot = self.node.store(report.store)?;
+        let key = BlockKey { block: block_id(report.block.as_ref())?, shard: shard(report.shard)? };
+        let _permit = admit(&self.node.gates.verifies)?;
+        match slot.verify(key).await {
+            Ok(()) => tracing::info!(block = %key, store = report.store, "reported block is whole here"),
+            Err(ReadError::NotFound { .. }) => {
+                let pg = self.node.misses.lock().get(&key);
+                if let (Some(pg), Some(store)) = (pg, slot.id()) {
+                    self.node.note_missing(store, key, pg);
+                }
+            }
+            Err(ReadError::Quarantined { .. } | ReadError::Corrupt { .. }) => self.node.wakes.heal.notify_one(),
+            Err(error @ ReadError::Io { .. }) => return Err(status::of_read(&error)),
+        }
+        Ok(pb::Empty {})
+    }
+
+    fn node_status(&self) -> pb::NodeStatusReply {
+        let stores = self.node.stores.iter().map(|slot| slot.beat()).collect();
+        pb::NodeStatusReply { node_id: self.node.id().0, stores }
+    }
+}
+
+fn bare<T>(wrap: impl Fn(T) -> response::Kind) -> impl Fn(T) -> (response::Kind, Body) {
+    move |reply| (wrap(reply), Body::empty())
+}
+
+fn too_late() -> Status {
+    Status::new(Code::Deadline, "the caller's deadline passed before this was done here")
+}
+
+/// Waits for `work` no longer than the caller does. What it has begun in a store goes on.
+async fn in_time<T>(deadline: Option<Instant>, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, work).await.unwrap_or_else(|_| Err(too_late())),
+        None => work.await,
+    }
+}
+
+fn admit(gate: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
+    gate.try_acquire().map_err(|_| {
+        Status::new(Code::Overloaded, "this node has too many requests in hand").retry_after_ms(OVERLOADED_RETRY_MS)
+    })
+}
+
+fn bounded(count: usize) -> Result<(), Status> {
+    if count > BLOCKS_PER_REQUEST_MAX {
+        let message = format!("{count} blocks in one request, at most {BLOCKS_PER_REQUEST_MAX} are allowed");
+        return Err(Status::new(Code::TooLarge, message));
+    }
+    Ok(())
+}
+
+fn wanted_crcs(block: &StoredBlock, range: ChunkRange) -> Option<&[u32]> {
+    block.crcs().get(range.first as usize..(range.first + range.count) as usize)
+}
+
+/// Cuts a chunk range into pieces of [`PART_LEN`], each with the checksum of its bare bytes.
+fn pieces(key: BlockKey, crcs: &[u32], range: ChunkRange) -> Vec<(u32, u32, u32)> {
+    let chunks_per_part = (PART_LEN / CHUNK_LEN) as usize;
+    let mut rest = range.len;
+    let mut offset = range.offset;
+    let mut first = range.first;
+    let mut pieces = Vec::with_capacity(crcs.len().div_ceil(chunks_per_part));
+    for part in crcs.chunks(chunks_per_part) {
+        let len = rest.min(PART_LEN);
+        pieces.push((offset, len, body_crc(key.block, key.shard, first, part, u64::from(len))));
+        (offset, rest, first) = (offset + len, rest - len, first + part.len() as u32);
+    }
+    pieces
+}
+
+fn file_parts(key: BlockKey, file: &OsFile, payload_offset: u64, crcs: &[u32], range: ChunkRange) -> Vec<BodyPart> {
+    let part = |(offset, len, crc)| {
+        let offset = payload_offset + u64::from(offset);
+        BodyPart::File { file: file.clone(), offset, len, crc }
+    };
+    pieces(key, crcs, range).into_iter().map(part).collect()
+}
+
+/// The body in memory, for disks without an operating system's file behind them.
+async fn read_parts(key: BlockKey, block: StoredBlock, range: ChunkRange) -> Result<Body, Status> {
+    let read = move || {
+        (0..range.len)
+            .step_by(PART_LEN as usize)
+            .map(|at| {
+                let data = block.read_at(range.offset + at, (range.len - at).min(PART_LEN))?;
+                Ok(BodyPart::Bytes { crc: crc32c(&data), data })
+            })
+            .collect::<std::io::Result<Vec<BodyPart>>>()
+    };
+    let parts = blocking(read).await.map_err(|error| Status::new(Code::Io, format!("cannot read {key}: {error}")))?;
+    Ok(Body::from_parts(parts))
+}

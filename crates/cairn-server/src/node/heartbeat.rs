@@ -1,0 +1,235 @@
+//! Registers the node with metadata and tells it once a second how the stores are.
+
+use super::identity::{IdentityError, Registration};
+use super::state::{Membership, Node};
+use crate::backoff::Backoff;
+use crate::entropy;
+use crate::limits::{HEARTBEAT_PERIOD, HEARTBEAT_RANGE, RETRY_PAUSE};
+use crate::links::CallError;
+use crate::tasks::blocking;
+use bytes::Bytes;
+use cairn_net::Identity;
+use cairn_proto::pb::request::Kind;
+use cairn_proto::pb::{self, response};
+use cairn_proto::status::Code;
+use cairn_proto::{ClusterId, NodeId, StoreId};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Why a registration did not come about.
+#[derive(Debug, Error)]
+enum RegisterError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("metadata's answer contradicts itself: {0}")]
+    Answer(&'static str),
+}
+
+impl RegisterError {
+    /// True when trying again will not help before an operator has looked.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Identity(IdentityError::WrongCluster { .. } | IdentityError::WrongNode { .. }) => true,
+            Self::Identity(_) | Self::Answer(_) => false,
+            Self::Call(error) => error.status().is_some_and(|status| status.code == Code::WrongCluster),
+        }
+    }
+}
+
+/// Runs until `stop`.
+pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+    stop.run_until_cancelled(async {
+        loop {
+            let period = register_until_done(&node).await;
+            beat_until_forgotten(&node, period).await;
+        }
+    })
+    .await;
+}
+
+async fn register_until_done(node: &Node) -> Duration {
+    let mut backoff = Backoff::new(RETRY_PAUSE, entropy::rng());
+    loop {
+        match register(node).await {
+            Ok(period) => {
+                tracing::info!(node = %node.id(), addr = node.addr, "registered with metadata");
+                node.membership.send_replace(Membership::Registered { node: node.id() });
+                node.defects.lock().retell(node.id());
+                node.wakes.map.notify_one();
+                node.wakes.catch_up.notify_one();
+                node.wakes.heal.notify_one();
+                return period;
+            }
+            Err(error) => {
+                let next = if error.is_refusal() {
+                    Membership::Refused { reason: error.to_string() }
+                } else {
+                    Membership::Waiting { error: Some(error.to_string()) }
+                };
+                // Said once per kind of trouble, not once per attempt.
+                let changed = node.membership.send_if_modified(|known| {
+                    let changed = std::mem::discriminant(known) != std::mem::discriminant(&next) || *known != next;
+                    *known = next;
+                    changed
+                });
+                if changed {
+                    tracing::warn!(%error, "not registered with metadata, trying again");
+                }
+                sleep(backoff.pause()).await; // tidy: sleep-ok(pause between attempts)
+            }
+        }
+    }
+}
+
+async fn register(node: &Node) -> Result<Duration, RegisterError> {
+    let (uuid, cluster) = {
+        let identity = node.home.identity.lock();
+        (identity.uuid, identity.registration.as_ref().map(|known| known.cluster))
+    };
+    let ask = pb::RegisterNode {
+        uuid: Bytes::copy_from_slice(&uuid),
+        boot_id: Bytes::copy_from_slice(&node.boot.0),
+        addr: node.addr.clone(),
+        zone: node.zone.clone(),
+        rack: node.rack.clone(),
+        host: node.host.clone(),
+        stores: node.stores.iter().map(|slot| slot.beat()).collect(),
+        cluster_id: cluster.map_or_else(Bytes::new, |cluster| Bytes::copy_from_slice(&cluster.0)),
+    };
+    let reply = match node.meta.call(Kind::RegisterNode(ask)).await? {
+        response::Kind::RegisterNode(reply) => reply,
+        _ => return Err(RegisterError::Answer("it is not the answer to a registration")),
+    };
+    let granted = granted(node, &reply)?;
+    let home = node.home.clone();
+    let kept = granted.clone();
+    blocking(move || home.identity.lock().register(&home.disk, kept)).await?;
+    node.take_identity(&granted)?;
+    Ok(period(reply.heartbeat_ms))
+}
+
+fn granted(node: &Node, reply: &pb::RegisterNodeReply) -> Result<Registration, RegisterError> {
+    let cluster = ClusterId::from_slice(&reply.cluster_id).filter(|cluster| !cluster.is_nil());
+    let cluster = cluster.ok_or(RegisterError::Answer("it names no cluster"))?;
+    if reply.node_id == 0 {
+        return Err(RegisterError::Answer("it gives no node id"));
+    }
+    if reply.store_ids.len() != node.stores.len() || reply.store_ids.contains(&0) {
+        return Err(RegisterError::Answer("it does not number every store"));
+    }
+    let ids = reply.store_ids.iter().map(|id| StoreId(*id));
+    let stores = node.stores.iter().map(|slot| slot.uuid()).zip(ids).collect();
+    Ok(Registration { cluster, node: NodeId(reply.node_id), stores })
+}
+
+impl Node {
+    /// Speaks as what a registration granted, from now on.
+    pub(crate) fn take_identity(&self, granted: &Registration) -> Result<(), RegisterFault> {
+        for slot in &self.stores {
+            if let Some(id) = granted.stores.get(&slot.uuid())
+                && !slot.set_id(*id)
+            {
+                return Err(RegisterFault);
+            }
+        }
+        self.speaks_as.rcu(|known| Identity {
+            cluster_id: granted.cluster,
+            node_id: granted.node,
+            ..Identity::clone(known)
+        });
+        Ok(())
+    }
+}
+
+/// A store was given another number than it has.
+#[derive(Debug)]
+pub(crate) struct RegisterFault;
+
+impl From<RegisterFault> for RegisterError {
+    fn from(_: RegisterFault) -> Self {
+        Self::Answer("a store is given another number than it had")
+    }
+}
+
+fn period(heartbeat_ms: u32) -> Duration {
+    match heartbeat_ms {
+        0 => HEARTBEAT_PERIOD,
+        ms => Duration::from_millis(u64::from(ms)).clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1),
+    }
+}
+
+/// Returns when metadata asks for a new registration.
+async fn beat_until_forgotten(node: &Node, period: Duration) {
+    let mut silent = false;
+    loop {
+        sleep(period).await; // tidy: sleep-ok(the period of the heartbeat)
+        match beat(node).await {
+            Ok(reply) => {
+                if std::mem::take(&mut silent) {
+                    tracing::info!("metadata answers again");
+                    node.membership.send_replace(Membership::Registered { node: node.id() });
+                }
+                if reply.register_again {
+                    tracing::info!("metadata asks for a new registration");
+                    node.membership.send_replace(Membership::Waiting { error: None });
+                    return;
+                }
+                if reply.map_version != node.view.load().version {
+                    node.wakes.map.notify_one();
+                }
+                if reply.degraded_rows > 0 {
+                    node.wakes.catch_up.notify_one();
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut silent, true) {
+                    tracing::warn!(%error, "metadata does not answer heartbeats");
+                    node.membership.send_replace(Membership::Waiting { error: Some(error.to_string()) });
+                }
+            }
+        }
+    }
+}
+
+async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
+    let mut stores: Vec<pb::StoreBeat> = node.stores.iter().map(|slot| slot.beat()).collect();
+    let mut told = Vec::new();
+    for beat in &mut stores {
+        beat.defects = node.defects.lock().take(StoreId(beat.id));
+        told.extend(beat.defects.iter().cloned());
+    }
+    let boot_id = Bytes::copy_from_slice(&node.boot.0);
+    let ask = pb::Heartbeat { node_id: node.id().0, boot_id, stores };
+    match node.meta.call(Kind::Heartbeat(ask)).await {
+        Ok(response::Kind::Heartbeat(reply)) if !reply.register_again => Ok(reply),
+        Ok(other) => {
+            node.defects.lock().put_back(told);
+            match other {
+                response::Kind::Heartbeat(reply) => Ok(reply),
+                _ => Err(CallError::Confused { addr: "metadata".to_owned() }),
+            }
+        }
+        Err(error) => {
+            node.defects.lock().put_back(told);
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_period_stays_within_reason() {
+        assert_eq!(period(0), HEARTBEAT_PERIOD);
+        assert_eq!(period(200), Duration::from_millis(200));
+        assert_eq!(period(1), HEARTBEAT_RANGE.0);
+        assert_eq!(period(u32::MAX), HEARTBEAT_RANGE.1);
+    }
+}

@@ -1,0 +1,207 @@
+//! The storage node: stores behind a socket, and the duties that keep them complete.
+//!
+//! A request comes in at `handler.rs`, which asks one store (`slot.rs`). Beside it run the duties, one file each:
+//! `heartbeat.rs` (registration, usage, defects), `map.rs` (the cluster map), `catch_up.rs` (degraded runs), `heal.rs`
+//! (bad blocks), `join.rs` (new memberships), `audit.rs` (after a crash). They all copy blocks through `copy.rs`.
+
+mod audit;
+mod catch_up;
+mod config;
+mod copy;
+mod defects;
+mod duty;
+mod fence;
+mod handler;
+mod heal;
+mod heartbeat;
+mod identity;
+mod inventory;
+mod join;
+mod map;
+mod recent;
+mod slot;
+mod state;
+mod status;
+
+pub use config::{NodeServerConfig, StoreConfig};
+pub use fence::FenceError;
+pub use identity::IdentityError;
+pub use state::Membership;
+
+use crate::entropy;
+use crate::error::StartError;
+use crate::limits::{META_TIMEOUT, STOP_GRACE};
+use crate::links::{Dialer, MetaClient, Peers};
+use crate::listen::loopback_addr;
+use crate::tasks::{Tasks, blocking};
+use arc_swap::ArcSwap;
+use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
+use cairn_proto::pb::Role;
+use cairn_proto::{BootId, ClusterId, NodeId};
+use cairn_store::{Disk, RealDisk, Store, StoreOptions};
+use fence::Fence;
+use handler::NodeHandler;
+use identity::NodeIdentity;
+use parking_lot::Mutex;
+use slot::StoreSlot;
+use state::{Home, Node, Wakes};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::watch;
+
+/// A storage node that runs in this process.
+///
+/// Dropping it ends its tasks without waiting for them, as a crash would; [`NodeServer::stop`] ends it in order.
+pub struct NodeServer {
+    node: Arc<Node>,
+    addr: SocketAddr,
+    tasks: Tasks,
+}
+
+impl NodeServer {
+    /// Opens the stores, begins to listen and to look for metadata; returns without waiting for either peer. A node that
+    /// was registered before serves reads and writes at once, a new one as soon as it has its number.
+    ///
+    /// # Errors
+    /// When the address is not on loopback or not free, or a directory cannot be used. Nothing keeps running then.
+    pub async fn start(config: NodeServerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
+        let listen = loopback_addr(&config.listen)?;
+        let opened = blocking({
+            let config = config.clone();
+            move || open(&config)
+        });
+        let Opened { home, stores } = opened.await?;
+        let bound = net.bind(&listen.to_string()).await;
+        let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
+        let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
+
+        let node = Arc::new(build(&config, net, addr, home, stores));
+        let known = node.home.identity.lock().registration.clone();
+        if let Some(granted) = known {
+            // Read from our own file, in which every store has one number.
+            node.take_identity(&granted).map_err(|_| StartError::Confused)?;
+        }
+        let tasks = Tasks::new();
+        let handler = Arc::new(NodeHandler { node: node.clone() });
+        let served_as = ServerConfig::new(node.speaks_as.clone());
+        tasks.spawn_server(serve(listener, handler, served_as, tasks.server_stop()));
+        let stop = tasks.duty_stop();
+        tasks.spawn_duty(heartbeat::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(map::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(catch_up::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(heal::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(join::run(node.clone(), stop.clone()));
+        if node.stores.iter().any(|slot| slot.is_suspicious()) {
+            tasks.spawn_duty(audit::run(node.clone(), stop));
+        }
+        tracing::info!(%addr, stores = node.stores.len(), "storage node listens");
+        Ok(Self { node, addr, tasks })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its number; `None` until it is registered for the first time in its life.
+    pub fn node_id(&self) -> Option<NodeId> {
+        Some(self.node.id()).filter(|id| *id != NodeId(0))
+    }
+
+    /// The cluster it belongs to; `None` until it is registered for the first time in its life.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        Some(self.node.speaks_as.load().cluster_id).filter(|cluster| !cluster.is_nil())
+    }
+
+    /// How it stands with metadata, now and at every change.
+    pub fn membership(&self) -> watch::Receiver<Membership> {
+        self.node.membership.subscribe()
+    }
+
+    /// Stops in order: peers are told to go away, requests in hand are finished (for at most [`STOP_GRACE`]), everything
+    /// accepted is made durable, the stores are closed and the directories released.
+    pub async fn stop(self) {
+        let Self { node, tasks, .. } = self;
+        node.draining.store(true, Ordering::Relaxed);
+        tasks.stop(STOP_GRACE).await;
+        node.meta.close();
+        node.peers.close();
+        let stores = node.stores.clone();
+        blocking(move || stores.iter().for_each(|slot| slot.close())).await;
+        tracing::info!(node = %node.id(), "storage node stopped");
+    }
+}
+
+struct Opened {
+    home: Home,
+    stores: Vec<Arc<StoreSlot>>,
+}
+
+/// Takes the directories. Blocks the calling thread.
+fn open(config: &NodeServerConfig) -> Result<Opened, StartError> {
+    let lock =
+        |path: &Path| RealDisk::open(path).map_err(|source| StartError::Directory { path: path.to_owned(), source });
+    let disk = lock(&config.data)?;
+    let path = || config.data.clone();
+    let identity = NodeIdentity::load_or_create(&disk, entropy::unique())
+        .map_err(|source| StartError::Identity { path: path(), source })?;
+    let fence = Fence::load(&disk).map_err(|source| StartError::Fence { path: path(), source })?;
+    let mut stores = Vec::new();
+    for path in config.store_dirs() {
+        let disk: Arc<dyn Disk> = Arc::new(lock(&path)?);
+        let opened = Store::open(disk, store_options(&config.store));
+        let (store, report) = opened.map_err(|source| StartError::Store { path: path.clone(), source })?;
+        if report.is_damaged() {
+            tracing::warn!(path = %path.display(), "store opened with defects");
+        }
+        stores.push(Arc::new(StoreSlot::new(Arc::new(store), &report)));
+    }
+    Ok(Opened { home: Home { disk, identity: Mutex::new(identity), fence }, stores })
+}
+
+fn store_options(config: &StoreConfig) -> StoreOptions {
+    let mut options = StoreOptions::default();
+    if let Some(segment_len) = config.segment_len {
+        options.segment_len = segment_len;
+    }
+    options.capacity_bytes = config.capacity_bytes;
+    options.reserve_bytes = config.reserve_bytes;
+    options
+}
+
+fn build(
+    config: &NodeServerConfig,
+    net: Arc<dyn Net>,
+    addr: SocketAddr,
+    home: Home,
+    stores: Vec<Arc<StoreSlot>>,
+) -> Node {
+    let boot = BootId(entropy::unique());
+    let speaks_as = Identity { role: Role::Node, ..Identity::client(boot) }.shared();
+    let dialer = Dialer { net, identity: speaks_as.clone(), config: Arc::new(LinkConfig::default()) };
+    Node {
+        boot,
+        addr: config.advertise.clone().unwrap_or_else(|| addr.to_string()),
+        zone: config.zone.clone(),
+        rack: config.rack.clone(),
+        host: config.host.clone(),
+        home: Arc::new(home),
+        stores,
+        speaks_as,
+        meta: MetaClient::new(&dialer, &config.metas, META_TIMEOUT),
+        peers: Peers::new(dialer),
+        view: ArcSwap::default(),
+        membership: watch::Sender::new(Membership::Waiting { error: None }),
+        gates: Node::gates(),
+        wakes: Wakes::default(),
+        copies: Node::copy_permits(),
+        warm: Node::warm_blocks(),
+        deleted: Node::none_deleted(),
+        misses: Node::no_misses(),
+        missing: Mutex::default(),
+        defects: Mutex::default(),
+        draining: false.into(),
+    }
+}

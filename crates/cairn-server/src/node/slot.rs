@@ -1,0 +1,125 @@
+//! One store of a node: the synchronous [`Store`] with its number, and its completions as futures.
+
+use crate::tasks::blocking;
+use cairn_proto::limits::BLOCK_LEN_DEFAULT;
+use cairn_proto::{PgId, StoreId, StoreUuid, pb};
+use cairn_store::{
+    BlockInfo, BlockKey, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, ReadError, Store, StoredBlock,
+    SyncAck, SyncError,
+};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::oneshot;
+
+/// A store and what the cluster calls it.
+pub(crate) struct StoreSlot {
+    store: Arc<Store>,
+    /// Made empty by this process.
+    fresh: bool,
+    /// Opened damaged or without having been closed: blocks may be missing that only other members can name.
+    suspicious: bool,
+    id: OnceLock<StoreId>,
+}
+
+impl StoreSlot {
+    pub(crate) fn new(store: Arc<Store>, report: &OpenReport) -> Self {
+        let suspicious = report.is_damaged() || report.scanned_records > 0;
+        Self { store, fresh: report.created, suspicious, id: OnceLock::new() }
+    }
+
+    pub(crate) fn is_suspicious(&self) -> bool {
+        self.suspicious
+    }
+
+    pub(crate) fn uuid(&self) -> StoreUuid {
+        self.store.uuid()
+    }
+
+    /// Its number; `None` until the node is registered for the first time.
+    pub(crate) fn id(&self) -> Option<StoreId> {
+        self.id.get().copied()
+    }
+
+    /// Learns its number. False when it is known under another one.
+    pub(crate) fn set_id(&self, id: StoreId) -> bool {
+        *self.id.get_or_init(|| id) == id
+    }
+
+    /// Stores a block; resolves as its durability says. Cancelled, the put goes on.
+    pub(crate) async fn put(&self, put: Put) -> Result<PutAck, PutError> {
+        let (done, outcome) = oneshot::channel();
+        // The receiver is gone when nobody waits any more.
+        self.store.put(put, Box::new(move |result| drop(done.send(result))));
+        outcome.await.unwrap_or(Err(PutError::Closed(cairn_store::Closed)))
+    }
+
+    /// Makes blocks durable. Cancelled, the sync goes on.
+    pub(crate) async fn sync(&self, keys: Vec<BlockKey>) -> Result<SyncAck, SyncError> {
+        let (done, outcome) = oneshot::channel();
+        self.store.sync(keys, Box::new(move |result| drop(done.send(result))));
+        outcome.await.unwrap_or(Err(SyncError::Closed(cairn_store::Closed)))
+    }
+
+    /// Deletes blocks, durably. Cancelled, the delete goes on.
+    pub(crate) async fn delete(&self, keys: Vec<BlockKey>) -> Result<DeleteAck, DeleteError> {
+        let (done, outcome) = oneshot::channel();
+        self.store.delete(keys, Box::new(move |result| drop(done.send(result))));
+        outcome.await.unwrap_or(Err(DeleteError::Closed(cairn_store::Closed)))
+    }
+
+    /// Reads a block's header on the calling thread.
+    pub(crate) fn read(&self, key: BlockKey) -> Result<StoredBlock, ReadError> {
+        self.store.read(key)
+    }
+
+    /// Reads a block's header where waiting for the disk harms nobody.
+    pub(crate) async fn read_cold(self: &Arc<Self>, key: BlockKey) -> Result<StoredBlock, ReadError> {
+        let slot = self.clone();
+        blocking(move || slot.store.read(key)).await
+    }
+
+    /// Reads a whole block and checks it; a bad one is quarantined.
+    pub(crate) async fn verify(self: &Arc<Self>, key: BlockKey) -> Result<(), ReadError> {
+        let slot = self.clone();
+        blocking(move || slot.store.verify(key)).await
+    }
+
+    /// A page of a group's inventory, in order.
+    pub(crate) async fn list(self: &Arc<Self>, pg: PgId, after: Option<BlockKey>, limit: usize) -> Vec<BlockInfo> {
+        let slot = self.clone();
+        blocking(move || slot.store.list(pg, after, limit)).await
+    }
+
+    /// Blocks that are known to be damaged.
+    pub(crate) async fn quarantined(self: &Arc<Self>) -> Vec<cairn_store::QuarantinedBlock> {
+        let slot = self.clone();
+        blocking(move || slot.store.quarantined()).await
+    }
+
+    /// What a heartbeat says of it, without defects.
+    pub(crate) fn beat(&self) -> pb::StoreBeat {
+        let usage = self.store.usage();
+        let trouble = match usage.poisoned {
+            Some(poisoned) => poisoned.to_string(),
+            None if usage.free_bytes < u64::from(BLOCK_LEN_DEFAULT) => "full".to_owned(),
+            None => String::new(),
+        };
+        pb::StoreBeat {
+            id: self.id().map_or(0, |id| id.0),
+            uuid: bytes::Bytes::copy_from_slice(&self.uuid().0),
+            capacity_bytes: usage.capacity_bytes,
+            used_bytes: usage.used_bytes,
+            blocks: usage.blocks,
+            highest_writer: self.store.highest_writer().0,
+            incarnation: self.store.incarnation().0,
+            trouble,
+            defects: Vec::new(),
+            quarantined: u32::try_from(usage.quarantined).unwrap_or(u32::MAX),
+            fresh: self.fresh,
+        }
+    }
+
+    /// Flushes and closes. Blocks the calling thread.
+    pub(crate) fn close(&self) {
+        self.store.close();
+    }
+}

@@ -1,0 +1,169 @@
+//! What the handler and the duties of one node share.
+
+use super::defects::DefectLog;
+use super::fence::Fence;
+use super::identity::NodeIdentity;
+use super::recent::Recent;
+use super::slot::StoreSlot;
+use crate::limits::{
+    COLD_READS_MAX, COPIES_IN_FLIGHT_MAX, DELETED_REMEMBERED, HEAL_QUEUE_MAX, MISSES_REMEMBERED, READS_MAX,
+    VERIFIES_MAX, WARM_BLOCKS, WRITES_MAX,
+};
+use crate::links::{MetaClient, Peers};
+use crate::view::ClusterView;
+use arc_swap::ArcSwap;
+use cairn_net::SharedIdentity;
+use cairn_proto::status::{Code, Status};
+use cairn_proto::{BootId, NodeId, PgId, StoreId};
+use cairn_store::{BlockKey, RealDisk};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// How a node stands with its metadata server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Membership {
+    /// Not registered in this life of the process yet; the error of the last attempt, if there was one. Next:
+    /// `Registered`, `Refused`.
+    Waiting {
+        /// Why the last attempt failed.
+        error: Option<String>,
+    },
+    /// Metadata knows this node. Next: `Waiting` when it is told to register again, or metadata falls silent.
+    Registered {
+        /// Its number.
+        node: NodeId,
+    },
+    /// Metadata is of another cluster, or takes this node for another: an operator has to look. Attempts go on, in
+    /// case the metadata server was at fault. Next: `Registered`, `Waiting`.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Where a node's directory says what it is.
+pub(crate) struct Home {
+    pub(crate) disk: RealDisk,
+    pub(crate) identity: Mutex<NodeIdentity>,
+    pub(crate) fence: Fence,
+}
+
+/// Bounds on what the handler does at once.
+pub(crate) struct Gates {
+    pub(crate) reads: Semaphore,
+    pub(crate) cold_reads: Semaphore,
+    pub(crate) writes: Semaphore,
+    pub(crate) verifies: Semaphore,
+}
+
+/// Calls for the duties.
+#[derive(Default)]
+pub(crate) struct Wakes {
+    /// The cluster map has moved.
+    pub(crate) map: Notify,
+    /// A new cluster map has arrived.
+    pub(crate) join: Notify,
+    /// As `join`.
+    pub(crate) audit: Notify,
+    /// There are degraded rows of our stores.
+    pub(crate) catch_up: Notify,
+    /// A block of ours is bad or missing.
+    pub(crate) heal: Notify,
+}
+
+/// One storage node.
+pub(crate) struct Node {
+    pub(crate) boot: BootId,
+    /// Where it listens, as others reach it.
+    pub(crate) addr: String,
+    pub(crate) zone: String,
+    pub(crate) rack: String,
+    pub(crate) host: String,
+    pub(crate) home: Arc<Home>,
+    pub(crate) stores: Vec<Arc<StoreSlot>>,
+    pub(crate) speaks_as: SharedIdentity,
+    pub(crate) meta: MetaClient,
+    pub(crate) peers: Peers,
+    pub(crate) view: ArcSwap<ClusterView>,
+    pub(crate) membership: watch::Sender<Membership>,
+    pub(crate) gates: Gates,
+    pub(crate) wakes: Wakes,
+    /// Bounds the blocks that are copied from peers, by all duties together.
+    pub(crate) copies: Semaphore,
+    /// Blocks whose headers are expected in the page cache.
+    pub(crate) warm: Mutex<Recent<BlockKey, ()>>,
+    /// Blocks that were asked for and are not here, with the group the reader named.
+    pub(crate) misses: Mutex<Recent<BlockKey, PgId>>,
+    /// Blocks that were deleted on command. Noted before the store deletes them and looked at after a copy was stored, so
+    /// that one of the two sees the other and no copy outlives its delete.
+    pub(crate) deleted: Mutex<Recent<BlockKey, ()>>,
+    /// Reported blocks that are not here but should be.
+    pub(crate) missing: Mutex<BTreeMap<(StoreId, BlockKey), PgId>>,
+    pub(crate) defects: Mutex<DefectLog>,
+    pub(crate) draining: AtomicBool,
+}
+
+impl Node {
+    pub(crate) fn gates() -> Gates {
+        Gates {
+            reads: Semaphore::new(READS_MAX),
+            cold_reads: Semaphore::new(COLD_READS_MAX),
+            writes: Semaphore::new(WRITES_MAX),
+            verifies: Semaphore::new(VERIFIES_MAX),
+        }
+    }
+
+    pub(crate) fn copy_permits() -> Semaphore {
+        Semaphore::new(COPIES_IN_FLIGHT_MAX)
+    }
+
+    pub(crate) fn warm_blocks() -> Mutex<Recent<BlockKey, ()>> {
+        Mutex::new(Recent::new(WARM_BLOCKS))
+    }
+
+    pub(crate) fn none_deleted() -> Mutex<Recent<BlockKey, ()>> {
+        Mutex::new(Recent::new(DELETED_REMEMBERED))
+    }
+
+    pub(crate) fn no_misses() -> Mutex<Recent<BlockKey, PgId>> {
+        Mutex::new(Recent::new(MISSES_REMEMBERED))
+    }
+
+    /// This node's number; 0 until it is registered for the first time.
+    pub(crate) fn id(&self) -> NodeId {
+        self.speaks_as.load().node_id
+    }
+
+    /// The store that a request names.
+    ///
+    /// WRONG_PEER when it is none of ours: the caller's map is old. UNAVAILABLE before the first registration.
+    pub(crate) fn store(&self, id: u32) -> Result<&Arc<StoreSlot>, Status> {
+        let id = StoreId(id);
+        if let Some(slot) = self.stores.iter().find(|slot| slot.id() == Some(id)) {
+            return Ok(slot);
+        }
+        Err(if self.id() == NodeId(0) {
+            Status::new(Code::Unavailable, "this node is not registered yet").retry_after_ms(200)
+        } else {
+            Status::new(Code::WrongPeer, format!("store {id} is not on node {}", self.id()))
+        })
+    }
+
+    /// Numbers of our stores, as far as they have one.
+    pub(crate) fn store_ids(&self) -> Vec<StoreId> {
+        self.stores.iter().filter_map(|slot| slot.id()).collect()
+    }
+
+    /// Remembers a block that should be here and is not, for the repair duty. Dropped when too many wait: its next
+    /// reader reports it again.
+    pub(crate) fn note_missing(&self, store: StoreId, key: BlockKey, pg: PgId) {
+        let mut missing = self.missing.lock();
+        if missing.len() < HEAL_QUEUE_MAX {
+            missing.insert((store, key), pg);
+            self.wakes.heal.notify_one();
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What a store's errors say to a caller: one exhaustive match per operation.
+
+use crate::limits::OVERLOADED_RETRY_MS;
+use cairn_proto::status::{Code, Status};
+use cairn_store::{Cause, DeleteError, PutError, ReadError, SyncError};
+use std::error::Error;
+
+/// The message with its causes, for people.
+fn explain(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    message
+}
+
+fn overloaded(error: &dyn Error) -> Status {
+    Status::new(Code::Overloaded, explain(error)).retry_after_ms(OVERLOADED_RETRY_MS)
+}
+
+pub(crate) fn of_put(error: &PutError) -> Status {
+    let code = match error {
+        PutError::Overloaded(_) => return overloaded(error),
+        PutError::NoSpace(_) => Code::NoSpace,
+        PutError::Conflict(_) => Code::BlockConflict,
+        PutError::ChecksumMismatch { .. } => Code::Corrupt,
+        PutError::Invalid(_) => Code::Invalid,
+        PutError::Poisoned(_) => Code::Io,
+        PutError::Closed(_) => Code::Unavailable,
+    };
+    Status::new(code, explain(error))
+}
+
+pub(crate) fn of_sync(error: &SyncError) -> Status {
+    let code = match error {
+        SyncError::Overloaded(_) => return overloaded(error),
+        SyncError::Invalid(_) => Code::Invalid,
+        SyncError::Poisoned(_) => Code::Io,
+        SyncError::Closed(_) => Code::Unavailable,
+    };
+    Status::new(code, explain(error))
+}
+
+pub(crate) fn of_delete(error: &DeleteError) -> Status {
+    let code = match error {
+        DeleteError::Overloaded(_) => return overloaded(error),
+        DeleteError::NoSpace(_) => Code::NoSpace,
+        DeleteError::Invalid(_) => Code::Invalid,
+        DeleteError::Poisoned(_) => Code::Io,
+        DeleteError::Closed(_) => Code::Unavailable,
+    };
+    Status::new(code, explain(error))
+}
+
+/// A block torn by a crash was most likely never acknowledged: to others it is as if it had never arrived, or members
+/// that all crashed at once would wait for each other's copy for ever.
+pub(crate) fn of_read(error: &ReadError) -> Status {
+    let code = match error {
+        ReadError::NotFound { .. } | ReadError::Quarantined { cause: Cause::Torn, .. } => Code::BlockNotFound,
+        ReadError::Quarantined { .. } | ReadError::Corrupt { .. } => Code::Corrupt,
+        ReadError::Io { .. } => Code::Io,
+    };
+    Status::new(code, explain(error))
+}
