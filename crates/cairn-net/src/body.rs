@@ -6,7 +6,10 @@ use cairn_proto::limits::FRAME_BODY_MAX;
 use std::sync::Arc;
 
 /// An open file whose content is sent; opened by whoever owns the disk.
-#[allow(clippy::disallowed_types, reason = "only a handle: opening and reading stay with the disk's owner and the seam")]
+#[allow(
+    clippy::disallowed_types,
+    reason = "only a handle: opening and reading stay with the disk's owner and the seam"
+)]
 pub type FileHandle = Arc<std::fs::File>;
 
 /// The body of one frame: at most [`FRAME_BODY_MAX`] bytes and their CRC32C.

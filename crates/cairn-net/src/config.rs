@@ -1,6 +1,7 @@
 //! Bounds and timers of connections, in one place.
 
 use crate::identity::SharedIdentity;
+use crate::server::ServerStats;
 use cairn_proto::limits::{CONTROL_BODY_MAX, FRAME_BODY_MAX, RESPONSE_LEN_MAX};
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -96,6 +97,8 @@ pub struct ServerConfig {
     pub idle_timeout: Duration,
     /// How long requests in flight may still take at shutdown.
     pub drain_timeout: Duration,
+    /// Counters, shared with whoever wants to look.
+    pub stats: Arc<ServerStats>,
 }
 
 impl ServerConfig {
@@ -110,6 +113,7 @@ impl ServerConfig {
             frame_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(180),
             drain_timeout: Duration::from_secs(5),
+            stats: Arc::new(ServerStats::default()),
         }
     }
 }

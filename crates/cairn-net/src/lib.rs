@@ -14,13 +14,21 @@
 mod body;
 mod call;
 mod config;
+mod conn;
 mod error;
+mod handshake;
 mod identity;
 mod leg;
 mod link;
+mod meter;
+mod pool;
+mod reader;
 mod seam;
 mod server;
 mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod writer;
 
 pub use body::{Body, BodyPart, FileHandle};
 pub use call::{Call, Progress, Reply, Timing};
@@ -30,5 +38,5 @@ pub use identity::{Identity, PeerInfo, SharedIdentity};
 pub use leg::Leg;
 pub use link::Link;
 pub use seam::{Listener, Net, ReadHalf, Stream, TcpNet, WriteHalf, now};
-pub use server::{Handler, RequestContext, serve};
+pub use server::{Handler, RequestContext, ServerStats, serve};
 pub use stats::{CloseReason, LaneStats, LinkStats};

@@ -1,20 +1,108 @@
-//! Everything to one peer address.
+//! Everything to one peer address: permits, the two lanes, dialling, upkeep. Decisions about connections are made by
+//! [`Lane`] and [`upkeep`]; this file carries them out.
+
+mod dial;
 
 use crate::call::Call;
-use crate::config::LinkConfig;
-use crate::error::LegError;
+use crate::config::{LinkConfig, UPKEEP_INTERVAL};
+use crate::conn::{Conn, ConnView, Death, LaneKind, Occupation, Upkeep, upkeep};
+use crate::error::{LegError, LegErrorClass, Sent};
 use crate::identity::{PeerInfo, SharedIdentity};
-use crate::leg::Leg;
-use crate::seam::Net;
-use crate::stats::LinkStats;
+use crate::leg::{Job, Leg, LegShared, Permits};
+use crate::meter::Totals;
+use crate::pool::{Lane, Next, Wants};
+use crate::seam::{Net, now};
+use crate::stats::{CloseReason, Counters, LaneStats, LinkStats};
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use cairn_proto::limits::{FRAME_HEADER_MAX, RESPONSE_LEN_MAX};
 use cairn_proto::{NodeId, pb};
-use std::sync::Arc;
+use parking_lot::Mutex;
+use prost::Message;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Who waits for a connection.
+pub(crate) enum Waiter {
+    Job(Job),
+    /// A ping, which needs the connection itself.
+    Ping(oneshot::Sender<Result<Arc<Conn>, LegError>>),
+}
+
+impl Waiter {
+    fn fail(self, error: LegError) {
+        match self {
+            Self::Job(job) => job.fail_with(error),
+            // A ping that timed out has nobody to tell.
+            Self::Ping(sender) => drop(sender.send(Err(error))),
+        }
+    }
+}
+
+type ConnLane = Lane<Arc<Conn>, Waiter>;
+
+struct Lanes {
+    control: ConnLane,
+    bulk: ConnLane,
+    /// Off their lane, with requests that may still finish.
+    retired: Vec<Arc<Conn>>,
+    upkeep_runs: bool,
+    closed: bool,
+}
+
+impl Lanes {
+    fn of(&mut self, kind: LaneKind) -> &mut ConnLane {
+        match kind {
+            LaneKind::Control => &mut self.control,
+            LaneKind::Bulk => &mut self.bulk,
+        }
+    }
+}
+
+/// The shared part of a link. Connections hold it weakly.
+pub(crate) struct LinkInner {
+    net: Arc<dyn Net>,
+    pub addr: String,
+    expect_node: NodeId,
+    identity: SharedIdentity,
+    pub config: Arc<LinkConfig>,
+    /// Set by the first leg or ping: connections live on that runtime, whoever drops a leg where.
+    runtime: OnceLock<Handle>,
+    tasks: TaskTracker,
+    pub counters: Counters,
+    totals: Arc<Totals>,
+    ops: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    waiting_permits: AtomicUsize,
+    lanes: Mutex<Lanes>,
+    peer: ArcSwapOption<PeerInfo>,
+    connect_timeout_us: AtomicU64,
+    rng: Mutex<fastrand::Rng>,
+    serial: AtomicU64,
+    closed: CancellationToken,
+}
+
+/// Closes the link when the last handle or leg is gone.
+struct Guard(Arc<LinkInner>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 /// Everything to one peer address: the control lane and the bulk lane. Cloning gives another handle to the same; when
 /// the last handle and the last leg are gone, all connections close.
 #[derive(Clone)]
-pub struct Link {}
+pub struct Link(Arc<Guard>);
 
 impl Link {
     /// A link without connections; they are dialled when needed. `expect_node` 0 accepts whoever answers. `seed` feeds
@@ -27,46 +115,491 @@ impl Link {
         config: Arc<LinkConfig>,
         seed: u64,
     ) -> Self {
-        let _ = (net, addr, expect_node, identity, config, seed);
-        Self {}
+        let lanes = Lanes {
+            control: Lane::multiplexed(),
+            bulk: Lane::exclusive(config.bulk_max.max(1)),
+            retired: Vec::new(),
+            upkeep_runs: false,
+            closed: false,
+        };
+        Self(Arc::new(Guard(Arc::new(LinkInner {
+            net,
+            addr,
+            expect_node,
+            identity,
+            runtime: OnceLock::new(),
+            tasks: TaskTracker::new(),
+            counters: Counters::default(),
+            totals: Arc::new(Totals::new()),
+            ops: Arc::new(Semaphore::new(config.ops)),
+            bytes: Arc::new(Semaphore::new(config.bytes)),
+            waiting_permits: AtomicUsize::new(0),
+            lanes: Mutex::new(lanes),
+            peer: ArcSwapOption::empty(),
+            connect_timeout_us: AtomicU64::new(config.connect_timeout.as_micros() as u64),
+            rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            serial: AtomicU64::new(0),
+            closed: CancellationToken::new(),
+            config,
+        }))))
     }
 
-    /// Begins a request. Never blocks and never fails by itself: every failure is the leg's outcome.
-    pub fn start(&self, call: Call) -> Leg {
-        let _ = call;
-        Leg {}
+    fn inner(&self) -> &Arc<LinkInner> {
+        &self.0.0
+    }
+
+    /// Begins a request. Never blocks and never fails by itself: every failure is the leg's outcome. Permits are taken
+    /// in the order operation, bytes, connection, and returned when the leg has its outcome.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(&self, mut call: Call) -> Leg {
+        let inner = self.inner();
+        inner.runtime.get_or_init(Handle::current);
+        Counters::add(&inner.counters.legs, 1);
+        call.request.total_len = call.body.len();
+        let protobuf = Bytes::from(call.request.encode_to_vec());
+        let (leg, job) = Leg::new(self.clone(), call, protobuf);
+        if let Err(reason) = check(&job) {
+            job.fail(LegErrorClass::TooLarge, reason);
+            return leg;
+        }
+        inner.admit(job);
+        leg
     }
 
     /// Asks the peer for a sign of life on the control lane, dialling if needed.
     ///
     /// # Errors
-    /// `Connect` and its relatives from dialling, `Deadline` when no answer came within `timeout`. Cancelling leaves
-    /// nothing behind.
-    pub async fn ping(&self, timeout: Duration) -> Result<pb::Pong, LegError> {
-        let _ = timeout;
-        Ok(pb::Pong::default())
+    /// `Connect` and its relatives from dialling, `Reset` when the connection ended, `Deadline` when no answer came
+    /// within `limit`. Cancelling leaves nothing behind.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn ping(&self, limit: Duration) -> Result<pb::Pong, LegError> {
+        let inner = self.inner();
+        inner.runtime.get_or_init(Handle::current);
+        inner.ping(limit).await
     }
 
     /// The address it leads to.
     pub fn addr(&self) -> &str {
-        ""
+        &self.inner().addr
     }
 
     /// A snapshot of its connections and counters.
     pub fn stats(&self) -> LinkStats {
-        LinkStats::default()
+        self.inner().stats()
     }
 
-    /// Lowers (or raises, up to the configured ceiling) the time a dial may take from now on.
-    pub fn set_connect_timeout(&self, timeout: Duration) {
-        let _ = timeout;
+    /// Sets the time a dial may take from now on, HELLO included; the configured ceiling holds.
+    pub fn set_connect_timeout(&self, limit: Duration) {
+        let limit = limit.min(self.inner().config.connect_timeout);
+        self.inner().connect_timeout_us.store(limit.as_micros() as u64, Ordering::Relaxed);
     }
 
     /// What the peer said of itself at the last handshake; `None` before the first.
-    pub fn peer(&self) -> Option<PeerInfo> {
-        None
+    pub fn peer(&self) -> Option<Arc<PeerInfo>> {
+        self.inner().peer.load_full()
     }
 
     /// Closes all connections; legs under way fail with `Cancelled`, and so do later ones.
-    pub fn close(&self) {}
+    pub fn close(&self) {
+        self.inner().close();
+    }
+
+    pub(crate) fn forget(&self, leg: &Arc<LegShared>) {
+        self.inner().forget(leg);
+    }
+
+    pub(crate) fn count_cancel(&self) {
+        Counters::add(&self.inner().counters.cancels, 1);
+    }
+}
+
+/// What can be refused before anything is asked of the peer.
+fn check(job: &Job) -> Result<(), String> {
+    if job.protobuf.len() > FRAME_HEADER_MAX as usize {
+        return Err(format!("a request header of {} bytes exceeds {FRAME_HEADER_MAX}", job.protobuf.len()));
+    }
+    if job.call.body.len() > RESPONSE_LEN_MAX {
+        return Err(format!("a request body of {} bytes exceeds {RESPONSE_LEN_MAX}", job.call.body.len()));
+    }
+    Ok(())
+}
+
+impl LinkInner {
+    pub fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Maximum age of a new connection, ±20 %, so that those dialled together do not end together.
+    pub fn draw_max_age(&self) -> Duration {
+        self.config.max_age.mul_f64(0.8 + 0.4 * self.rng.lock().f64())
+    }
+
+    /// Runs a task that belongs to the link.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let runtime = self.runtime.get().expect("whatever spawns was begun by a leg or a ping, which set the runtime");
+        self.tasks.spawn_on(task, runtime).abort_handle()
+    }
+
+    fn closed_error(&self) -> LegError {
+        LegError::new(LegErrorClass::Cancelled, Sent::No, format!("the link to {} is closed", self.addr))
+    }
+
+    /// Byte permits of a call: what it sends, and on the bulk lane what it lets come.
+    fn cost(&self, call: &Call) -> u32 {
+        let response = if call.is_bulk() { call.response_max.min(RESPONSE_LEN_MAX) } else { 0 };
+        (call.body.len() + response).min(self.config.bytes as u64) as u32
+    }
+
+    /// Takes permits for a job and dispatches it, at once where they are free.
+    fn admit(self: &Arc<Self>, mut job: Job) {
+        let cost = self.cost(&job.call);
+        if let Ok(op) = Arc::clone(&self.ops).try_acquire_owned()
+            && let Ok(bytes) = Arc::clone(&self.bytes).try_acquire_many_owned(cost)
+        {
+            job.permits = Permits { _op: Some(op), _bytes: Some(bytes) };
+            self.dispatch(job, Wants::Any);
+            return;
+        }
+        if self.waiting_permits.fetch_add(1, Ordering::Relaxed) >= self.config.waiting_max {
+            self.waiting_permits.fetch_sub(1, Ordering::Relaxed);
+            job.fail(LegErrorClass::Overloaded, format!("too many requests wait for {}", self.addr));
+            return;
+        }
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            let admitted = inner.wait_for_permits(&mut job, cost).await;
+            inner.waiting_permits.fetch_sub(1, Ordering::Relaxed);
+            match admitted {
+                Some(permits) => {
+                    job.permits = permits;
+                    inner.dispatch(job, Wants::Any);
+                }
+                None => job.fail_with(inner.closed_error()),
+            }
+        });
+    }
+
+    /// `None` when the caller is gone or the link closed.
+    async fn wait_for_permits(&self, job: &mut Job, cost: u32) -> Option<Permits> {
+        let acquire = async {
+            let op = Arc::clone(&self.ops).acquire_owned().await.ok()?;
+            let bytes = Arc::clone(&self.bytes).acquire_many_owned(cost).await.ok()?;
+            Some(Permits { _op: Some(op), _bytes: Some(bytes) })
+        };
+        tokio::select! {
+            biased;
+            () = job.abandoned() => None,
+            () = self.closed.cancelled() => None,
+            permits = acquire => permits,
+        }
+    }
+
+    /// Gives a job that has its permits to a connection, or lets it wait for one.
+    fn dispatch(self: &Arc<Self>, job: Job, wants: Wants) {
+        let kind = if job.call.is_bulk() { LaneKind::Bulk } else { LaneKind::Control };
+        self.arrive(kind, Waiter::Job(job), wants);
+    }
+
+    /// A job whose connection turned out to be stale.
+    pub fn resend(self: &Arc<Self>, job: Job) {
+        Counters::add(&self.counters.stale_retries, 1);
+        self.dispatch(job, Wants::Fresh);
+    }
+
+    fn arrive(self: &Arc<Self>, kind: LaneKind, waiter: Waiter, wants: Wants) {
+        let mut waiter = waiter;
+        loop {
+            let next = {
+                let mut lanes = self.lanes.lock();
+                if lanes.closed {
+                    drop(lanes);
+                    waiter.fail(self.closed_error());
+                    return;
+                }
+                lanes.of(kind).arrive(waiter, wants)
+            };
+            match next {
+                Next::Give(conn, given) => match self.give(&conn, given) {
+                    // It ended in the meantime; it takes itself off the lane.
+                    Some(back) => {
+                        self.removed(&conn);
+                        waiter = back;
+                    }
+                    None => return,
+                },
+                other => return self.act(kind, other),
+            }
+        }
+    }
+
+    /// Hands a waiter to a connection that was chosen for it; returns it when the connection is dead.
+    fn give(self: &Arc<Self>, conn: &Arc<Conn>, waiter: Waiter) -> Option<Waiter> {
+        match waiter {
+            Waiter::Job(job) => match conn.submit(job) {
+                Ok(true) => None,
+                Ok(false) => {
+                    self.released(conn);
+                    None
+                }
+                Err(job) => Some(Waiter::Job(job)),
+            },
+            Waiter::Ping(sender) => {
+                // A ping that timed out needs no connection any more.
+                let _ = sender.send(Ok(Arc::clone(conn)));
+                None
+            }
+        }
+    }
+
+    /// Gives each waiter its connection; those whose connection is dead go back to the lane.
+    fn give_all(self: &Arc<Self>, conn: &Arc<Conn>, waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            if let Some(back) = self.give(conn, waiter) {
+                self.removed(conn);
+                self.arrive(conn.kind(), back, Wants::Any);
+            }
+        }
+    }
+
+    /// Carries out what a lane decided about itself.
+    fn act(self: &Arc<Self>, kind: LaneKind, next: Next<Arc<Conn>, Waiter>) {
+        match next {
+            Next::Dial { evict } => {
+                if let Some(conn) = evict {
+                    conn.close_if_idle(CloseReason::PeerClosed);
+                }
+                self.dial(kind);
+            }
+            Next::Give(conn, waiter) => self.give_all(&conn, vec![waiter]),
+            Next::Wait => {}
+        }
+    }
+
+    /// A connection has finished its request.
+    pub fn released(self: &Arc<Self>, conn: &Arc<Conn>) {
+        let next = self.lanes.lock().of(conn.kind()).released(conn);
+        if let Some(waiter) = next {
+            self.give_all(conn, vec![waiter]);
+        }
+    }
+
+    /// A connection takes no further requests, but has some that may finish.
+    pub fn retired(self: &Arc<Self>, conn: &Arc<Conn>) {
+        self.lanes.lock().retired.push(Arc::clone(conn));
+        self.removed(conn);
+    }
+
+    /// A connection takes no further requests.
+    pub fn removed(self: &Arc<Self>, conn: &Arc<Conn>) {
+        let is_dead = conn.is_dead();
+        let next = {
+            let mut lanes = self.lanes.lock();
+            if is_dead {
+                lanes.retired.retain(|other| other != conn);
+            }
+            if lanes.closed {
+                return;
+            }
+            lanes.of(conn.kind()).removed(conn)
+        };
+        self.act(conn.kind(), next);
+    }
+
+    fn forget(&self, leg: &Arc<LegShared>) {
+        let is_gone = |waiter: &Waiter| match waiter {
+            Waiter::Job(job) => Arc::ptr_eq(&job.shared, leg),
+            Waiter::Ping(sender) => sender.is_closed(),
+        };
+        let gone = {
+            let mut lanes = self.lanes.lock();
+            let mut gone = lanes.control.forget(is_gone);
+            gone.extend(lanes.bulk.forget(is_gone));
+            gone
+        };
+        // Outside the lock: their permits wake others.
+        drop(gone);
+    }
+
+    /// A connection of the control lane, dialling if needed.
+    async fn control_conn(self: &Arc<Self>) -> Result<Arc<Conn>, LegError> {
+        let (sender, receiver) = oneshot::channel();
+        self.arrive(LaneKind::Control, Waiter::Ping(sender), Wants::Any);
+        receiver.await.unwrap_or_else(|_| Err(self.closed_error()))
+    }
+
+    async fn ping(self: &Arc<Self>, limit: Duration) -> Result<pb::Pong, LegError> {
+        let began = now();
+        let ask = async {
+            let conn = self.control_conn().await?;
+            let asked = now();
+            let gone = || LegError::new(LegErrorClass::Reset, Sent::Maybe, "the connection ended during a ping");
+            let pong = conn.ping().ok_or_else(gone)?.await.map_err(|_| gone())?;
+            self.counters.round_trip((now() - asked).as_micros() as u64);
+            Ok(pong)
+        };
+        timeout(limit, ask).await.unwrap_or_else(|_| {
+            let waited = now() - began;
+            let message = format!("{} did not answer a ping within {waited:?}", self.addr);
+            Err(LegError::new(LegErrorClass::Deadline, Sent::Maybe, message))
+        })
+    }
+
+    /// Looks after the connections as long as there are any.
+    fn start_upkeep(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
+        self.spawn(async move {
+            loop {
+                tokio::time::sleep(UPKEEP_INTERVAL).await;
+                let Some(inner) = weak.upgrade() else { return };
+                if !inner.keep_up() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// One round of upkeep; false when there is nothing left to look after.
+    fn keep_up(self: &Arc<Self>) -> bool {
+        let (control, bulk, retired) = {
+            let mut lanes = self.lanes.lock();
+            let is_empty = |lane: &ConnLane| lane.open().is_empty() && lane.dialing() == 0;
+            if lanes.closed || (is_empty(&lanes.control) && is_empty(&lanes.bulk) && lanes.retired.is_empty()) {
+                lanes.upkeep_runs = false;
+                return false;
+            }
+            (lanes.control.open().to_vec(), lanes.bulk.open().to_vec(), lanes.retired.clone())
+        };
+        for conn in retired {
+            let view = ConnView { max_age: Duration::MAX, ..conn.view(now()) };
+            if upkeep(view, Duration::MAX, self.config.stall_timeout, false) == Upkeep::Suspect {
+                self.examine(conn);
+            }
+        }
+        for (conns, min) in [(control, 0), (bulk, self.config.bulk_min)] {
+            let mut left = conns.len();
+            for conn in conns {
+                let verdict = upkeep(conn.view(now()), self.config.idle_timeout, self.config.stall_timeout, left > min);
+                match verdict {
+                    Upkeep::Keep => {}
+                    Upkeep::CloseIdle => {
+                        left -= 1;
+                        conn.close_if_idle(CloseReason::Idle);
+                    }
+                    Upkeep::Retire => {
+                        left -= 1;
+                        conn.retire(CloseReason::Age);
+                    }
+                    Upkeep::Suspect => self.examine(conn),
+                }
+            }
+        }
+        true
+    }
+
+    /// Pings the peer of a connection on which nothing moves: slow is not dead.
+    fn examine(self: &Arc<Self>, conn: Arc<Conn>) {
+        if conn.suspect.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let srtt = Duration::from_micros(Counters::get(&self.counters.srtt_us));
+        let limit = self.config.ping_timeout.max(srtt * 4);
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            let answered = tokio::select! {
+                biased;
+                () = inner.closed.cancelled() => return,
+                answered = inner.ping(limit) => answered,
+            };
+            match answered {
+                Ok(_) => {
+                    conn.meter.touch();
+                    conn.suspect.store(false, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    let message = format!("no byte for the stall timeout, and no sign of life: {error}");
+                    conn.kill(Death::new(CloseReason::Stalled, LegErrorClass::Stalled, message));
+                }
+            }
+        });
+    }
+
+    fn close(self: &Arc<Self>) {
+        let (conns, waiters) = {
+            let mut lanes = self.lanes.lock();
+            lanes.closed = true;
+            let (mut conns, mut waiters) = lanes.control.clear();
+            let (bulk_conns, bulk_waiters) = lanes.bulk.clear();
+            conns.extend(bulk_conns);
+            conns.append(&mut lanes.retired);
+            waiters.extend(bulk_waiters);
+            (conns, waiters)
+        };
+        self.closed.cancel();
+        for waiter in waiters {
+            waiter.fail(self.closed_error());
+        }
+        for conn in conns {
+            conn.kill(Death::new(CloseReason::Shutdown, LegErrorClass::Cancelled, "the link was closed"));
+        }
+    }
+
+    fn lane_stats(lane: &ConnLane, in_flight: &mut usize) -> LaneStats {
+        let mut stats = LaneStats { dialing: lane.dialing(), open: lane.open().len(), ..LaneStats::default() };
+        for conn in lane.open() {
+            match conn.occupation() {
+                Occupation::Idle => stats.idle += 1,
+                Occupation::Busy(jobs) => {
+                    stats.busy += 1;
+                    *in_flight += jobs;
+                }
+                Occupation::Draining => stats.draining += 1,
+            }
+        }
+        stats
+    }
+
+    fn stats(&self) -> LinkStats {
+        let lanes = self.lanes.lock();
+        let mut in_flight = 0;
+        let mut control = Self::lane_stats(&lanes.control, &mut in_flight);
+        let mut bulk = Self::lane_stats(&lanes.bulk, &mut in_flight);
+        let retired = lanes.retired.iter().map(|conn| (conn.kind(), conn.occupation())).collect::<Vec<_>>();
+        let waiting_connection = lanes.control.waiting() + lanes.bulk.waiting();
+        drop(lanes);
+        for (kind, occupation) in retired {
+            let lane = if kind == LaneKind::Bulk { &mut bulk } else { &mut control };
+            lane.retired += 1;
+            if let Occupation::Busy(jobs) = occupation {
+                in_flight += jobs;
+            }
+        }
+        let counters = &self.counters;
+        LinkStats {
+            control,
+            bulk,
+            in_flight,
+            waiting_connection,
+            waiting_permits: self.waiting_permits.load(Ordering::Relaxed),
+            ops_available: self.ops.available_permits(),
+            bytes_available: self.bytes.available_permits(),
+            tasks: self.tasks.len(),
+            dials: Counters::get(&counters.dials),
+            dial_failures: Counters::get(&counters.dial_failures),
+            closes: std::array::from_fn(|index| Counters::get(&counters.closes[index])),
+            bytes_sent: Counters::get(&self.totals.sent),
+            bytes_received: Counters::get(&self.totals.received),
+            legs: Counters::get(&counters.legs),
+            replies: Counters::get(&counters.replies),
+            cancels: Counters::get(&counters.cancels),
+            late_responses: Counters::get(&counters.late_responses),
+            stale_retries: Counters::get(&counters.stale_retries),
+            body_crc_failures: Counters::get(&counters.body_crc_failures),
+            srtt_us: Counters::get(&counters.srtt_us),
+            last_received: self.totals.last_received(),
+        }
+    }
 }

@@ -83,11 +83,11 @@ pub trait Stream: Send {
 }
 
 /// The incoming direction of a [`Stream`].
-pub trait ReadHalf: AsyncRead + Send + Unpin {}
+pub trait ReadHalf: AsyncRead + Send + Sync + Unpin {}
 
 /// The outgoing direction of a [`Stream`].
 #[async_trait]
-pub trait WriteHalf: AsyncWrite + Send + Unpin {
+pub trait WriteHalf: AsyncWrite + Send + Sync + Unpin {
     /// Sends `head`, then `len` bytes of `file` from `offset`. A cancelled call has sent any prefix of that.
     ///
     /// # Errors
@@ -129,10 +129,8 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_TIME)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
     socket.set_tcp_keepalive(&keepalive)
 }
 

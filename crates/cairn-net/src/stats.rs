@@ -1,6 +1,7 @@
 //! Counters of a link and of its connections: kept in atomics, read as one snapshot.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::time::Instant;
 
 /// Why a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -60,7 +61,7 @@ impl CloseReason {
 pub struct LaneStats {
     /// Being dialled.
     pub dialing: usize,
-    /// Established, in whatever state; the sum of the next three and of those that are closing.
+    /// Established and taking requests: the sum of the next three.
     pub open: usize,
     /// Without a request.
     pub idle: usize,
@@ -68,6 +69,8 @@ pub struct LaneStats {
     pub busy: usize,
     /// Waiting for a cancelled request to leave.
     pub draining: usize,
+    /// Established, finishing what they have, to be closed then.
+    pub retired: usize,
 }
 
 /// A snapshot of a link.
@@ -113,8 +116,8 @@ pub struct LinkStats {
     pub body_crc_failures: u64,
     /// Smoothed round trip of handshakes and pings, in microseconds; 0 = none seen.
     pub srtt_us: u64,
-    /// Milliseconds since the last byte from the peer on any connection; `None` = never one.
-    pub last_received_ms_ago: Option<u64>,
+    /// When the last byte came from the peer, on whatever connection; `None` = never one.
+    pub last_received: Option<Instant>,
 }
 
 impl LinkStats {
@@ -130,8 +133,6 @@ pub(crate) struct Counters {
     pub dials: AtomicU64,
     pub dial_failures: AtomicU64,
     pub closes: [AtomicU64; CloseReason::ALL.len()],
-    pub bytes_sent: AtomicU64,
-    pub bytes_received: AtomicU64,
     pub legs: AtomicU64,
     pub replies: AtomicU64,
     pub cancels: AtomicU64,

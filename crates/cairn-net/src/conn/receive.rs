@@ -1,0 +1,318 @@
+//! The reading task of a connection, and the handshake before it.
+
+use super::{Conn, Death, Job, LaneKind};
+use crate::error::{LegError, LegErrorClass, Sent};
+use crate::handshake;
+use crate::identity::{Identity, PeerInfo};
+use crate::meter::{Meter, Totals};
+use crate::reader::{BULK_READ_LEN, CONTROL_READ_LEN, FrameReader, ReadError};
+use crate::seam::{ReadHalf, Stream};
+use crate::stats::{CloseReason, Counters};
+use crate::writer::FrameWriter;
+use bytes::BytesMut;
+use cairn_proto::NodeId;
+use cairn_proto::frame::{FixedHeader, FrameType, flags};
+use cairn_proto::limits::{CONTROL_BODY_MAX, RESPONSE_LEN_MAX};
+use cairn_proto::pb;
+use cairn_proto::status::Status;
+use prost::Message;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An established connection that nobody owns yet.
+pub(crate) struct Dialed {
+    pub reader: FrameReader<Box<dyn ReadHalf>>,
+    pub writer: FrameWriter,
+    pub meter: Arc<Meter>,
+    pub peer: PeerInfo,
+}
+
+/// Introduces both sides to each other.
+pub(crate) async fn handshake(
+    stream: Box<dyn Stream>,
+    kind: LaneKind,
+    identity: &Identity,
+    expect_node: NodeId,
+    idle_timeout: Duration,
+    totals: Arc<Totals>,
+) -> Result<Dialed, LegError> {
+    let addr = stream.peer_addr().ok();
+    let (read, write) = stream.split();
+    let meter = Arc::new(Meter::new(totals));
+    let mut writer = FrameWriter::new(write, Arc::clone(&meter));
+    let read_len = if kind == LaneKind::Bulk { BULK_READ_LEN } else { CONTROL_READ_LEN };
+    let mut reader = FrameReader::new(read, read_len, Arc::clone(&meter));
+    let hello = handshake::hello(identity, expect_node, kind == LaneKind::Bulk, idle_timeout);
+    writer.push_message(FixedHeader::new(FrameType::Hello, 0, 0), &hello);
+    let failed = |class, message: String| LegError::new(class, Sent::No, message);
+    writer.flush().await.map_err(|error| {
+        failed(LegErrorClass::Connect, format!("the connection ended during the handshake: {error}")).with_source(error)
+    })?;
+    let fixed = reader.next().await.map_err(|error| match error {
+        ReadError::Frame(error) => failed(LegErrorClass::Protocol, format!("no CairnFS server: {error}")),
+        error => failed(LegErrorClass::Connect, format!("the connection ended during the handshake: {error}")),
+    })?;
+    match fixed.frame_type {
+        FrameType::HelloAck => {
+            let ack = pb::HelloAck::decode(reader.header())
+                .map_err(|error| failed(LegErrorClass::Protocol, format!("unreadable HELLO_ACK: {error}")))?;
+            let peer = handshake::judge_ack(identity, expect_node, &ack, addr).map_err(|refusal| {
+                let wrong_peer = refusal.is_wrong_peer();
+                let class = if wrong_peer { LegErrorClass::WrongPeer } else { LegErrorClass::Refused };
+                failed(class, refusal.to_string())
+            })?;
+            Ok(Dialed { reader, writer, meter, peer })
+        }
+        FrameType::GoAway => {
+            let reason = pb::GoAway::decode(reader.header()).map_or_else(|_| String::new(), |away| away.reason);
+            Err(failed(LegErrorClass::Refused, format!("the server refused the handshake: {reason}")))
+        }
+        other => Err(failed(LegErrorClass::Protocol, format!("{other:?} came instead of HELLO_ACK"))),
+    }
+}
+
+/// Runs until the connection ends, and ends it.
+pub(super) async fn run(conn: Arc<Conn>, mut reader: FrameReader<Box<dyn ReadHalf>>) {
+    let death = loop {
+        if let Err(death) = one_message(&conn, &mut reader).await {
+            break death;
+        }
+    };
+    conn.kill(death);
+}
+
+impl From<ReadError> for Death {
+    fn from(error: ReadError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReadError::Closed | ReadError::Truncated => Death::new(CloseReason::Reset, LegErrorClass::Reset, message),
+            ReadError::Io(source) => {
+                Death { source: Some(source), ..Death::new(CloseReason::Reset, LegErrorClass::Reset, message) }
+            }
+            ReadError::Frame(_) | ReadError::BodyCrc { .. } => {
+                Death::new(CloseReason::Protocol, LegErrorClass::Corrupt, message)
+            }
+        }
+    }
+}
+
+fn broken(message: impl Into<String>) -> Death {
+    Death::new(CloseReason::Protocol, LegErrorClass::Protocol, message)
+}
+
+type Reader = FrameReader<Box<dyn ReadHalf>>;
+
+async fn one_message(conn: &Arc<Conn>, reader: &mut Reader) -> Result<(), Death> {
+    let fixed = reader.next().await?;
+    match fixed.frame_type {
+        FrameType::Response => {
+            let response = pb::Response::decode(reader.header())
+                .map_err(|error| broken(format!("unreadable response header: {error}")))?;
+            receive_response(conn, reader, fixed, response).await
+        }
+        _ => aside(conn, reader, fixed),
+    }
+}
+
+/// Frames that may come at any time, also between the frames of a response.
+fn aside(conn: &Arc<Conn>, reader: &Reader, fixed: FixedHeader) -> Result<(), Death> {
+    if fixed.body_len != 0 {
+        return Err(broken(format!("a {:?} frame with a body", fixed.frame_type)));
+    }
+    match fixed.frame_type {
+        FrameType::Pong => {
+            let pong =
+                pb::Pong::decode(reader.header()).map_err(|error| broken(format!("unreadable PONG: {error}")))?;
+            let waiter = conn.state.lock().pings.remove(&fixed.request_id);
+            if let Some(waiter) = waiter {
+                // Whoever asked may have gone in the meantime.
+                let _ = waiter.send(pong);
+            }
+            Ok(())
+        }
+        FrameType::GoAway => {
+            let reason = pb::GoAway::decode(reader.header()).map_or_else(|_| String::new(), |away| away.reason);
+            tracing::debug!(addr = %conn.addr, reason, "peer is going away");
+            conn.retire(CloseReason::GoAway);
+            Ok(())
+        }
+        other => Err(broken(format!("unexpected {other:?} frame"))),
+    }
+}
+
+/// What is known of a response's request when its first frame comes.
+enum Expected {
+    /// A leg waits for it: its bound, and whether to verify.
+    Wanted { response_max: u64, verify: bool },
+    /// Cancelled: to be read past.
+    Unwanted,
+}
+
+fn expect(conn: &Conn, fixed: &FixedHeader) -> Result<Expected, Death> {
+    let mut state = conn.state.lock();
+    let next_id = state.next_id;
+    let Some(pending) = state.pending.get_mut(&fixed.request_id) else {
+        // On the control lane a cancelled request is forgotten at once, and its answer may still come.
+        if conn.kind == LaneKind::Control && fixed.request_id < next_id {
+            return Ok(Expected::Unwanted);
+        }
+        return Err(broken(format!("a response to request {}, which is not under way", fixed.request_id)));
+    };
+    if pending.flight.fixed.op != fixed.op {
+        return Err(broken(format!("a response to op {}, asked was {}", fixed.op, pending.flight.fixed.op)));
+    }
+    if pending.flight.state.lock().sending == super::Sending::Queued {
+        return Err(broken(format!("a response to request {}, which was not sent yet", fixed.request_id)));
+    }
+    match &pending.job {
+        Some(job) => {
+            job.shared.mark_first_byte();
+            Ok(Expected::Wanted { response_max: job.call.response_max, verify: job.call.verify_body })
+        }
+        None => Ok(Expected::Unwanted),
+    }
+}
+
+async fn receive_response(
+    conn: &Arc<Conn>,
+    reader: &mut Reader,
+    fixed: FixedHeader,
+    response: pb::Response,
+) -> Result<(), Death> {
+    let total_len = response.total_len;
+    let lane_max = match conn.kind {
+        LaneKind::Control => u64::from(CONTROL_BODY_MAX),
+        LaneKind::Bulk => RESPONSE_LEN_MAX,
+    };
+    let expected = expect(conn, &fixed)?;
+    let (accepted, verify) = match expected {
+        Expected::Wanted { response_max, verify } => (response_max.min(lane_max), verify),
+        Expected::Unwanted => (lane_max, false),
+    };
+    if total_len > accepted {
+        let message = format!("a response of {total_len} bytes was announced, accepted are {accepted}");
+        if let Some(job) = take_job(conn, fixed.request_id) {
+            job.fail(LegErrorClass::TooLarge, format!("{}: {message}", conn.addr));
+        }
+        return Err(broken(message));
+    }
+    let body = match expected {
+        Expected::Unwanted => {
+            if let Some(link) = conn.link.upgrade()
+                && !fixed.has(flags::CANCELLED)
+            {
+                Counters::add(&link.counters.late_responses, 1);
+            }
+            None
+        }
+        Expected::Wanted { .. } => Some(BytesMut::with_capacity(total_len as usize)),
+    };
+    let (end, body) = receive_body(conn, reader, fixed, total_len, body, verify).await?;
+    conclude(conn, fixed, end, response, body);
+    Ok(())
+}
+
+/// Receives all frames of a response; returns its last one. The body is `None` if nobody wants it any more.
+async fn receive_body(
+    conn: &Arc<Conn>,
+    reader: &mut Reader,
+    first: FixedHeader,
+    total_len: u64,
+    mut body: Option<BytesMut>,
+    verify: bool,
+) -> Result<(FixedHeader, Option<BytesMut>), Death> {
+    let mut rest = total_len;
+    let mut fixed = first;
+    loop {
+        let frame_len = u64::from(fixed.body_len);
+        if frame_len > rest {
+            return Err(broken("a response is longer than it announced"));
+        }
+        rest -= frame_len;
+        match &mut body {
+            Some(body) => match reader.take_body(&fixed, body, verify).await {
+                Ok(()) => {}
+                Err(error) => {
+                    if let (ReadError::BodyCrc { .. }, Some(link)) = (&error, conn.link.upgrade()) {
+                        Counters::add(&link.counters.body_crc_failures, 1);
+                    }
+                    return Err(error.into());
+                }
+            },
+            None => reader.skip_body(&fixed).await?,
+        }
+        if frame_len > 0 {
+            let is_wanted = report_progress(conn, fixed.request_id, frame_len);
+            body = body.filter(|_| is_wanted);
+        }
+        let gave_up = fixed.flags & (flags::CANCELLED | flags::ABORT) != 0;
+        if fixed.has(flags::END) {
+            if rest > 0 && !gave_up {
+                return Err(broken(format!("a response ended {rest} bytes short")));
+            }
+            return Ok((fixed, body));
+        }
+        if frame_len == 0 || gave_up {
+            return Err(broken("a response frame that neither carries nor ends anything"));
+        }
+        fixed = next_data(conn, reader, first.request_id).await?;
+    }
+}
+
+async fn next_data(conn: &Arc<Conn>, reader: &mut Reader, id: u64) -> Result<FixedHeader, Death> {
+    loop {
+        let fixed = reader.next().await?;
+        if fixed.frame_type == FrameType::Data {
+            if fixed.request_id != id {
+                return Err(broken(format!("body of request {} inside that of {id}", fixed.request_id)));
+            }
+            return Ok(fixed);
+        }
+        aside(conn, reader, fixed)?;
+    }
+}
+
+/// False when the leg is gone and the rest need not be kept.
+fn report_progress(conn: &Conn, id: u64, len: u64) -> bool {
+    let state = conn.state.lock();
+    match state.pending.get(&id).and_then(|pending| pending.job.as_ref()) {
+        Some(job) => {
+            job.shared.mark_received(len);
+            true
+        }
+        None => false,
+    }
+}
+
+fn take_job(conn: &Conn, id: u64) -> Option<Job> {
+    conn.state.lock().pending.get_mut(&id)?.job.take()
+}
+
+/// A response has ended: frees the connection, then tells the caller.
+fn conclude(conn: &Arc<Conn>, first: FixedHeader, end: FixedHeader, response: pb::Response, body: Option<BytesMut>) {
+    let (flight, job) = {
+        let mut state = conn.state.lock();
+        state.served += 1;
+        match state.pending.get_mut(&first.request_id) {
+            Some(pending) => (Arc::clone(&pending.flight), pending.job.take()),
+            None => return,
+        }
+    };
+    conn.leave(&flight, |state| state.answered = true);
+    let Some(job) = job else {
+        return;
+    };
+    if let Some(error) = response.error {
+        let status = Status::from_pb(error);
+        job.fail(LegErrorClass::Status(status), format!("answered by {}", conn.addr));
+    } else if (first.flags | end.flags) & flags::CANCELLED != 0 {
+        job.fail(LegErrorClass::Cancelled, format!("{} cancelled the request", conn.addr));
+    } else if end.has(flags::ABORT) {
+        job.fail(LegErrorClass::Aborted, format!("{} gave up in the middle of the response", conn.addr));
+    } else {
+        if let Some(link) = conn.link.upgrade() {
+            Counters::add(&link.counters.replies, 1);
+        }
+        job.reply(response, body.unwrap_or_default().freeze());
+    }
+}

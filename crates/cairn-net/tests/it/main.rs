@@ -1,0 +1,5 @@
+//! Connections end to end: a link against a server, over real sockets and over in-memory pipes.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod echo;
+mod support;
