@@ -1,4 +1,5 @@
-//! How a store is opened.
+//! How a store is opened, and where its randomness comes from.
+#![allow(clippy::disallowed_methods, reason = "this is the randomness seam")]
 
 use crate::limits::{PAGE_LEN, QUEUE_BYTES_MAX, RECORD_HEADER_MAX, SEGMENT_LEN_DEFAULT, SEGMENT_LEN_MAX};
 use cairn_proto::limits::BLOCK_LEN_MAX;

@@ -83,7 +83,10 @@ impl Iterator for Scan<'_> {
                     self.last_number = record.stamp().number;
                     return Some(Found::Record(record, cause));
                 }
-                Ok(None) => self.offset += PAGE_LEN,
+                Ok(None) => {
+                    unreadable = 0;
+                    self.offset += PAGE_LEN;
+                }
                 Err(_) if unreadable < UNREADABLE_PAGES_MAX => {
                     unreadable += 1;
                     self.offset += PAGE_LEN;
@@ -91,7 +94,7 @@ impl Iterator for Scan<'_> {
                 Err(_) => self.offset = self.len,
             }
         }
-        (from < self.len).then(|| Found::Skipped(from, self.len))
+        (from < self.len).then_some(Found::Skipped(from, self.len))
     }
 }
 
