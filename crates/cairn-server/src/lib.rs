@@ -22,6 +22,9 @@ mod tasks;
 mod view;
 mod wire;
 
+/// The network that every server is started on outside simulations, so that a program that runs servers needs no other
+/// crate.
+pub use cairn_net::TcpNet;
 pub use error::StartError;
 pub use listen::{ListenError, loopback_addr};
 pub use local::{LocalCluster, LocalClusterConfig, LocalClusterError};
