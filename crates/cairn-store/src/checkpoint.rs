@@ -40,6 +40,8 @@ pub enum WriteError {
 pub struct Checkpoints {
     slot: Mutex<Slot>,
     changed: Condvar,
+    /// Position of the newest one written, as number of the next record; held while one is being written.
+    written: Mutex<u64>,
 }
 
 #[derive(Default)]
@@ -102,8 +104,14 @@ pub fn len_of(blocks: u64) -> u64 {
 
 /// Makes what the snapshot describes durable, then the snapshot, then removes the segments that hold nothing.
 pub fn write(shared: &Shared, job: &Job) -> Result<(), WriteError> {
+    let mut written = shared.checkpoints.written.lock();
+    if job.next_number < *written {
+        // A newer one is there and may have removed segments that this one still names.
+        return Ok(());
+    }
     shared.sync_up_to(&job.active, job.next_number - 1)?;
     write_file(&*shared.disk, shared.uuid, job)?;
+    *written = job.next_number;
     let removable = job.catalog.removable(job.segment);
     if !removable.is_empty() {
         // Readers that hold a file keep it; nobody finds a block in these any more.

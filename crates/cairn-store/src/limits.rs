@@ -18,7 +18,7 @@ pub const SEGMENT_LEN_DEFAULT: u64 = 1 << 30;
 /// Largest segment an option may ask for: offsets are kept as 32-bit page numbers.
 pub const SEGMENT_LEN_MAX: u64 = 1 << 40;
 /// Segment files kept open for reading; the least recently used one is closed first.
-pub const OPEN_SEGMENTS_MAX: usize = 256;
+pub const OPEN_SEGMENTS_MAX: usize = 128;
 
 /// Payload bytes that may wait to be written.
 pub const QUEUE_BYTES_MAX: usize = 128 << 20;

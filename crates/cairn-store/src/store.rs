@@ -142,7 +142,8 @@ pub struct Shared {
 /// Blocks on one disk.
 ///
 /// All calls are synchronous. [`Store::put`], [`Store::delete`] and [`Store::sync`] queue and return at once; their
-/// completions run on the store's threads and must neither block nor panic. The queue is worked in order. [`Store::read`],
+/// completions run on the store's threads and must neither block nor panic nor hold the last handle of the store. The
+/// queue is worked in order. [`Store::read`],
 /// [`Store::verify`] and [`Store::list`] read the disk on the caller's thread.
 ///
 /// Dropping the store closes it.
@@ -382,8 +383,8 @@ impl Store {
         }
     }
 
-    /// Makes everything accepted durable and writes a checkpoint, on the caller's thread. Nothing to do without
-    /// [`Execution::Manual`]: the store's threads do so in time.
+    /// Makes everything accepted durable, writes a checkpoint and removes segments that hold nothing, on the caller's
+    /// thread. Optional: the store does so by itself in time and when it is closed.
     pub fn checkpoint(&self) {
         let job = self.appender.lock().checkpoint();
         checkpoint::write_or_log(&self.shared, &job);
