@@ -1,0 +1,8 @@
+//! The client library against a whole cluster in this process.
+
+mod cluster;
+mod consistency;
+mod failures;
+mod files;
+mod model;
+mod names;
