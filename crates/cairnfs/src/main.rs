@@ -1,1 +1,111 @@
-fn main() {}
+//! `cairn`, the command line of CairnFS: parsed text (args.rs) and settings (settings.rs) become a call of a command; a
+//! command works through the client library (or runs servers: up/, roles.rs), writes through output.rs and ends in a
+//! [`failure::Failure`] or not. This file knows the order of these steps and nothing else.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "works on the user's own files, in real time")]
+
+mod args;
+mod cmd;
+mod context;
+mod copy;
+mod failure;
+mod logs;
+mod output;
+mod roles;
+mod settings;
+mod signals;
+mod text;
+mod up;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
+
+use crate::{
+    args::{Cli, Command, Global},
+    context::Context,
+    failure::Failure,
+    output::{Out, say},
+    settings::FileSettings,
+    signals::Signals,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long the end of the process waits for threads that are inside a system call.
+const EXIT_MAX: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let meta_flag = matches.value_source("meta") == Some(ValueSource::CommandLine)
+        || matches.subcommand().is_some_and(|(_, own)| own.value_source("meta") == Some(ValueSource::CommandLine));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let name = cli.command.name();
+    match run(cli, meta_flag) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = failure.message() {
+                say(format_args!("cairn {name}: {message}"));
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli, meta_flag: bool) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    if meta_flag && matches!(command, Command::Up(_) | Command::Meta(_)) {
+        return Err(Failure::usage("--meta", "this command is what --meta would point to; it takes --listen"));
+    }
+    let file = FileSettings::load(global.config.as_deref())?;
+    logs::start(&logs::LogSettings {
+        filter: global.log.clone().filter(|filter| !filter.is_empty()).or_else(|| file.log.clone()),
+        verbose: global.verbose,
+        server: command.is_server(),
+        format: global.log_format.or(file.log_format).unwrap_or_default(),
+    })?;
+    let context = Context::new(&global, file);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("cairn").build();
+    let runtime = runtime.map_err(|error| Failure::at("the runtime", error))?;
+    let result = runtime.block_on(dispatch(command, &global, &context));
+    // A thread may be stuck in a read of standard input.
+    runtime.shutdown_timeout(EXIT_MAX);
+    result
+}
+
+async fn dispatch(command: Command, global: &Global, context: &Context) -> Result<(), Failure> {
+    let mut out = Out::new()?;
+    let result = match command {
+        Command::Up(args) => up::run(args, global, context, &mut out).await,
+        Command::Meta(args) => roles::meta(args, context, &mut out).await,
+        Command::Node(args) => roles::node(args, context, &mut out).await,
+        other => {
+            let mut signals = Signals::catch()?;
+            tokio::select! {
+                result = client_command(other, context, &mut out) => result,
+                () = signals.received() => return Err(Failure::Interrupted),
+            }
+        }
+    };
+    let flushed = out.flush();
+    result.and(flushed)
+}
+
+async fn client_command(command: Command, context: &Context, out: &mut Out) -> Result<(), Failure> {
+    match command {
+        Command::Ls(args) => cmd::ls(args, context, out).await,
+        Command::Put(args) => copy::put::run(args, context, out).await,
+        Command::Get(args) => copy::get::run(args, context, out).await,
+        Command::Cat(args) => cmd::cat(args, context, out).await,
+        Command::Mkdir(args) => cmd::mkdir(args, context, out).await,
+        Command::Rm(args) => cmd::rm(args, context, out).await,
+        Command::Mv(args) => cmd::mv(args, context, out).await,
+        Command::Stat(args) => cmd::stat(args, context, out).await,
+        Command::Du(args) => cmd::du(args, context, out).await,
+        Command::Df(args) => cmd::df(args, context, out).await,
+        Command::Tree(args) => cmd::tree(args, context, out).await,
+        Command::Status(args) => cmd::status(args, context, out).await,
+        Command::Completions(args) => cmd::completions(&args, out),
+        Command::Up(_) | Command::Meta(_) | Command::Node(_) => unreachable!("servers are dispatched apart"),
+    }
+}

@@ -1,0 +1,440 @@
+//! The command line: every command and flag, with its help. Knows no default that a file or the environment may set
+//! (settings.rs) and does nothing.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::settings::{BasePort, ByteSize, Jobs, LogFormat, NodeCount, Replicas};
+
+/// CairnFS: a distributed file system that keeps working when machines do not.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cairn",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_long_help = "\
+Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0 done, 1 failed, 2 wrong usage.
+
+Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
+~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
+replicas, listen, base_port, processes; [meta_server] data, listen, replicas; [node] data, listen, zone, rack, host,
+capacity.
+
+Try it:  cairn up &   cairn put -r /usr/share/doc /doc   cairn ls -l /doc   cairn status"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Addresses of the metadata servers, comma separated [default: 127.0.0.1:9000]
+    #[arg(long, global = true, value_name = "ADDRS", env = "CAIRN_META", hide_env_values = true)]
+    pub meta: Option<String>,
+    /// TOML file with settings
+    #[arg(long, global = true, value_name = "FILE", env = "CAIRN_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Log more to standard error: -v what happens, -vv every step
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log filter, as `warn` or `info,cairn_net=debug` [default: warn]
+    #[arg(long, global = true, value_name = "FILTER", env = "CAIRN_LOG", hide_env_values = true)]
+    pub log: Option<String>,
+    /// Form of the log [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", env = "CAIRN_LOG_FORMAT", hide_env_values = true)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Up(Up),
+    Meta(MetaRole),
+    Node(NodeRole),
+    Ls(Ls),
+    Put(Put),
+    Get(Get),
+    Cat(Cat),
+    Mkdir(Mkdir),
+    Rm(Rm),
+    Mv(Mv),
+    Stat(Stat),
+    Du(Du),
+    Df(Df),
+    Tree(Tree),
+    Status(Status),
+    Completions(Completions),
+}
+
+impl Command {
+    /// The word that calls this command, as messages name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "up",
+            Self::Meta(_) => "meta",
+            Self::Node(_) => "node",
+            Self::Ls(_) => "ls",
+            Self::Put(_) => "put",
+            Self::Get(_) => "get",
+            Self::Cat(_) => "cat",
+            Self::Mkdir(_) => "mkdir",
+            Self::Rm(_) => "rm",
+            Self::Mv(_) => "mv",
+            Self::Stat(_) => "stat",
+            Self::Du(_) => "du",
+            Self::Df(_) => "df",
+            Self::Tree(_) => "tree",
+            Self::Status(_) => "status",
+            Self::Completions(_) => "completions",
+        }
+    }
+
+    /// Whether the command is a server that runs until it is stopped.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Meta(_) | Self::Node(_))
+    }
+}
+
+/// Bring a whole cluster up on this machine
+///
+/// Metadata listens on the base port, storage node i on base port + i. Prints the addresses, then a line `ready` once
+/// every node is registered and files can be written. Stops cleanly on SIGINT and SIGTERM and starts again on the
+/// same data.
+///
+/// The data directory holds meta-1, node-1, node-2, ...: the data of each role. With --processes each role is a child
+/// process; DIR/run has its process id (meta-1.pid, node-1.pid, ...) and its log (meta-1.log, ...). A child that dies
+/// is reported and not started again; the command line that starts it again by hand is printed at the start, for
+/// example:
+///
+///   cairn node --data DIR/node-1 --listen 127.0.0.1:9001 --meta 127.0.0.1:9000
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Up {
+    /// Directory for the data [default: $XDG_DATA_HOME/cairn, that is ~/.local/share/cairn]
+    #[arg(long, value_name = "DIR", env = "CAIRN_UP_DATA", hide_env_values = true)]
+    pub data: Option<PathBuf>,
+    /// Number of storage nodes [default: 3, or as many as the data directory has]
+    #[arg(long, value_name = "N", env = "CAIRN_UP_NODES", hide_env_values = true)]
+    pub nodes: Option<NodeCount>,
+    /// Copies of every block, at most the number of nodes [default: 3]
+    #[arg(long, value_name = "N", env = "CAIRN_UP_REPLICAS", hide_env_values = true)]
+    pub replicas: Option<Replicas>,
+    /// Address to listen on; only loopback is served [default: 127.0.0.1]
+    #[arg(long, value_name = "IP", env = "CAIRN_UP_LISTEN", hide_env_values = true)]
+    pub listen: Option<IpAddr>,
+    /// Port of metadata; node i gets this + i [default: 9000]
+    #[arg(long, value_name = "PORT", env = "CAIRN_UP_BASE_PORT", hide_env_values = true)]
+    pub base_port: Option<BasePort>,
+    /// Run each role as a process of its own
+    #[arg(long)]
+    pub processes: bool,
+}
+
+/// Run one metadata server
+#[derive(Debug, Args)]
+pub struct MetaRole {
+    /// Directory for the data
+    #[arg(long, value_name = "DIR", env = "CAIRN_META_SERVER_DATA", hide_env_values = true)]
+    pub data: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:9000]
+    #[arg(long, value_name = "ADDR", env = "CAIRN_META_SERVER_LISTEN", hide_env_values = true)]
+    pub listen: Option<String>,
+    /// Copies of every block, decided when the cluster is made [default: 3]
+    #[arg(long, value_name = "N", env = "CAIRN_META_SERVER_REPLICAS", hide_env_values = true)]
+    pub replicas: Option<Replicas>,
+    /// Write the process id to this file, remove it at the end
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Run one storage node
+///
+/// Registers with the metadata servers of --meta and serves blocks until SIGINT or SIGTERM. A node that was started by
+/// `cairn up --processes` and was killed is started again by hand with:
+///
+///   cairn node --data DIR/node-1 --listen 127.0.0.1:9001 --meta 127.0.0.1:9000
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct NodeRole {
+    /// Directory for the data
+    #[arg(long, value_name = "DIR", env = "CAIRN_NODE_DATA", hide_env_values = true)]
+    pub data: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_LISTEN", hide_env_values = true)]
+    pub listen: Option<String>,
+    /// Zone the node is in: copies are spread over zones, then racks, then hosts
+    #[arg(long, value_name = "NAME", env = "CAIRN_NODE_ZONE", hide_env_values = true)]
+    pub zone: Option<String>,
+    /// Rack the node is in
+    #[arg(long, value_name = "NAME", env = "CAIRN_NODE_RACK", hide_env_values = true)]
+    pub rack: Option<String>,
+    /// Host the node is on
+    #[arg(long, value_name = "NAME", env = "CAIRN_NODE_HOST", hide_env_values = true)]
+    pub host: Option<String>,
+    /// Use at most this many bytes, as 500G [default: the disk]
+    #[arg(long, value_name = "BYTES", env = "CAIRN_NODE_CAPACITY", hide_env_values = true)]
+    pub capacity: Option<ByteSize>,
+    /// Write the process id to this file, remove it at the end
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+}
+
+/// List directories
+///
+/// Entries are sorted by name. Times are UTC, owners are numbers.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Ls {
+    /// Show kind and mode, links, owner, size and time
+    #[arg(short, long)]
+    pub long: bool,
+    /// List what is below, too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Show a directory itself, not what it holds
+    #[arg(short, long)]
+    pub directory: bool,
+    /// Sizes as 1.5K, 20M
+    #[arg(short = 'h', long)]
+    pub human_readable: bool,
+    /// Print one JSON array of entries
+    #[arg(long)]
+    pub json: bool,
+    /// What to list
+    #[arg(value_name = "PATH", default_value = "/")]
+    pub paths: Vec<PathBuf>,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
+/// Flags that `put` and `get` share.
+#[derive(Debug, Args)]
+pub struct CopyFlags {
+    /// Copy directories with all that is in them; symbolic links are copied as links
+    #[arg(short, long, visible_short_alias = 'R')]
+    pub recursive: bool,
+    /// Files in flight at once [default: 16]
+    #[arg(short, long, value_name = "N", env = "CAIRN_JOBS", hide_env_values = true)]
+    pub jobs: Option<Jobs>,
+    /// No progress bar, no summary; failures are still listed
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl CopyFlags {
+    /// How the copy ends on the screen.
+    pub fn ending(&self) -> Ending {
+        match (self.json, self.quiet) {
+            (true, _) => Ending::Json,
+            (false, true) => Ending::Quiet,
+            (false, false) => Ending::Text,
+        }
+    }
+}
+
+/// How a copy ends on the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Quiet,
+    Text,
+    Json,
+}
+
+/// Copy local files into CairnFS
+///
+/// As `cp -r`: into DST if it is a directory, else as DST. Mode, modification time and symbolic links are kept; the
+/// owner is who copies. Each file appears whole or not at all, replacing one of that name. What cannot be copied is
+/// listed on standard error and the exit status is 1. `-` as SRC is standard input.
+#[derive(Debug, Args)]
+pub struct Put {
+    #[command(flatten)]
+    pub copy: CopyFlags,
+    /// Have writes acknowledged before they are on disk: faster, but what was copied in the last second may be lost
+    /// when all machines lose power
+    #[arg(long)]
+    pub relaxed: bool,
+    /// Local files; `-` is standard input
+    #[arg(value_name = "SRC", required = true)]
+    pub sources: Vec<PathBuf>,
+    /// Where to in CairnFS
+    #[arg(value_name = "DST")]
+    pub target: PathBuf,
+}
+
+/// Copy files out of CairnFS
+///
+/// As `cp -r`: into DST if it is a directory, else as DST. Mode, modification time and symbolic links are kept; the
+/// owner is who copies. Each file appears whole or not at all, replacing one of that name. What cannot be copied is
+/// listed on standard error and the exit status is 1. `-` as DST is standard output.
+#[derive(Debug, Args)]
+pub struct Get {
+    #[command(flatten)]
+    pub copy: CopyFlags,
+    /// Files in CairnFS
+    #[arg(value_name = "SRC", required = true)]
+    pub sources: Vec<PathBuf>,
+    /// Local place; `-` is standard output
+    #[arg(value_name = "DST")]
+    pub target: PathBuf,
+}
+
+/// Print files
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// Files to print, one after the other
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Make directories
+#[derive(Debug, Args)]
+pub struct Mkdir {
+    /// Make the directories above, too; no error if it exists
+    #[arg(short, long)]
+    pub parents: bool,
+    /// Permissions in octal, as 750
+    #[arg(short, long, value_name = "MODE", value_parser = crate::settings::parse_mode, default_value = "755")]
+    pub mode: u32,
+    /// Directories to make
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Remove files and directories
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// Remove directories with all that is in them
+    #[arg(short, long, visible_short_alias = 'R')]
+    pub recursive: bool,
+    /// No error for what does not exist
+    #[arg(short, long)]
+    pub force: bool,
+    /// What to remove
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Move or rename: into DST if it is a directory, else to the name DST, replacing a file of that name
+#[derive(Debug, Args)]
+pub struct Mv {
+    /// Take DST as the new name even if it is a directory
+    #[arg(short = 'T', long)]
+    pub no_target_directory: bool,
+    /// What to move
+    #[arg(value_name = "SRC", required = true)]
+    pub sources: Vec<PathBuf>,
+    /// Where to
+    #[arg(value_name = "DST")]
+    pub target: PathBuf,
+}
+
+/// Show all that is known of files
+#[derive(Debug, Args)]
+pub struct Stat {
+    /// Follow symbolic links
+    #[arg(short = 'L', long)]
+    pub dereference: bool,
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+    /// What to show
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Sum up the sizes of files, by directory
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Du {
+    /// Only the total of each PATH
+    #[arg(short, long, conflicts_with = "max_depth")]
+    pub summarize: bool,
+    /// Sizes as 1.5K, 20M; otherwise bytes
+    #[arg(short = 'h', long)]
+    pub human_readable: bool,
+    /// Show directories down to this depth only
+    #[arg(short = 'd', long, value_name = "N")]
+    pub max_depth: Option<usize>,
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+    /// What to sum up
+    #[arg(value_name = "PATH", default_value = "/")]
+    pub paths: Vec<PathBuf>,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
+/// Show the space of the cluster and of each node
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Df {
+    /// Sizes as 1.5K, 20M; otherwise bytes
+    #[arg(short = 'h', long)]
+    pub human_readable: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
+/// Show a directory as a tree
+#[derive(Debug, Args)]
+pub struct Tree {
+    /// Descend this many levels only
+    #[arg(short = 'L', long, value_name = "N")]
+    pub level: Option<usize>,
+    /// Show directories only
+    #[arg(short = 'd', long)]
+    pub directories: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where to begin
+    #[arg(value_name = "PATH", default_value = "/")]
+    pub path: PathBuf,
+}
+
+/// Show the health of the cluster: nodes, groups, degraded runs, defects
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Print shell completions
+///
+/// For example: cairn completions bash > ~/.local/share/bash-completion/completions/cairn
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+}

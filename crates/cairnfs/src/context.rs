@@ -1,0 +1,63 @@
+//! What every command that talks to a cluster needs: where it is, and the settings.
+
+use std::{os::unix::ffi::OsStrExt, path::Path};
+
+use cairn_client::DfsClient;
+
+use crate::{
+    args::Global,
+    failure::Failure,
+    settings::{FileSettings, Jobs, META_DEFAULT},
+    text,
+};
+
+/// Files in flight at once when nothing says otherwise.
+const JOBS_DEFAULT: u64 = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Context {
+    meta: String,
+    /// What the settings file says.
+    pub file: FileSettings,
+}
+
+impl Context {
+    /// Flags and environment before the file, the file before the defaults.
+    pub fn new(global: &Global, file: FileSettings) -> Self {
+        let given = global.meta.clone().filter(|meta| !meta.is_empty());
+        let meta = given.or_else(|| file.meta.clone()).unwrap_or_else(|| META_DEFAULT.to_owned());
+        Self { meta, file }
+    }
+
+    /// Addresses of the metadata servers.
+    pub fn meta(&self) -> &str {
+        &self.meta
+    }
+
+    /// A client of the cluster.
+    ///
+    /// # Errors
+    /// It cannot be reached; the message says where it was looked for.
+    pub async fn connect(&self) -> Result<DfsClient, Failure> {
+        tracing::debug!(meta = self.meta, "connecting");
+        DfsClient::new(&self.meta).await.map_err(|error| Failure::cluster(&error))
+    }
+
+    /// Files in flight at once.
+    pub fn jobs(&self, flag: Option<Jobs>) -> usize {
+        let jobs = flag.or(self.file.jobs).map_or(JOBS_DEFAULT, Jobs::get);
+        usize::try_from(jobs).expect("the number of jobs is small")
+    }
+}
+
+/// Checks that a path can be one in CairnFS, before anything is done.
+///
+/// # Errors
+/// Usage: it does not begin with `/`.
+pub fn remote_path(path: &Path) -> Result<(), Failure> {
+    if path.as_os_str().as_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(Failure::usage(text::path(path), "paths in CairnFS begin with `/`"))
+}

@@ -1,0 +1,92 @@
+//! `cairn meta` and `cairn node`: one server in this process, until a signal stops it.
+
+use std::{error::Error, fmt::Write as _, path::PathBuf, sync::Arc};
+
+use cairn_server::{Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, TcpNet};
+
+use crate::{
+    args,
+    context::Context,
+    failure::Failure,
+    output::Out,
+    settings::{META_DEFAULT, Replicas},
+    signals::Signals,
+    up::{PidFile, show},
+};
+
+const NODE_LISTEN_DEFAULT: &str = "127.0.0.1:9001";
+const REPLICAS_DEFAULT: u64 = 3;
+
+/// Why a server did not start, down to the first cause.
+pub fn start_failure(error: &dyn Error) -> Failure {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(message, ": {error}");
+        cause = error.source();
+    }
+    Failure::Failed { message, general: true }
+}
+
+fn data(flag: Option<PathBuf>, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    let data = flag.or_else(|| file.cloned()).filter(|data| !data.as_os_str().is_empty());
+    data.ok_or_else(|| Failure::usage("--data", "say in which directory the data is"))
+}
+
+/// Runs a metadata server.
+pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Result<(), Failure> {
+    let file = &context.file.meta_server;
+    let data = data(args.data, file.data.as_ref())?;
+    let listen = args.listen.or_else(|| file.listen.clone()).unwrap_or_else(|| META_DEFAULT.to_owned());
+    let replicas = args.replicas.or(file.replicas).map_or(REPLICAS_DEFAULT, Replicas::get);
+    let replicas = u32::try_from(replicas).expect("bounded by Replicas");
+    let mut signals = Signals::catch()?;
+    let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
+    let config = MetaServerConfig { replicas, ..MetaServerConfig::new(data, listen) };
+    let server = tokio::select! {
+        started = MetaServer::start(config, Arc::new(TcpNet)) => started.map_err(|error| start_failure(&error))?,
+        () = signals.received() => return Err(Failure::Interrupted),
+    };
+    show(out, format_args!("metadata server listens on {}", server.addr()))?;
+    show(out, "ready")?;
+    signals.received().await;
+    tokio::select! {
+        () = server.stop() => Ok(()),
+        () = signals.received() => Err(Failure::Interrupted),
+    }
+}
+
+/// Runs a storage node.
+pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Result<(), Failure> {
+    let file = &context.file.node;
+    let data = data(args.data, file.data.as_ref())?;
+    let listen = args.listen.or_else(|| file.listen.clone()).unwrap_or_else(|| NODE_LISTEN_DEFAULT.to_owned());
+    let metas = context.meta().split(',').map(str::trim).filter(|addr| !addr.is_empty()).map(str::to_owned).collect();
+    let mut config = NodeServerConfig::new(data, listen, metas);
+    let place = |flag: Option<String>, file: &Option<String>| flag.or_else(|| file.clone()).unwrap_or_default();
+    config.zone = place(args.zone, &file.zone);
+    config.rack = place(args.rack, &file.rack);
+    config.host = place(args.host, &file.host);
+    config.store.capacity_bytes = args.capacity.or(file.capacity).map(|size| size.0);
+    let mut signals = Signals::catch()?;
+    let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
+    let server = tokio::select! {
+        started = NodeServer::start(config, Arc::new(TcpNet)) => started.map_err(|error| start_failure(&error))?,
+        () = signals.received() => return Err(Failure::Interrupted),
+    };
+    show(out, format_args!("storage node listens on {}", server.addr()))?;
+    let mut membership = server.membership();
+    let registered = membership.wait_for(|membership| matches!(membership, Membership::Registered { .. }));
+    let registered = tokio::select! {
+        registered = registered => registered.is_ok(),
+        () = signals.received() => false,
+    };
+    if registered {
+        show(out, "ready")?;
+        signals.received().await;
+    }
+    tokio::select! {
+        () = server.stop() => Ok(()),
+        () = signals.received() => Err(Failure::Interrupted),
+    }
+}

@@ -1,0 +1,224 @@
+//! What `cairn up` starts, where, and with which command lines. Pure.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    args,
+    failure::Failure,
+    settings::{BasePort, NodeCount, Replicas, UpSettings},
+    text,
+};
+
+const NODES_DEFAULT: u64 = 3;
+const REPLICAS_DEFAULT: u64 = 3;
+const BASE_PORT_DEFAULT: u64 = 9000;
+
+/// A server of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Meta,
+    /// Storage node number, from 1.
+    Node(u16),
+}
+
+/// As its directory is called: `meta-1`, `node-1`, `node-2`, ...
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Meta => f.write_str("meta-1"),
+            Self::Node(index) => write!(f, "node-{index}"),
+        }
+    }
+}
+
+/// What is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    pub data: PathBuf,
+    pub nodes: u16,
+    pub replicas: u32,
+    pub ip: IpAddr,
+    pub base_port: u16,
+    pub processes: bool,
+}
+
+/// Where data is kept when nothing says otherwise.
+pub fn data_default(xdg_data_home: Option<PathBuf>, home: Option<PathBuf>) -> PathBuf {
+    let shared = xdg_data_home.filter(|dir| dir.is_absolute()).or(home.map(|home| home.join(".local/share")));
+    shared.map_or_else(|| PathBuf::from("cairn-data"), |dir| dir.join("cairn"))
+}
+
+impl Layout {
+    /// Flags and environment before the file, the file before the defaults. `existing` counts the nodes that have data
+    /// in a directory.
+    ///
+    /// # Errors
+    /// Usage: settings that contradict each other.
+    pub fn new(
+        args: &args::Up,
+        file: &UpSettings,
+        data_default: PathBuf,
+        existing: impl FnOnce(&Path) -> u64,
+    ) -> Result<Self, Failure> {
+        let data = args.data.clone().or_else(|| file.data.clone()).unwrap_or(data_default);
+        if data.as_os_str().is_empty() {
+            return Err(Failure::usage("--data", "is empty"));
+        }
+        let asked = args.nodes.or(file.nodes).map(NodeCount::get);
+        let nodes = asked.unwrap_or_else(|| existing(&data).clamp(NODES_DEFAULT, 64));
+        let replicas = args.replicas.or(file.replicas).map(Replicas::get);
+        let replicas = match replicas {
+            Some(replicas) if replicas > nodes => {
+                let nodes = text::count(nodes, "node");
+                let what = format_args!("{replicas} copies of a block need as many nodes, there are {nodes} (--nodes)");
+                return Err(Failure::usage("--replicas", what));
+            }
+            Some(replicas) => replicas,
+            None => REPLICAS_DEFAULT.min(nodes),
+        };
+        let ip = args.listen.or(file.listen).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        if !ip.to_canonical().is_loopback() {
+            let what = "only loopback addresses (127.0.0.1, ::1) are served as long as connections are not encrypted";
+            return Err(Failure::usage(format_args!("--listen {ip}"), what));
+        }
+        let base_port = args.base_port.or(file.base_port).map_or(BASE_PORT_DEFAULT, BasePort::get);
+        Ok(Self {
+            data,
+            nodes: u16::try_from(nodes).expect("bounded by NodeCount"),
+            replicas: u32::try_from(replicas).expect("bounded by Replicas"),
+            ip,
+            base_port: u16::try_from(base_port).expect("bounded by BasePort"),
+            processes: args.processes || file.processes.unwrap_or(false),
+        })
+    }
+
+    /// All roles, metadata first.
+    pub fn roles(&self) -> impl Iterator<Item = Role> + use<> {
+        [Role::Meta].into_iter().chain((1..=self.nodes).map(Role::Node))
+    }
+
+    pub fn port(&self, role: Role) -> u16 {
+        match role {
+            Role::Meta => self.base_port,
+            // Fits: BasePort leaves room for as many nodes as NodeCount allows.
+            Role::Node(index) => self.base_port + index,
+        }
+    }
+
+    pub fn addr(&self, role: Role) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port(role))
+    }
+
+    /// Directory of a role's data.
+    pub fn dir(&self, role: Role) -> PathBuf {
+        self.data.join(role.to_string())
+    }
+
+    /// Directory of process ids and logs.
+    pub fn run_dir(&self) -> PathBuf {
+        self.data.join("run")
+    }
+
+    pub fn pid_file(&self, role: Role) -> PathBuf {
+        self.run_dir().join(format!("{role}.pid"))
+    }
+
+    pub fn log_file(&self, role: Role) -> PathBuf {
+        self.run_dir().join(format!("{role}.log"))
+    }
+
+    /// Arguments that run one role.
+    pub fn role_args(&self, role: Role) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        args.push(if role == Role::Meta { "meta" } else { "node" }.into());
+        args.extend(["--data".into(), self.dir(role).into()]);
+        args.extend(["--listen".into(), self.addr(role).to_string().into()]);
+        match role {
+            Role::Meta => args.extend(["--replicas".into(), self.replicas.to_string().into()]),
+            Role::Node(_) => args.extend(["--meta".into(), self.addr(Role::Meta).to_string().into()]),
+        }
+        args.extend(["--pid-file".into(), self.pid_file(role).into()]);
+        args
+    }
+
+    /// The command line that runs one role, for a shell.
+    pub fn command_line(&self, program: &Path, role: Role) -> String {
+        let words = self.role_args(role);
+        let words = words.iter().map(|word| text::shell_word(Path::new(word)));
+        [text::shell_word(program)].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn layout(flags: &[&str], file: &UpSettings, existing: u64) -> Result<Layout, Failure> {
+        let cli = args::Cli::parse_from(["cairn", "up"].iter().chain(flags));
+        let args::Command::Up(args) = cli.command else { panic!("up was called") };
+        Layout::new(&args, file, PathBuf::from("/default"), |_| existing)
+    }
+
+    #[test]
+    fn defaults() {
+        let layout = layout(&[], &UpSettings::default(), 0).unwrap();
+        assert_eq!((layout.nodes, layout.replicas, layout.base_port), (3, 3, 9000));
+        assert_eq!(layout.dir(Role::Node(2)), Path::new("/default/node-2"));
+        assert_eq!(layout.addr(Role::Node(2)).to_string(), "127.0.0.1:9002");
+        assert_eq!(layout.pid_file(Role::Meta), Path::new("/default/run/meta-1.pid"));
+        let roles: Vec<String> = layout.roles().map(|role| role.to_string()).collect();
+        assert_eq!(roles, ["meta-1", "node-1", "node-2", "node-3"]);
+    }
+
+    #[test]
+    fn what_is_there_is_started_again() {
+        assert_eq!(layout(&[], &UpSettings::default(), 5).unwrap().nodes, 5);
+        assert_eq!(layout(&["--nodes", "4"], &UpSettings::default(), 5).unwrap().nodes, 4);
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let file = UpSettings { nodes: NodeCount::new(5), replicas: Replicas::new(2), ..UpSettings::default() };
+        let both = layout(&["--nodes", "4"], &file, 0).unwrap();
+        assert_eq!((both.nodes, both.replicas), (4, 2));
+    }
+
+    #[test]
+    fn copies_need_nodes() {
+        assert_eq!(layout(&["--nodes", "1"], &UpSettings::default(), 0).unwrap().replicas, 1);
+        let refused = layout(&["--nodes", "2", "--replicas", "3"], &UpSettings::default(), 0).unwrap_err();
+        assert!(matches!(refused, Failure::Usage(message) if message.contains("2 nodes")));
+        assert!(matches!(layout(&["--listen", "0.0.0.0"], &UpSettings::default(), 0), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn the_last_port_fits() {
+        let layout = layout(&["--base-port", "65471", "--nodes", "64"], &UpSettings::default(), 0).unwrap();
+        assert_eq!(layout.port(Role::Node(64)), u16::MAX);
+    }
+
+    #[test]
+    fn command_lines_can_be_given_to_a_shell() {
+        let layout = layout(&["--data", "/my data"], &UpSettings::default(), 0).unwrap();
+        assert_eq!(
+            layout.command_line(Path::new("/bin/cairn"), Role::Node(1)),
+            "/bin/cairn node --data '/my data/node-1' --listen 127.0.0.1:9001 --meta 127.0.0.1:9000 \
+             --pid-file '/my data/run/node-1.pid'"
+        );
+    }
+
+    #[test]
+    fn usual_data_directory() {
+        let path = |text| Some(PathBuf::from(text));
+        assert_eq!(data_default(path("/x"), path("/home/ann")), Path::new("/x/cairn"));
+        assert_eq!(data_default(None, path("/home/ann")), Path::new("/home/ann/.local/share/cairn"));
+        assert_eq!(data_default(None, None), Path::new("cairn-data"));
+    }
+}

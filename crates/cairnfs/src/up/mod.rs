@@ -1,0 +1,107 @@
+//! `cairn up`: a whole cluster on this machine, in this process or in one process for each role.
+
+mod claim;
+mod layout;
+mod ready;
+mod supervise;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use cairn_server::{LocalCluster, LocalClusterConfig, TcpNet};
+
+pub use self::claim::PidFile;
+use self::{
+    claim::Claim,
+    layout::{Layout, Role},
+    supervise::Supervisor,
+};
+use crate::{
+    args, context::Context, failure::Failure, output::Out, output::say, roles::start_failure, signals::Signals, text,
+};
+
+/// How long a cluster may take to become ready: stores rebuild their index at start.
+const READY_MAX: Duration = Duration::from_secs(120);
+
+/// Runs the command until a signal ends it.
+///
+/// # Errors
+/// Something does not start, or with --processes nothing is left to wait for. Nothing of ours keeps running then.
+pub async fn run(args: args::Up, global: &args::Global, context: &Context, out: &mut Out) -> Result<(), Failure> {
+    let from_env = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let data_default = layout::data_default(from_env("XDG_DATA_HOME"), from_env("HOME"));
+    let mut layout = Layout::new(&args, &context.file.up, data_default, claim::existing_nodes)?;
+    layout.data = std::path::absolute(&layout.data).map_err(|error| Failure::io(&layout.data, &error))?;
+    let mut signals = Signals::catch()?;
+    let _claim = Claim::take(&layout).await?;
+    let existing = claim::existing_nodes(&layout.data);
+    if existing > u64::from(layout.nodes) {
+        let first = Role::Node(layout.nodes + 1);
+        say(format_args!("cairn up: the data directory has {first}, too, which is not started (--nodes {existing})"));
+    }
+    if layout.processes {
+        run_processes(&layout, global, &mut signals, out).await
+    } else {
+        run_here(&layout, &mut signals, out).await
+    }
+}
+
+async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Result<(), Failure> {
+    let config = LocalClusterConfig {
+        nodes: usize::from(layout.nodes),
+        replicas: layout.replicas,
+        ip: layout.ip.to_string(),
+        base_port: layout.base_port,
+        ready_timeout: READY_MAX,
+        ..LocalClusterConfig::new(&layout.data)
+    };
+    show_addresses(layout, out)?;
+    let cluster = tokio::select! {
+        started = LocalCluster::start(config, Arc::new(TcpNet)) => started.map_err(|error| start_failure(&error))?,
+        () = signals.received() => return Err(Failure::Interrupted),
+    };
+    show(out, "ready")?;
+    signals.received().await;
+    tokio::select! {
+        () = cluster.stop() => Ok(()),
+        () = signals.received() => Err(Failure::Interrupted),
+    }
+}
+
+async fn run_processes(
+    layout: &Layout,
+    global: &args::Global,
+    signals: &mut Signals,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    show_addresses(layout, out)?;
+    let program = std::env::current_exe().map_err(|error| Failure::at("the program's own path", error))?;
+    show(out, "Each role is a process; one that dies is started again with its line:")?;
+    for role in layout.roles() {
+        show(out, format_args!("  {}", layout.command_line(&program, role)))?;
+    }
+    let mut supervisor = Supervisor::new(layout.clone(), program, global);
+    let ended = supervisor.run(signals, READY_MAX, || show(out, "ready")).await;
+    let stopped = tokio::select! {
+        () = supervisor.stop() => Ok(()),
+        () = signals.received() => {
+            supervisor.kill();
+            Err(Failure::Interrupted)
+        }
+    };
+    ended.and(stopped)
+}
+
+fn show_addresses(layout: &Layout, out: &mut Out) -> Result<(), Failure> {
+    for role in layout.roles() {
+        show(out, format_args!("{role}  {}  {}", layout.addr(role), text::path(&layout.dir(role))))?;
+    }
+    Ok(())
+}
+
+/// Shows a line at once. A server goes on when nobody reads what it says.
+pub fn show(out: &mut Out, line: impl std::fmt::Display) -> Result<(), Failure> {
+    match out.line(line).and_then(|()| out.flush()) {
+        Err(Failure::PipeClosed) => Ok(()),
+        other => other,
+    }
+}
