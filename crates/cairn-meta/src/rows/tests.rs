@@ -1,1 +1,144 @@
+use super::*;
+use proptest::prelude::*;
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn line<R: Row + PartialEq + std::fmt::Debug>(row: &R) -> String {
+    let encoded = row.encode();
+    assert_eq!(R::decode(&encoded).as_ref(), Ok(row));
+    // A version this program does not know, and anything cut short or too long, is refused.
+    let mut newer = encoded.clone();
+    newer[0] = 0x7f;
+    assert!(R::decode(&newer).is_err());
+    assert!(R::decode(&encoded[..encoded.len() - 1]).is_err());
+    let mut longer = encoded.clone();
+    longer.push(0);
+    assert!(R::decode(&longer).is_err());
+    hex(&encoded)
+}
+
+fn inode() -> Inode {
+    Inode {
+        kind: Kind::File,
+        mode: 0o644,
+        uid: 1000,
+        gid: 100,
+        nlink: 1,
+        size: 300,
+        atime_ns: 1_700_000_000_000_000_000,
+        mtime_ns: -1,
+        ctime_ns: 0,
+        version: 5,
+        generation: 2,
+        replicas: 3,
+        block_len: 4 << 20,
+        relaxed: true,
+        quota_root: 0,
+        parent: 0,
+        birth: 0,
+    }
+}
+
+fn run() -> Run {
+    Run { inode: 70_000, writer: 4097, seq: 12, skip: 100, block_len: 4 << 20, pgs: vec![3, 300], codec: 0, flags: 0 }
+}
+
+#[test]
+fn bytes_are_pinned() {
+    let extent = Extent { len: 1 << 30, content: Content::Blocks(run()), birth: 0 };
+    let small = Extent { len: 2, content: Content::Inline(Bytes::from_static(b"hi")), birth: 1 };
+    let pg = Pg {
+        epoch: 2,
+        replicas: 3,
+        members: vec![
+            Member { store: 1, state: pb::MemberState::Full },
+            Member { store: 200, state: pb::MemberState::Joining },
+        ],
+        sealed: false,
+    };
+    let node = Node {
+        uuid: [1; 16],
+        boot_id: [2; 16],
+        addr: "h:1".into(),
+        zone: "z".into(),
+        rack: String::new(),
+        host: "h".into(),
+        replaced: false,
+    };
+    let beat = StoreBeat { capacity_bytes: 1 << 40, used_bytes: 1, blocks: 2, quarantined: 0, trouble: "full".into() };
+    let session = Session { epoch: 1, open: true, name: "me".into(), boot_id: Bytes::from_static(&[9; 2]) };
+    let pinned = [
+        (line(&Setting { value: Bytes::from_static(&[1, 0, 0, 0]) }), "010401000000"),
+        (line(&Counter { next: 4097 }), "018120"),
+        (line(&Raw { bytes: Bytes::from_static(b"x") }), "010178"),
+        (line(&inode()), "0101a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00"),
+        (line(&DirTimes { mtime_ns: 1, ctime_ns: -2 }), "010203"),
+        (line(&Dentry { inode: 70_000, kind: Kind::Directory, birth: 0 }), "01f0a2040200"),
+        (line(&extent), "01 8080808004 02 f0a204 8120 0c 64 80808002 02 03 ac02 00 00 00"),
+        (line(&small), "01 02 01 02 6869 01"),
+        (line(&Symlink { target: Bytes::from_static(b"../x") }), "01042e2e2f78"),
+        (line(&MapDrop { birth: 3 }), "0103"),
+        (line(&pg), "01 02 03 02 0101 c80102 00"),
+        (line(&PgUsage { bytes: 128 }), "018001"),
+        (line(&node), "01 01010101010101010101010101010101 02020202020202020202020202020202 03683a31 017a 00 0168 00"),
+        (line(&Store { uuid: [3; 16], node: 1, replaced_by: 0 }), "01 03030303030303030303030303030303 01 00"),
+        (line(&beat), "01 808080808020 01 02 00 0466756c6c"),
+        (line(&RunLen { count: 64 }), "0140"),
+        (line(&Usage { inodes: -1, file_bytes: 64 }), "01018001"),
+        (line(&session), "01 01 01 026d65 020909"),
+        (line(&SessionBeat { beats: 1 }), "0101"),
+        (line(&Slot { seq: 2, reply: Bytes::from_static(&[8]) }), "01020108"),
+        (line(&Writer { session: 1 }), "0101"),
+    ];
+    for (encoded, expected) in pinned {
+        assert_eq!(encoded, expected.replace(' ', ""));
+    }
+    assert_eq!(Unit {}.encode(), [1]);
+    assert_eq!(Unit::decode(&[1]), Ok(Unit {}));
+    assert!(Unit::decode(&[]).is_err());
+}
+
+#[test]
+fn a_gigabyte_is_some_fifty_bytes() {
+    use crate::keys::Key;
+    let run = Run { pgs: vec![12], ..run() };
+    let row = Extent { len: 1 << 30, content: Content::Blocks(run), birth: 0 };
+    let key = crate::keys::Extent { inode: 70_000, generation: 0, offset: 1 << 30 };
+    let bytes = key.encode().len() + row.encode().len();
+    assert!(bytes <= 50, "{bytes} bytes");
+}
+
+#[test]
+fn a_count_that_lies_allocates_nothing() {
+    let mut bytes = vec![1, 2, 3];
+    u64::MAX.put(&mut bytes);
+    assert!(Pg::decode(&bytes).is_err());
+    let mut bytes = vec![1, 1];
+    (u64::MAX / 2).put(&mut bytes);
+    assert!(Slot::decode(&bytes).is_err());
+    // A run without a block length or without groups is no run.
+    let broken = Extent { len: 1, content: Content::Blocks(Run { block_len: 0, ..run() }), birth: 0 };
+    assert!(Extent::decode(&broken.encode()).is_err());
+    let broken = Extent { len: 1, content: Content::Blocks(Run { pgs: vec![], ..run() }), birth: 0 };
+    assert!(Extent::decode(&broken.encode()).is_err());
+}
+
+proptest! {
+    #[test]
+    fn numbers_come_back(unsigned in any::<u64>(), signed in any::<i64>(), narrow in any::<u32>()) {
+        let row = Usage { inodes: signed, file_bytes: unsigned as i64 };
+        prop_assert_eq!(Usage::decode(&row.encode()), Ok(row));
+        let row = Dentry { inode: unsigned, kind: Kind::Symlink, birth: u64::from(narrow) };
+        prop_assert_eq!(Dentry::decode(&row.encode()), Ok(row));
+    }
+
+    #[test]
+    fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        let mut bytes = bytes;
+        bytes.insert(0, 1);
+        let _ = (Extent::decode(&bytes), Pg::decode(&bytes), Node::decode(&bytes), Session::decode(&bytes));
+        let _ = (Inode::decode(&bytes), Slot::decode(&bytes), StoreBeat::decode(&bytes));
+    }
+}

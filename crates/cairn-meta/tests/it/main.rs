@@ -1,0 +1,12 @@
+//! Metadata against its engines, whole: one binary.
+
+mod cluster;
+mod concurrency;
+mod durability;
+mod engine;
+mod extents;
+mod names;
+mod once;
+mod sessions;
+mod support;
+mod tree;
