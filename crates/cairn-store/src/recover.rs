@@ -11,10 +11,10 @@ use crate::catalog::{Catalog, DeadPayload, SegmentInfo};
 use crate::checkpoint::{self, LoadError, Loaded};
 use crate::disk::{Disk, DiskFile, read_up_to, write_buffer_at};
 use crate::error::OpenError;
-use crate::format::record::{PutHeader, Record, Stamp};
+use crate::format::record::{PutHeader, Record, Stamp, put_len};
 use crate::format::segment::{self, SegmentHeader};
-use crate::format::{Cause, Fault, STORE_VERSION, identity};
-use crate::index::Entry;
+use crate::format::{BlockKey, Cause, Fault, STORE_VERSION, identity};
+use crate::index::{Entry, State};
 use crate::limits::{PAGE_LEN, REPORT_ITEMS_MAX};
 use crate::options::StoreOptions;
 use crate::scan::{Found, Scan};
@@ -260,6 +260,11 @@ fn own_files(headers: &Headers, uuid: StoreUuid, report: &mut OpenReport) -> BTr
     files
 }
 
+/// Offset behind the record of an index entry.
+fn end_of(entry: &Entry) -> u64 {
+    u64::from(entry.page) * PAGE_LEN + put_len(entry.len)
+}
+
 /// The log's position of a checkpoint.
 #[derive(Clone, Copy)]
 struct Position {
@@ -280,6 +285,7 @@ impl Recovery<'_> {
         match checkpoint::load(self.disk, self.uuid) {
             Ok(Loaded { header, catalog }) => {
                 self.catalog = catalog;
+                self.readopt(files, header.segment);
                 self.last_number = header.next_number - 1;
                 self.synced = self.last_number;
                 self.compare(files);
@@ -295,6 +301,27 @@ impl Recovery<'_> {
                     self.report.checkpoint_fault = Some(error.to_string());
                 }
                 Ok(whole_log)
+            }
+        }
+    }
+
+    /// Takes back segments that were missing at an earlier opening and have been restored since.
+    fn readopt(&mut self, files: &BTreeMap<u32, SegmentFile>, active: u32) {
+        let missing = |(key, cause): (&BlockKey, &Cause)| (*cause == Cause::SegmentMissing).then_some(*key);
+        let keys: Vec<BlockKey> = self.catalog.quarantine.iter().filter_map(missing).collect();
+        for key in keys {
+            let Some(entry) = self.catalog.index.get(key).copied() else { continue };
+            let Some(file) = files.get(&entry.segment).filter(|_| entry.segment < active) else { continue };
+            // What its tombstones hide is not known any more, so everything older is assumed.
+            let older = files.range(..entry.segment).map(|(generation, _)| *generation);
+            let restored = || SegmentInfo { len: file.len, needs: older.collect(), ..SegmentInfo::default() };
+            self.catalog.segments.entry(entry.segment).or_insert_with(restored).blocks += 1;
+            if end_of(&entry) > file.len {
+                self.catalog.quarantine.insert(key, Cause::Truncated);
+                self.found.push((entry, 0));
+            } else {
+                self.catalog.quarantine.remove(&key);
+                self.catalog.index.set_state(key, State::Live);
             }
         }
     }
@@ -324,14 +351,12 @@ impl Recovery<'_> {
             .catalog
             .index
             .iter()
-            .filter_map(|entry| {
-                let end = u64::from(entry.page) * PAGE_LEN + crate::format::record::put_len(entry.len);
-                match shorter.get(&entry.segment) {
-                    Some(0) => Some((*entry, Cause::SegmentMissing)),
-                    Some(len) if end > *len => Some((*entry, Cause::Truncated)),
-                    Some(_) => None,
-                    None => (!known.contains_key(&entry.segment)).then_some((*entry, Cause::SegmentMissing)),
-                }
+            .filter_map(|entry| match shorter.get(&entry.segment) {
+                Some(0) => Some((*entry, Cause::SegmentMissing)),
+                Some(len) if end_of(entry) > *len => Some((*entry, Cause::Truncated)),
+                Some(_) => None,
+                None if entry.state == State::Quarantined => None,
+                None => (!known.contains_key(&entry.segment)).then_some((*entry, Cause::SegmentMissing)),
             })
             .collect();
         for (entry, cause) in lost {

@@ -61,11 +61,15 @@ impl Segments {
 
     /// Removes segment files; durable when it returns.
     pub fn remove(&self, generations: &[u32]) -> io::Result<()> {
-        for generation in generations {
-            self.open.lock().files.remove(generation);
-            match self.disk.remove(&segment::path(*generation)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        {
+            // Under one lock, so that nobody opens a file between its removal and that of its handle.
+            let mut open = self.open.lock();
+            for generation in generations {
+                open.files.remove(generation);
+                match self.disk.remove(&segment::path(*generation)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
         self.disk.sync_dir(segment::DIR)

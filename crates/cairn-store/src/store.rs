@@ -3,7 +3,7 @@
 use crate::append::{self, Appender};
 use crate::catalog::{Catalog, DeadPayload};
 use crate::checkpoint::{self, Checkpoints};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskSpace};
 use crate::error::{Closed, DeleteError, Invalid, OpenError, Overloaded, Poisoned, PutError, ReadError, SyncError};
 use crate::format::{BlockKey, Cause};
 use crate::index::{Entry, State};
@@ -466,8 +466,9 @@ struct Room {
 
 impl Shared {
     fn room(&self, used: u64) -> Room {
-        let space = self.disk.space();
-        let (total, available) = space.map_or((u64::MAX, u64::MAX), |space| (space.total, space.available));
+        // A disk that does not even tell its size takes no more puts.
+        let space = self.disk.space().unwrap_or(DiskSpace { total: used, available: 0 });
+        let (total, available) = (space.total, space.available);
         let capacity = self.options.capacity_bytes.unwrap_or(total).min(total);
         let reserve = self.options.reserve_bytes.unwrap_or((capacity / 100).max(RESERVE_MIN));
         let free = capacity.saturating_sub(used).min(available).saturating_sub(reserve);

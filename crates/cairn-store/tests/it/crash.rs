@@ -164,7 +164,7 @@ fn run(seed: u64) {
 
 #[test]
 fn acknowledged_blocks_survive_every_crash() {
-    let seeds = std::env::var("CAIRN_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(300);
+    let seeds = std::env::var("CAIRN_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
     for seed in 0..seeds {
         run(seed);
     }

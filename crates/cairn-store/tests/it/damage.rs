@@ -242,6 +242,24 @@ fn a_missing_segment_costs_its_blocks() {
 }
 
 #[test]
+fn a_segment_that_is_put_back_is_taken_back() {
+    let disk = filled();
+    let content_of_1 = disk.contents(SEGMENT_1).unwrap();
+    disk.vanish(SEGMENT_1);
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 2, 200_000);
+    delete(&store, vec![key(4)]).unwrap();
+    drop(store);
+    disk.plant(SEGMENT_1, content_of_1[..record(3) + 5000].to_vec());
+    let (store, report) = open(&disk, manual());
+    assert_eq!(causes(&report), [(key(3), Cause::Truncated)]);
+    for n in [0, 1, 2] {
+        assert_eq!(read(&store, key(n)).unwrap(), content(n, 200_000));
+    }
+    assert!(matches!(store.read(key(4)), Err(ReadError::NotFound { .. })), "deleted meanwhile");
+}
+
+#[test]
 fn a_segment_that_vanishes_while_open_is_a_typed_error() {
     let disk = filled();
     let (store, _) = open(&disk, manual());

@@ -3,7 +3,8 @@
 use cairn_store::{Disk, DiskFile, DiskSpace, OsFile};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
@@ -69,7 +70,13 @@ pub struct Counts {
 
 /// Clones are the same disk.
 #[derive(Clone, Default)]
-pub struct SimDisk(Arc<Mutex<State>>);
+pub struct SimDisk(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    synced: Condvar,
+}
 
 /// The disk as one process sees it, until that process dies.
 struct Mount {
@@ -90,7 +97,14 @@ impl SimDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.state.lock().unwrap()
+    }
+
+    /// Waits until more than `before` syncs were made; a broken store is given up after a minute.
+    pub fn await_sync(&self, before: u64) {
+        let few = |state: &mut State| state.counts.syncs <= before;
+        let (_, waited) = self.0.synced.wait_timeout_while(self.state(), Duration::from_secs(60), few).unwrap();
+        assert!(!waited.timed_out(), "nothing was synced");
     }
 
     /// What a new process sees; it dies with the next [`SimDisk::kill`] or [`SimDisk::crash`].
@@ -396,6 +410,7 @@ impl DiskFile for SimFile {
         self.with(|state| {
             state.powered()?;
             state.counts.syncs += 1;
+            self.disk.0.synced.notify_all();
             let failed = strikes(&mut state.faults.fail_sync_after);
             let inode = &mut state.inodes[self.inode];
             if failed {

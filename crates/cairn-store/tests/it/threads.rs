@@ -48,9 +48,7 @@ fn relaxed_writes_are_flushed_without_being_asked() {
     let before = disk.counts().syncs;
     let ack = begin_put(&store, put_of(key(1), content(1, 3000), Durability::Relaxed)).recv().unwrap().unwrap();
     assert!(!ack.durable);
-    while disk.counts().syncs == before {
-        std::thread::yield_now();
-    }
+    disk.await_sync(before);
     // Seen from inside the sync; whoever asks afterwards is answered behind it.
     begin_sync(&store, vec![]).recv().unwrap().unwrap();
     disk.crash(&mut fastrand::Rng::with_seed(1));
