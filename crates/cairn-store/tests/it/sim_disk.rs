@@ -103,7 +103,8 @@ impl SimDisk {
     /// Waits until more than `before` syncs were made; a broken store is given up after a minute.
     pub fn await_sync(&self, before: u64) {
         let few = |state: &mut State| state.counts.syncs <= before;
-        let (_, waited) = self.0.synced.wait_timeout_while(self.state(), Duration::from_secs(60), few).unwrap();
+        let (state, waited) = self.0.synced.wait_timeout_while(self.state(), Duration::from_secs(60), few).unwrap();
+        drop(state);
         assert!(!waited.timed_out(), "nothing was synced");
     }
 
