@@ -147,6 +147,7 @@ impl<C: Clone + PartialEq, W> Lane<C, W> {
         &self.open
     }
 
+    #[cfg(test)]
     pub fn idle_count(&self) -> usize {
         self.idle.len()
     }

@@ -68,8 +68,9 @@ async fn write_request(conn: &Arc<Conn>, writer: &mut FrameWriter, flight: &Arc<
     Ok(())
 }
 
-/// What is left of a deadline as it travels: at least 1, because 0 means none.
+/// What is left of a deadline as it travels: rounded up, so that the server does not give up before the caller, and at
+/// least 1, because 0 means none.
 pub(super) fn deadline_ms(deadline: Instant, now: Instant) -> u32 {
-    let left = deadline.saturating_duration_since(now).as_millis();
+    let left = deadline.saturating_duration_since(now).as_micros().div_ceil(1000);
     u32::try_from(left).unwrap_or(u32::MAX).max(1)
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// Answers PUT with its own body, GET with `len` bytes that follow from `offset`, LIST when `gate` opens, SYNC with an
-/// error, DELETE with a panic.
+/// error, DELETE with a panic, HEARTBEAT with the time it has left.
 pub struct Echo {
     pub gate: Semaphore,
     pub seen: AtomicUsize,
@@ -33,16 +33,11 @@ impl Default for Echo {
     }
 }
 
-/// Bytes that say which request they belong to.
+/// Bytes that say which request they belong to: a block of a prime length, drawn from the seed, again and again.
 pub fn pattern(seed: u32, len: usize) -> Bytes {
-    let mut state = seed | 1;
-    let mut out = Vec::with_capacity(len + 4);
-    while out.len() < len {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        out.extend_from_slice(&state.to_le_bytes());
-    }
+    let mut block = [0; 1021];
+    fastrand::Rng::with_seed(seed.into()).fill(&mut block);
+    let mut out = block.repeat(len.div_ceil(block.len()));
     out.truncate(len);
     out.into()
 }
@@ -78,6 +73,10 @@ impl Handler for Echo {
             }
             Some(Kind::Sync(_)) => Err(Status::new(Code::Io, "the disk said no").retry_after_ms(17)),
             Some(Kind::Delete(_)) => panic!("asked for"),
+            Some(Kind::Heartbeat(_)) => {
+                let left = ctx.deadline.unwrap() - now();
+                Err(Status::new(Code::Unavailable, format!("left {} ms", left.as_millis())))
+            }
             other => Err(Status::new(Code::Unsupported, format!("{other:?}"))),
         }
     }
@@ -100,13 +99,6 @@ impl Running {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap();
-    }
-
-    /// Ends it without a word to its peers' requests.
-    pub async fn stop_at_once(self) {
-        let Running { shutdown, task, .. } = self;
-        shutdown.cancel();
-        task.await.unwrap();
     }
 }
 
