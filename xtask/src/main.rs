@@ -13,6 +13,7 @@ mod ci;
 mod codegen;
 mod deny;
 mod process;
+mod quickstart;
 mod setup;
 mod spdx;
 mod tidy;
@@ -32,6 +33,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build CairnFS, bring a cluster up on this machine, store and read something real.
+    Quickstart {
+        /// Port of metadata; the nodes get the three behind it.
+        #[arg(long, default_value_t = 9000)]
+        base_port: u16,
+        /// Stop the cluster at the end.
+        #[arg(long)]
+        stop: bool,
+    },
     /// Run every check: generated code, format, tidy, dependencies, clippy, docs, tests.
     Ci {
         /// Run the remaining steps after one has failed.
@@ -66,6 +76,7 @@ fn root() -> PathBuf {
 fn run(command: Command) -> Result<()> {
     let root = root();
     match command {
+        Command::Quickstart { base_port, stop } => quickstart::run(&root, base_port, stop),
         Command::Ci { keep_going } => ci::run(&root, keep_going),
         Command::Tidy => tidy::run(&root).map(|summary| println!("{summary}")),
         Command::Deny => deny::run(&root).map(|summary| println!("{summary}")),

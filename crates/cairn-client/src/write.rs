@@ -179,14 +179,17 @@ async fn put_to_group(
     let mut plan = WritePlan::new(group.replicas, &targets);
     let mut log = FailureLog::new();
     let (sender, mut answers) = mpsc::channel::<Answer>(targets.len().max(1));
+    // Only a minority is ever left out for being slow: when all are, waiting is right.
+    let mut spare = targets.len().saturating_sub(plan.tally().needed());
     for store in &targets {
         let Some(node) = view.node_of(*store) else {
             plan.on_failure(*store);
             continue;
         };
         // A node that is surely away costs nothing in the first round and gets its chance in the next.
-        let silent_and_full = node.is_silent() && node.bytes_in_flight() >= STRAGGLER_BYTES_MAX;
+        let silent_and_full = spare > 0 && node.is_silent() && node.bytes_in_flight() >= STRAGGLER_BYTES_MAX;
         if (round == 0 && node.is_down(inner.now())) || silent_and_full {
+            spare = spare.saturating_sub(1);
             let message = "left alone after failures".to_owned();
             log.add(node.failure("put", FailureClass::Skipped, Sent::No, begun.elapsed(), message));
             plan.on_failure(*store);
