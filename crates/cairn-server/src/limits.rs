@@ -74,6 +74,10 @@ pub const HEAL_QUEUE_MAX: usize = 4096;
 pub const COPY_BATCH: usize = 128;
 /// Degraded rows asked for at once.
 pub const DEGRADED_PAGE: u32 = 256;
+/// Blocks of degraded rows that are caught up together, unless a single row has more.
+pub const CATCH_UP_BLOCKS: usize = 1024;
+/// First and longest pause before degraded rows that could not be caught up are tried again.
+pub const CATCH_UP_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Blocks in the run of one degraded or garbage row that are accepted.
 pub const RUN_BLOCKS_MAX: usize = 1 << 20;
 /// Blocks of an inventory asked for at once.
@@ -90,6 +94,7 @@ pub const STATE_FILE_MAX: u64 = 16 << 20;
 const _: () = {
     assert!(COLD_READS_MAX <= READS_MAX);
     assert!(COPY_BATCH <= BLOCKS_PER_REQUEST_MAX);
+    assert!(COPY_BATCH <= CATCH_UP_BLOCKS);
     assert!(DEFECTS_PER_BEAT <= REPAIRED_WAITING_MAX);
     // Copies in flight hold whole blocks: half a gigabyte at most, and 32 MiB with blocks of the default size.
     assert!(COPIES_IN_FLIGHT_MAX as u64 * BLOCK_LEN_MAX as u64 <= 512 << 20);

@@ -15,6 +15,7 @@ use cairn_proto::pb::{self, response};
 use cairn_proto::status::{Code, Status};
 use cairn_proto::{NodeId, PgEpoch, PgId, StoreId};
 use futures_util::StreamExt;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -97,10 +98,9 @@ impl Collector {
     async fn groups(&self, ripe: &[GarbageRun]) -> Result<BTreeMap<PgId, GroupMembers>, Status> {
         let mut groups = BTreeMap::new();
         for run in ripe {
-            if !groups.contains_key(&run.pg) {
+            if let Entry::Vacant(group) = groups.entry(run.pg) {
                 let members = self.meta.group_members(run.pg).await?;
-                let none = GroupMembers { epoch: PgEpoch(0), stores: Vec::new() };
-                groups.insert(run.pg, members.unwrap_or(none));
+                group.insert(members.unwrap_or(GroupMembers { epoch: PgEpoch(0), stores: Vec::new() }));
             }
         }
         Ok(groups)

@@ -1,51 +1,82 @@
 //! Catch-up: copies the committed runs that one of our stores lacks (its degraded rows), then clears the rows.
 //!
 //! A row is cleared only when every block of its run is durable here. A block that no member has any more leaves the row
-//! alone: either the run was dropped meanwhile, and then metadata removes the row with it, or the block is lost, and then
-//! the row is the evidence.
+//! alone: either the run was dropped meanwhile, and then metadata removes the row once its blocks are collected, or the
+//! block is lost, and then the row is the evidence.
 
 use super::duty::{Pace, wait};
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::{DEGRADED_PAGE, REPAIR_PERIOD};
+use crate::limits::{CATCH_UP_BLOCKS, CATCH_UP_PAUSE, DEGRADED_PAGE, RUN_BLOCKS_MAX};
 use crate::links::CallError;
 use crate::wire::run_blocks;
 use bytes::Bytes;
-use cairn_proto::PgId;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
+use cairn_proto::{BlockId, PgId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
 
 /// Runs until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut pace = Pace::new();
+    let mut pace = Pace::with_pauses(CATCH_UP_PAUSE);
     while wait(&stop, &node.wakes.catch_up, pace.next()).await {
+        // Without a map there is nobody to copy from; its arrival calls again.
+        if node.view.load().version == 0 {
+            pace.idle();
+            continue;
+        }
         let Some(pass) = stop.run_until_cancelled(pass(&node)).await else { return };
-        match pass {
-            Ok(left) if left == 0 => pace.idle(),
-            Ok(_) => pace.unfinished(REPAIR_PERIOD),
+        let stuck = match pass {
+            Ok(Progress { left: 0, .. }) => {
+                pace.idle();
+                false
+            }
+            Ok(Progress { cleared, .. }) => {
+                if cleared > 0 {
+                    pace.idle();
+                }
+                pace.failed();
+                true
+            }
             Err(error) => {
                 tracing::debug!(%error, "catch-up interrupted");
                 pace.failed();
+                true
             }
-        }
+        };
+        // Heartbeats do not call while rows stay that could not be caught up a moment ago.
+        node.catch_up_stuck.store(stuck, Ordering::Relaxed);
     }
 }
 
-/// Goes once through the degraded rows of all our stores; how many are left.
-async fn pass(node: &Node) -> Result<usize, CallError> {
-    let mut left = 0;
+#[derive(Default)]
+struct Progress {
+    cleared: usize,
+    left: usize,
+    copied: usize,
+    trouble: Option<String>,
+}
+
+/// Goes once through the degraded rows of all our stores.
+async fn pass(node: &Node) -> Result<Progress, CallError> {
+    let mut all = Progress::default();
     for slot in &node.stores {
-        left += catch_up_store(node, slot).await?;
+        let progress = catch_up_store(node, slot).await?;
+        all.cleared += progress.cleared;
+        all.left += progress.left;
     }
-    Ok(left)
+    if all.cleared > 0 {
+        // A join waits for the last row of its store to go.
+        node.wakes.join.notify_one();
+    }
+    Ok(all)
 }
 
-async fn catch_up_store(node: &Node, slot: &Arc<StoreSlot>) -> Result<usize, CallError> {
-    let Some(store) = slot.id() else { return Ok(0) };
-    let (mut cleared, mut left, mut copied) = (0, 0, 0);
-    let mut trouble = None;
+async fn catch_up_store(node: &Node, slot: &Arc<StoreSlot>) -> Result<Progress, CallError> {
+    let mut progress = Progress::default();
+    let Some(store) = slot.id() else { return Ok(progress) };
     let mut cursor = Bytes::new();
     loop {
         let ask = pb::ListDegraded { store: store.0, cursor, limit: DEGRADED_PAGE };
@@ -53,44 +84,106 @@ async fn catch_up_store(node: &Node, slot: &Arc<StoreSlot>) -> Result<usize, Cal
             response::Kind::ListDegraded(page) => page,
             _ => return Err(CallError::Confused { addr: "metadata".to_owned() }),
         };
-        let mut whole = Vec::new();
-        for row in page.rows.into_iter().filter(|row| row.store == store.0) {
-            match hold_row(node, slot, &row).await {
-                Ok(blocks) => {
-                    copied += blocks;
-                    whole.push(row);
-                }
-                Err(reason) => {
-                    left += 1;
-                    trouble.get_or_insert(reason);
-                }
-            }
-        }
-        if !whole.is_empty() {
-            cleared += whole.len();
-            node.meta.call(Kind::ClearDegraded(pb::ClearDegraded { rows: whole })).await?;
+        let rows = page.rows.into_iter().filter(|row| row.store == store.0).collect();
+        for batch in batches(rows) {
+            catch_up_batch(node, slot, batch, &mut progress).await?;
         }
         if page.next_cursor.is_empty() {
             break;
         }
         cursor = page.next_cursor;
     }
-    if cleared > 0 {
+    let Progress { cleared, left, copied, trouble } = &progress;
+    if *cleared > 0 {
         tracing::info!(%store, rows = cleared, blocks = copied, left, "caught up with degraded runs");
     }
     if let Some(reason) = trouble {
         tracing::warn!(%store, rows = left, reason, "degraded runs could not be caught up yet");
     }
-    Ok(left)
+    Ok(progress)
 }
 
-/// Makes the run of a row durable here; how many blocks had to be copied, or why it is not whole.
-async fn hold_row(node: &Node, slot: &Arc<StoreSlot>, row: &pb::DegradedRow) -> Result<usize, String> {
-    let run = row.run.as_ref().ok_or("the row names no run")?;
-    let blocks = run_blocks(run, crate::limits::RUN_BLOCKS_MAX).map_err(|status| status.to_string())?;
-    let summary = node.hold(slot, PgId(row.pg), &blocks).await;
-    if summary.complete() {
-        return Ok(summary.copied);
+/// Rows of one group that are caught up together.
+#[derive(Debug, PartialEq)]
+struct Batch {
+    pg: PgId,
+    rows: Vec<(pb::DegradedRow, Vec<BlockId>)>,
+}
+
+/// Packs rows, which come in order of their group, into batches of some [`CATCH_UP_BLOCKS`]. A row that makes no sense
+/// gets no blocks and stays as it is.
+fn batches(rows: Vec<pb::DegradedRow>) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut blocks_in_last = 0;
+    for row in rows {
+        let pg = PgId(row.pg);
+        let blocks = row.run.as_ref().and_then(|run| run_blocks(run, RUN_BLOCKS_MAX).ok()).unwrap_or_default();
+        let count = blocks.len();
+        match batches.last_mut() {
+            Some(batch) if batch.pg == pg && blocks_in_last + count <= CATCH_UP_BLOCKS => {
+                blocks_in_last += count;
+                batch.rows.push((row, blocks));
+            }
+            _ => {
+                blocks_in_last = count;
+                batches.push(Batch { pg, rows: vec![(row, blocks)] });
+            }
+        }
     }
-    Err(summary.error.unwrap_or_else(|| format!("no member has {} of the blocks", summary.nowhere)))
+    batches
+}
+
+async fn catch_up_batch(
+    node: &Node,
+    slot: &Arc<StoreSlot>,
+    batch: Batch,
+    progress: &mut Progress,
+) -> Result<(), CallError> {
+    let blocks: Vec<BlockId> = batch.rows.iter().flat_map(|(_, blocks)| blocks).copied().collect();
+    let held = node.hold(slot, batch.pg, &blocks).await;
+    progress.copied += held.copied;
+    let count = batch.rows.len();
+    let is_whole = |blocks: &[BlockId]| !blocks.is_empty() && !blocks.iter().any(|block| held.lacking.contains(block));
+    let whole: Vec<pb::DegradedRow> =
+        batch.rows.into_iter().filter(|(_, blocks)| is_whole(blocks)).map(|(row, _)| row).collect();
+    if whole.len() < count {
+        progress.left += count - whole.len();
+        let nowhere = || format!("no member has {} of the blocks", held.nowhere);
+        progress.trouble.get_or_insert_with(|| held.error.clone().unwrap_or_else(nowhere));
+    }
+    if !whole.is_empty() {
+        progress.cleared += whole.len();
+        node.meta.call(Kind::ClearDegraded(pb::ClearDegraded { rows: whole })).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(pg: u32, seq: u32, count: u32) -> pb::DegradedRow {
+        let first = pb::BlockId { inode: 1, writer: 1, seq };
+        pb::DegradedRow { pg, store: 1, run: Some(pb::Run { first: Some(first), count }) }
+    }
+
+    #[test]
+    fn batches_are_of_one_group_and_bounded() {
+        let most = CATCH_UP_BLOCKS as u32;
+        let rows = vec![row(1, 0, 2), row(1, 5, most - 2), row(1, most + 9, 1), row(2, 0, 3 * most), row(2, 0, 1)];
+        let shape: Vec<(u32, Vec<usize>)> = batches(rows)
+            .iter()
+            .map(|batch| (batch.pg.0, batch.rows.iter().map(|(_, blocks)| blocks.len()).collect()))
+            .collect();
+        let most = most as usize;
+        assert_eq!(shape, [(1, vec![2, most - 2]), (1, vec![1]), (2, vec![3 * most]), (2, vec![1])]);
+    }
+
+    #[test]
+    fn a_row_without_sense_is_kept_and_does_no_harm() {
+        let senseless = pb::DegradedRow { run: None, ..row(1, 0, 1) };
+        let batches = batches(vec![senseless, row(1, u32::MAX, 5), row(1, 7, 1)]);
+        let lens: Vec<usize> = batches[0].rows.iter().map(|(_, blocks)| blocks.len()).collect();
+        assert_eq!(lens, [0, 0, 1]);
+    }
 }

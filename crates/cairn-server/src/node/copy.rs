@@ -3,7 +3,7 @@
 
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::{COPY_BATCH, COPY_TIMEOUT};
+use crate::limits::{COPIES_IN_FLIGHT_MAX, COPY_BATCH, COPY_TIMEOUT};
 use crate::view::Source;
 use crate::wire::{block_id, block_to_pb};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use cairn_proto::status::Code;
 use cairn_proto::{BlockId, PgId, StoreId};
 use cairn_store::{BlockKey, Durability, Put, PutError};
 use futures_util::StreamExt;
+use std::collections::HashSet;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -37,32 +38,28 @@ pub(crate) enum CopyError {
     },
 }
 
-/// How copying several blocks ended.
+/// How making a store hold several blocks ended.
 #[derive(Debug, Default)]
-pub(crate) struct CopySummary {
-    /// Held before, or copied: durable here now.
-    pub(crate) held: usize,
-    /// Blocks that were copied.
+pub(crate) struct Held {
+    /// Blocks that had to be copied, and are durable here now.
     pub(crate) copied: usize,
-    /// Blocks that no member has.
+    /// Blocks that are not here, or not known to be durable. All others are durable.
+    pub(crate) lacking: HashSet<BlockId>,
+    /// Those of `lacking` that no member has.
     pub(crate) nowhere: usize,
     /// The first failure of another kind.
     pub(crate) error: Option<String>,
-    failed: usize,
 }
 
-impl CopySummary {
-    /// True when every block is held durably.
-    pub(crate) fn complete(&self) -> bool {
-        self.nowhere == 0 && self.failed == 0 && self.error.is_none()
+impl Held {
+    fn nothing(blocks: &[BlockId], error: String) -> Self {
+        Self { lacking: blocks.iter().copied().collect(), error: Some(error), ..Self::default() }
     }
 
-    /// Adds the outcome of further blocks.
-    pub(crate) fn add(&mut self, other: CopySummary) {
-        self.held += other.held;
+    fn add(&mut self, other: Held) {
         self.copied += other.copied;
+        self.lacking.extend(other.lacking);
         self.nowhere += other.nowhere;
-        self.failed += other.failed;
         self.error = self.error.take().or(other.error);
     }
 }
@@ -86,44 +83,67 @@ enum Answer {
 
 impl Node {
     /// Makes `slot` hold every one of `blocks` durably, copying what it lacks. Cancelled, any part of that is done.
-    pub(crate) async fn hold(&self, slot: &Arc<StoreSlot>, pg: PgId, blocks: &[BlockId]) -> CopySummary {
-        let mut summary = CopySummary::default();
+    pub(crate) async fn hold(&self, slot: &Arc<StoreSlot>, pg: PgId, blocks: &[BlockId]) -> Held {
+        let mut held = Held::default();
         for batch in blocks.chunks(COPY_BATCH) {
-            summary.add(self.hold_batch(slot, pg, batch).await);
+            held.add(self.hold_batch(slot, pg, batch).await);
         }
-        summary
+        held
     }
 
-    async fn hold_batch(&self, slot: &Arc<StoreSlot>, pg: PgId, blocks: &[BlockId]) -> CopySummary {
+    async fn hold_batch(&self, slot: &Arc<StoreSlot>, pg: PgId, blocks: &[BlockId]) -> Held {
         let keys: Vec<BlockKey> = blocks.iter().copied().map(BlockKey::replica).collect();
         // The sync makes durable what an unsynced put left here, and names what is not here intact.
         let missing = match slot.sync(keys).await {
             Ok(ack) => ack.missing,
-            Err(error) => {
-                return CopySummary { failed: blocks.len(), error: Some(error.to_string()), ..CopySummary::default() };
-            }
+            Err(error) => return Held::nothing(blocks, error.to_string()),
         };
-        let mut summary = CopySummary { held: blocks.len() - missing.len(), ..CopySummary::default() };
-        let copies = missing.into_iter().map(|key| self.copy(slot, pg, key));
-        let mut copies = futures_util::stream::iter(copies).buffer_unordered(COPY_BATCH);
-        while let Some(outcome) = copies.next().await {
+        let mut held = Held::default();
+        let mut fresh = Vec::new();
+        let copies = missing.into_iter().map(|key| async move {
+            let outcome = self.copy(slot, pg, key, Durability::Unsynced).await;
+            (key, outcome)
+        });
+        let mut copies = futures_util::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX);
+        while let Some((key, outcome)) = copies.next().await {
             match outcome {
-                Ok(()) => {
-                    summary.held += 1;
-                    summary.copied += 1;
-                }
-                Err(CopyError::Nowhere { .. }) => summary.nowhere += 1,
+                Ok(()) => fresh.push(key),
                 Err(error) => {
-                    summary.failed += 1;
-                    summary.error.get_or_insert_with(|| error.to_string());
+                    held.lacking.insert(key.block);
+                    match error {
+                        CopyError::Nowhere { .. } => held.nowhere += 1,
+                        error => drop(held.error.get_or_insert_with(|| error.to_string())),
+                    }
                 }
             }
         }
-        summary
+        held.add(Self::make_durable(slot, fresh).await);
+        held
     }
 
-    /// Copies one block, whether or not it is here; durable when it returns.
-    pub(crate) async fn copy(&self, slot: &Arc<StoreSlot>, pg: PgId, key: BlockKey) -> Result<(), CopyError> {
+    /// One sync for all copies of a batch.
+    async fn make_durable(slot: &StoreSlot, fresh: Vec<BlockKey>) -> Held {
+        if fresh.is_empty() {
+            return Held::default();
+        }
+        let blocks: Vec<BlockId> = fresh.iter().map(|key| key.block).collect();
+        match slot.sync(fresh).await {
+            Ok(ack) => {
+                let lacking: HashSet<BlockId> = ack.missing.iter().map(|key| key.block).collect();
+                Held { copied: blocks.len() - lacking.len(), lacking, ..Held::default() }
+            }
+            Err(error) => Held::nothing(&blocks, error.to_string()),
+        }
+    }
+
+    /// Copies one block, whether or not it is here; as durable as asked when it returns.
+    pub(crate) async fn copy(
+        &self,
+        slot: &Arc<StoreSlot>,
+        pg: PgId,
+        key: BlockKey,
+        durability: Durability,
+    ) -> Result<(), CopyError> {
         let _permit = self.copies.acquire().await.expect("this semaphore is never closed");
         if self.is_deleted(key) {
             return Err(CopyError::Nowhere { pg, key });
@@ -135,7 +155,7 @@ impl Node {
         let mut denied = 0;
         for source in &sources {
             match self.fetch(source, pg, key).await {
-                Answer::Whole(fetched) => return self.store_copy(slot, pg, key, fetched).await,
+                Answer::Whole(fetched) => return self.store_copy(slot, pg, key, fetched, durability).await,
                 Answer::NotFound => denied += 1,
                 Answer::Bad { chunk } => {
                     self.tell_bad(source, key, chunk).await;
@@ -179,6 +199,7 @@ impl Node {
         pg: PgId,
         key: BlockKey,
         fetched: Fetched,
+        durability: Durability,
     ) -> Result<(), CopyError> {
         let put = Put {
             key,
@@ -187,7 +208,7 @@ impl Node {
             parts: vec![fetched.content],
             crcs: fetched.crcs,
             file_offset_hint: 0,
-            durability: Durability::Durable,
+            durability,
         };
         slot.put(put).await.map_err(|source| CopyError::Store { key, source })?;
         if self.is_deleted(key) {
@@ -294,11 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_is_complete_only_without_any_gap() {
-        let mut summary = CopySummary { held: 3, ..CopySummary::default() };
-        assert!(summary.complete());
-        summary.add(CopySummary { held: 1, nowhere: 1, ..CopySummary::default() });
-        assert!(!summary.complete());
-        assert_eq!(summary.held, 4);
+    fn what_one_batch_lacks_is_not_lost_in_the_sum() {
+        let block = |seq| BlockId::new(1, 1, seq);
+        let mut held = Held { copied: 3, ..Held::default() };
+        held.add(Held { lacking: HashSet::from([block(1)]), nowhere: 1, ..Held::default() });
+        held.add(Held::nothing(&[block(2)], "first".to_owned()));
+        held.add(Held::nothing(&[block(3)], "second".to_owned()));
+        assert_eq!(held.lacking, HashSet::from([block(1), block(2), block(3)]));
+        assert_eq!((held.copied, held.nowhere, held.error.as_deref()), (3, 1, Some("first")));
     }
 }

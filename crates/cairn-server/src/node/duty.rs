@@ -17,7 +17,12 @@ pub(crate) struct Pace {
 impl Pace {
     /// Looks at once.
     pub(crate) fn new() -> Self {
-        Self { backoff: Backoff::new(RETRY_PAUSE, entropy::rng()), next: Some(Duration::ZERO) }
+        Self::with_pauses(RETRY_PAUSE)
+    }
+
+    /// As [`Pace::new`], with other pauses after failures: first and longest.
+    pub(crate) fn with_pauses(pauses: (Duration, Duration)) -> Self {
+        Self { backoff: Backoff::new(pauses, entropy::rng()), next: Some(Duration::ZERO) }
     }
 
     /// The pause before the next look; `None` = until called.

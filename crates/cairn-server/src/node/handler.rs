@@ -66,7 +66,7 @@ impl Handler for NodeHandler {
         let reads = crate::limits::READS_MAX - self.node.gates.reads.available_permits();
         pb::Pong {
             queue_depth: u32::try_from(writes + reads).unwrap_or(u32::MAX),
-            disk_stall_ms: 0,
+            disk_stall_ms: self.node.stores.iter().map(|slot| slot.stall_ms()).max().unwrap_or(0),
             draining: self.node.draining.load(Ordering::Relaxed),
         }
     }
@@ -212,7 +212,10 @@ impl NodeHandler {
             Some(after) => Some(BlockKey::replica(block_id(Some(after))?)),
             None => None,
         };
-        let limit = (list.limit as usize).clamp(1, BLOCKS_PER_REQUEST_MAX);
+        let limit = match list.limit as usize {
+            0 => BLOCKS_PER_REQUEST_MAX,
+            limit => limit.min(BLOCKS_PER_REQUEST_MAX),
+        };
         let page = slot.list(PgId(list.pg), after, limit).await;
         let next_after = page.last().filter(|_| page.len() == limit).map(|info| block_to_pb(info.key.block));
         Ok(pb::ListBlocksReply { runs: fold_runs(page.iter().map(|info| info.key.block)), next_after })

@@ -7,7 +7,7 @@ use super::state::Node;
 use crate::limits::REPAIR_PERIOD;
 use cairn_proto::placement::MemberState;
 use cairn_proto::{BlockId, PgId, StoreId};
-use cairn_store::{BlockKey, Cause, QuarantinedBlock, ReadError};
+use cairn_store::{BlockKey, Cause, Durability, QuarantinedBlock, ReadError};
 use futures_util::StreamExt;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ async fn heal_quarantined(node: &Node, slot: &Arc<StoreSlot>, store: StoreId) ->
 }
 
 async fn heal_one(node: &Node, slot: &Arc<StoreSlot>, bad: QuarantinedBlock) {
-    match node.copy(slot, bad.pg, bad.key).await {
+    match node.copy(slot, bad.pg, bad.key, Durability::Durable).await {
         Ok(()) => tracing::info!(block = %bad.key, pg = %bad.pg, "bad block replaced by a peer's copy"),
         Err(CopyError::Nowhere { .. }) if bad.cause == Cause::Torn && node.has_full_peer(slot, bad.pg) => {
             // A full member never got it, so it was never committed without a degraded row there; what is left here is
@@ -76,7 +76,7 @@ async fn heal_missing(node: &Node, slot: &Arc<StoreSlot>, store: StoreId) -> usi
     let mut left = 0;
     for (key, pg) in reported {
         let outcome = match slot.read_cold(key).await {
-            Err(ReadError::NotFound { .. }) => node.copy(slot, pg, key).await,
+            Err(ReadError::NotFound { .. }) => node.copy(slot, pg, key, Durability::Durable).await,
             // It came in meanwhile, or is quarantined, which is the other half's business.
             _ => Ok(()),
         };

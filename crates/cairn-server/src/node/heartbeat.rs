@@ -14,6 +14,7 @@ use cairn_proto::pb::{self, response};
 use cairn_proto::status::Code;
 use cairn_proto::{ClusterId, NodeId, StoreId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::sleep;
@@ -182,7 +183,7 @@ async fn beat_until_forgotten(node: &Node, period: Duration) {
                 if reply.map_version != node.view.load().version {
                     node.wakes.map.notify_one();
                 }
-                if reply.degraded_rows > 0 {
+                if reply.degraded_rows > 0 && !node.catch_up_stuck.load(Ordering::Relaxed) {
                     node.wakes.catch_up.notify_one();
                 }
             }

@@ -21,11 +21,11 @@ pub(crate) async fn copy_inventory(
         let (theirs, next) = node.inventory_page(source, pg, after, INVENTORY_PAGE).await?;
         let ours = own_page(slot, pg, after, theirs.last().copied()).await;
         let missing = lacking(&theirs, &ours);
-        let summary = node.hold(slot, pg, &missing).await;
-        copied += summary.copied;
+        let held = node.hold(slot, pg, &missing).await;
+        copied += held.copied;
         // A block that nobody has any more was deleted between the listing and the copy.
-        if let Some(error) = summary.error {
-            return Err(error);
+        if held.lacking.len() > held.nowhere {
+            return Err(held.error.unwrap_or_else(|| "copied blocks did not stay".to_owned()));
         }
         match next {
             Some(next) if after.is_none_or(|after| next > after) => after = Some(next),

@@ -202,6 +202,7 @@ fn build(
         misses: Node::no_misses(),
         missing: Mutex::default(),
         defects: Mutex::default(),
+        catch_up_stuck: false.into(),
         draining: false.into(),
     }
 }

@@ -4,11 +4,14 @@ use crate::tasks::blocking;
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
 use cairn_proto::{PgId, StoreId, StoreUuid, pb};
 use cairn_store::{
-    BlockInfo, BlockKey, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, ReadError, Store, StoredBlock,
-    SyncAck, SyncError,
+    BlockInfo, BlockKey, Closed, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, ReadError, Store,
+    StoredBlock, SyncAck, SyncError,
 };
+use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// A store and what the cluster calls it.
 pub(crate) struct StoreSlot {
@@ -18,12 +21,58 @@ pub(crate) struct StoreSlot {
     /// Opened damaged or without having been closed: blocks may be missing that only other members can name.
     suspicious: bool,
     id: OnceLock<StoreId>,
+    pace: Arc<Mutex<WritePace>>,
+}
+
+/// When requests that wait for the disk last moved.
+#[derive(Default)]
+struct WritePace {
+    waiting: usize,
+    moved: Option<Instant>,
+}
+
+impl WritePace {
+    fn begin(&mut self, now: Instant) {
+        if self.waiting == 0 {
+            self.moved = Some(now);
+        }
+        self.waiting += 1;
+    }
+
+    fn end(&mut self, now: Instant) {
+        self.waiting -= 1;
+        self.moved = Some(now);
+    }
+
+    /// How long none of those that wait has moved.
+    fn stall(&self, now: Instant) -> Duration {
+        match self.moved {
+            Some(moved) if self.waiting > 0 => now.saturating_duration_since(moved),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// A request that waits for the disk.
+struct Waiting(Arc<Mutex<WritePace>>);
+
+impl Waiting {
+    fn begin(pace: Arc<Mutex<WritePace>>) -> Self {
+        pace.lock().begin(cairn_net::now());
+        Self(pace)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.lock().end(cairn_net::now());
+    }
 }
 
 impl StoreSlot {
     pub(crate) fn new(store: Arc<Store>, report: &OpenReport) -> Self {
         let suspicious = report.is_damaged() || report.scanned_records > 0;
-        Self { store, fresh: report.created, suspicious, id: OnceLock::new() }
+        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), pace: Arc::default() }
     }
 
     pub(crate) fn is_suspicious(&self) -> bool {
@@ -46,24 +95,40 @@ impl StoreSlot {
 
     /// Stores a block; resolves as its durability says. Cancelled, the put goes on.
     pub(crate) async fn put(&self, put: Put) -> Result<PutAck, PutError> {
-        let (done, outcome) = oneshot::channel();
-        // The receiver is gone when nobody waits any more.
-        self.store.put(put, Box::new(move |result| drop(done.send(result))));
-        outcome.await.unwrap_or(Err(PutError::Closed(cairn_store::Closed)))
+        let (done, outcome) = self.completion();
+        self.store.put(put, done);
+        outcome.await.unwrap_or(Err(PutError::Closed(Closed)))
     }
 
     /// Makes blocks durable. Cancelled, the sync goes on.
     pub(crate) async fn sync(&self, keys: Vec<BlockKey>) -> Result<SyncAck, SyncError> {
-        let (done, outcome) = oneshot::channel();
-        self.store.sync(keys, Box::new(move |result| drop(done.send(result))));
-        outcome.await.unwrap_or(Err(SyncError::Closed(cairn_store::Closed)))
+        let (done, outcome) = self.completion();
+        self.store.sync(keys, done);
+        outcome.await.unwrap_or(Err(SyncError::Closed(Closed)))
     }
 
     /// Deletes blocks, durably. Cancelled, the delete goes on.
     pub(crate) async fn delete(&self, keys: Vec<BlockKey>) -> Result<DeleteAck, DeleteError> {
+        let (done, outcome) = self.completion();
+        self.store.delete(keys, done);
+        outcome.await.unwrap_or(Err(DeleteError::Closed(Closed)))
+    }
+
+    /// A completion for the store's threads, and the future of what it is called with.
+    fn completion<T: Send + 'static>(&self) -> (Box<dyn FnOnce(T) + Send>, oneshot::Receiver<T>) {
         let (done, outcome) = oneshot::channel();
-        self.store.delete(keys, Box::new(move |result| drop(done.send(result))));
-        outcome.await.unwrap_or(Err(DeleteError::Closed(cairn_store::Closed)))
+        let waiting = Waiting::begin(self.pace.clone());
+        let complete = move |result| {
+            drop(waiting);
+            // The receiver is gone when nobody waits any more.
+            drop(done.send(result));
+        };
+        (Box::new(complete), outcome)
+    }
+
+    /// How long the disk has completed nothing although something waits for it, in milliseconds.
+    pub(crate) fn stall_ms(&self) -> u32 {
+        u32::try_from(self.pace.lock().stall(cairn_net::now()).as_millis()).unwrap_or(u32::MAX)
     }
 
     /// Reads a block's header on the calling thread.
@@ -121,5 +186,27 @@ impl StoreSlot {
     /// Flushes and closes. Blocks the calling thread.
     pub(crate) fn close(&self) {
         self.store.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_stalls_only_while_something_waits() {
+        let mut pace = WritePace::default();
+        let start = cairn_net::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(pace.stall(at(500)), Duration::ZERO);
+        pace.begin(start);
+        pace.begin(at(20));
+        assert_eq!(pace.stall(at(50)), Duration::from_millis(50));
+        pace.end(at(60));
+        assert_eq!(pace.stall(at(100)), Duration::from_millis(40));
+        pace.end(at(110));
+        assert_eq!(pace.stall(at(900)), Duration::ZERO);
+        pace.begin(at(900));
+        assert_eq!(pace.stall(at(901)), Duration::from_millis(1));
     }
 }

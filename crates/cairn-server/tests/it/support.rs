@@ -18,7 +18,6 @@ use tokio::time::{sleep, timeout};
 
 /// Long enough for a loaded machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(60);
-const RELAXED_OP: bool = false;
 
 /// Waits until `condition` holds; panics with `what` after a long while.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
@@ -110,7 +109,6 @@ impl Cluster {
 #[derive(Clone, Debug)]
 pub struct Stored {
     pub path: Vec<u8>,
-    pub inode: u64,
     pub block: BlockId,
     pub pg: u32,
     pub content: Bytes,
@@ -153,7 +151,6 @@ impl Client {
         self.next_op += 1;
         let mut call = Call::new(kind, now() + PATIENCE);
         call.request.op_id = Some(op_id);
-        call.request.relaxed = RELAXED_OP;
         reply_of(self.meta.start(call).await).map(|(kind, _)| kind)
     }
 
@@ -212,7 +209,7 @@ impl Client {
         let group = groups.first().unwrap();
         let block = BlockId::new(inode, self.writer, self.next_block);
         self.next_block += 1;
-        let stored = Stored { path: name.as_bytes().to_vec(), inode, block, pg: group.id.0, content };
+        let stored = Stored { path: name.as_bytes().to_vec(), block, pg: group.id.0, content };
         let mut acked = Vec::new();
         for store in group.write_targets() {
             if self.put(store.0, &stored, group.epoch.0).await.is_ok() {
