@@ -313,7 +313,7 @@ pub fn create(path: &str) -> Kind {
 }
 
 pub fn beat(store: u8, fresh: bool) -> pb::StoreBeat {
-    let uuid = Bytes::from(vec![100 + store; 16]);
+    let uuid = Bytes::from(vec![store.wrapping_add(100); 16]);
     pb::StoreBeat { uuid, capacity_bytes: 1 << 40, fresh, ..Default::default() }
 }
 
