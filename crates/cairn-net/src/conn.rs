@@ -78,7 +78,7 @@ enum Out {
 /// A request that waits for its response; without a job it was cancelled and is being drained.
 struct Pending {
     flight: Arc<Flight>,
-    job: Option<Job>,
+    job: Option<Box<Job>>,
 }
 
 struct ConnState {
@@ -226,7 +226,7 @@ impl Conn {
 
     /// Takes a job; gives it back when the connection takes no requests any more. A job whose caller is gone is
     /// dropped: then the connection is still free, which `Ok(false)` says.
-    pub fn submit(self: &Arc<Self>, job: Job) -> Result<bool, Job> {
+    pub fn submit(self: &Arc<Self>, job: Box<Job>) -> Result<bool, Box<Job>> {
         let mut state = self.state.lock();
         if state.dead || state.retiring.is_some() {
             return Err(job);

@@ -205,18 +205,18 @@ pub struct Leg {
 
 impl Leg {
     /// Both ends of a new leg. Needs a tokio runtime.
-    pub(crate) fn new(link: Link, call: Call, protobuf: Bytes) -> (Self, Job) {
+    pub(crate) fn new(link: Link, call: Call, protobuf: Bytes) -> (Self, Box<Job>) {
         let (sender, receiver) = oneshot::channel();
         let shared = Arc::new(LegShared::new());
         let deadline = Box::pin(sleep_until(call.deadline));
-        let job = Job {
+        let job = Box::new(Job {
             call,
             protobuf,
             shared: Arc::clone(&shared),
             permits: Permits::default(),
             resent: false,
             outcome: sender,
-        };
+        });
         (Self { shared, outcome: receiver, deadline, finished: false, link }, job)
     }
 

@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 
 /// Who waits for a connection.
 pub(crate) enum Waiter {
-    Job(Job),
+    Job(Box<Job>),
     /// A ping, which needs the connection itself.
     Ping(oneshot::Sender<Result<Arc<Conn>, LegError>>),
 }
@@ -255,7 +255,7 @@ impl LinkInner {
     }
 
     /// Takes permits for a job and dispatches it, at once where they are free.
-    fn admit(self: &Arc<Self>, mut job: Job) {
+    fn admit(self: &Arc<Self>, mut job: Box<Job>) {
         let cost = self.cost(&job.call);
         if let Ok(op) = Arc::clone(&self.ops).try_acquire_owned()
             && let Ok(bytes) = Arc::clone(&self.bytes).try_acquire_many_owned(cost)
@@ -299,13 +299,13 @@ impl LinkInner {
     }
 
     /// Gives a job that has its permits to a connection, or lets it wait for one.
-    fn dispatch(self: &Arc<Self>, job: Job, wants: Wants) {
+    fn dispatch(self: &Arc<Self>, job: Box<Job>, wants: Wants) {
         let kind = if job.call.is_bulk() { LaneKind::Bulk } else { LaneKind::Control };
         self.arrive(kind, Waiter::Job(job), wants);
     }
 
     /// A job whose connection turned out to be stale.
-    pub fn resend(self: &Arc<Self>, job: Job) {
+    pub fn resend(self: &Arc<Self>, job: Box<Job>) {
         Counters::add(&self.counters.stale_retries, 1);
         self.dispatch(job, Wants::Fresh);
     }

@@ -35,9 +35,12 @@ pub enum Direction {
 /// bytes.
 pub type Tamper = Arc<dyn Fn(Direction, u64, &mut [u8]) + Send + Sync>;
 
+/// An accepted connection and where it came from.
+type Incoming = (Box<dyn Stream>, SocketAddr);
+
 #[derive(Default)]
 struct State {
-    listeners: BTreeMap<String, mpsc::Sender<(Box<dyn Stream>, SocketAddr)>>,
+    listeners: BTreeMap<String, mpsc::Sender<Incoming>>,
     pipes: Vec<(String, Arc<Fault>)>,
     refused: BTreeSet<String>,
     frozen: BTreeSet<String>,
@@ -206,12 +209,12 @@ fn any_addr() -> SocketAddr {
 
 struct PipeListener {
     addr: String,
-    incoming: mpsc::Receiver<(Box<dyn Stream>, SocketAddr)>,
+    incoming: mpsc::Receiver<Incoming>,
 }
 
 #[async_trait]
 impl Listener for PipeListener {
-    async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<Incoming> {
         match self.incoming.recv().await {
             Some(accepted) => Ok(accepted),
             None => pending().await,

@@ -284,7 +284,7 @@ fn report_progress(conn: &Conn, id: u64, len: u64) -> bool {
     }
 }
 
-fn take_job(conn: &Conn, id: u64) -> Option<Job> {
+fn take_job(conn: &Conn, id: u64) -> Option<Box<Job>> {
     conn.state.lock().pending.get_mut(&id)?.job.take()
 }
 

@@ -20,23 +20,23 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A connection spoken by hand.
-struct Raw {
+pub struct Raw {
     read: Box<dyn ReadHalf>,
     write: Box<dyn WriteHalf>,
 }
 
 impl Raw {
-    fn new(stream: Box<dyn Stream>) -> Self {
+    pub fn new(stream: Box<dyn Stream>) -> Self {
         let (read, write) = stream.split();
         Self { read, write }
     }
 
-    async fn dial(net: &PipeNet, addr: &str) -> Self {
+    pub async fn dial(net: &PipeNet, addr: &str) -> Self {
         Self::new(net.connect(addr).await.unwrap())
     }
 
     /// Dials and says HELLO.
-    async fn greet(net: &PipeNet, addr: &str, bulk: bool) -> Self {
+    pub async fn greet(net: &PipeNet, addr: &str, bulk: bool) -> Self {
         let mut raw = Self::dial(net, addr).await;
         raw.send(FixedHeader::new(FrameType::Hello, 0, 0), &hello(bulk).encode_to_vec(), b"").await;
         let (fixed, _, _) = raw.receive().await.unwrap();
@@ -44,7 +44,7 @@ impl Raw {
         raw
     }
 
-    async fn send(&mut self, fixed: FixedHeader, header: &[u8], body: &[u8]) {
+    pub async fn send(&mut self, fixed: FixedHeader, header: &[u8], body: &[u8]) {
         let fixed = FixedHeader { body_len: body.len() as u32, body_crc: crc32c(body), ..fixed };
         let mut bytes = fixed.seal(header).to_vec();
         bytes.extend_from_slice(header);
@@ -53,11 +53,18 @@ impl Raw {
     }
 
     /// Writing to a peer that has closed already is no error of the test.
-    async fn send_raw(&mut self, bytes: &[u8]) {
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
         let _ = self.write.write_all(bytes).await;
     }
 
-    async fn receive(&mut self) -> Option<(FixedHeader, Vec<u8>, Vec<u8>)> {
+    /// The next `len` bytes as they are.
+    pub async fn take(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.read.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    pub async fn receive(&mut self) -> Option<(FixedHeader, Vec<u8>, Vec<u8>)> {
         let mut bytes = [0; FIXED_LEN];
         self.read.read_exact(&mut bytes).await.ok()?;
         let fixed = FixedHeader::decode(&bytes).unwrap();
@@ -359,7 +366,7 @@ async fn an_upload_that_is_given_up_is_confirmed() {
 }
 
 /// A server spoken by hand: says HELLO_ACK and hands over.
-async fn accept(listener: &mut dyn Listener) -> Raw {
+pub async fn accept(listener: &mut dyn Listener) -> Raw {
     let (stream, _) = listener.accept().await.unwrap();
     let mut raw = Raw::new(stream);
     let (fixed, _, _) = raw.receive().await.unwrap();
@@ -593,8 +600,7 @@ fn fuzzed_frame() -> impl Strategy<Value = Vec<u8>> {
 fn fuzzed_frames_neither_stop_a_server_nor_a_client() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let net = PipeNet::new();
-    let (server, listener) = runtime.block_on(async { (start(&net).await, net.bind("127.0.0.1:7").await.unwrap()) });
-    let listener = std::cell::RefCell::new(listener);
+    let server = runtime.block_on(start(&net));
     let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(frames in prop::collection::vec(fuzzed_frame(), 1..6), greet in any::<bool>(), bulk in any::<bool>())| {
         runtime.block_on(async {
@@ -607,10 +613,11 @@ fn fuzzed_frames_neither_stop_a_server_nor_a_client() {
             raw.send_raw(&bytes).await;
             raw.assert_closed().await;
 
+            let mut listener = net.bind("127.0.0.1:7").await.unwrap();
             let link = link(net.clone(), "127.0.0.1:7");
             let mut leg = link.start(get(1, if bulk { 100_000 } else { 100 }));
             poll_once(&mut leg).await;
-            let mut raw = accept(listener.borrow_mut().as_mut()).await;
+            let mut raw = accept(listener.as_mut()).await;
             raw.receive().await.unwrap();
             raw.send_raw(&bytes).await;
             drop(raw);

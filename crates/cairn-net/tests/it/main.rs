@@ -6,3 +6,4 @@ mod echo;
 mod hostile;
 mod pool;
 mod support;
+mod wire;
