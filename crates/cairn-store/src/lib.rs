@@ -20,6 +20,7 @@ mod options;
 mod queue;
 mod read;
 mod recover;
+mod report;
 mod scan;
 mod segments;
 mod store;
@@ -33,5 +34,5 @@ pub use error::{
 pub use format::{BlockKey, Cause};
 pub use options::{Execution, StoreOptions};
 pub use read::StoredBlock;
-pub use recover::{OpenReport, SkippedRegion};
+pub use report::{OpenReport, SkippedRegion};
 pub use store::{BlockInfo, DeleteAck, Durability, Put, PutAck, QuarantinedBlock, Store, SyncAck, Usage};
