@@ -168,7 +168,7 @@ impl Meta {
         }
         if let Some(node) = cluster.nodes.get_mut(&ask.node_id) {
             node.last_seen = now;
-            node.heard = true;
+            changed |= !std::mem::replace(&mut node.heard, true);
         }
         changed |= cluster.judge(now);
         drop(cluster);
@@ -179,8 +179,8 @@ impl Meta {
     }
 
     /// Judges nodes by their silence: suspect after 10 seconds, out after 10 minutes, but never more than a third of
-    /// them or a whole zone at once. Counted by this process's monotonic clock from its start on. True when a state
-    /// changed.
+    /// them or a whole zone at once. Counted by this process's monotonic clock from its start on, and anew after it stood still
+    /// ([`PAUSE_MIN`](crate::limits::PAUSE_MIN)): call it every second. True when a state changed.
     pub async fn note_silence(&self) -> bool {
         let changed = self.inner.cluster.lock().judge(self.now());
         if changed {
@@ -276,7 +276,7 @@ impl Meta {
             Ok((degraded, garbage))
         })?;
         let totals = *self.inner.totals.lock();
-        let sessions = self.inner.sessions.lock().len() as u64;
+        let sessions = self.inner.sessions.lock().live.len() as u64;
         let cluster = self.inner.cluster.lock();
         let present = |store: &&StoreLive| cluster.nodes.get(&store.row.node).is_some_and(|node| !node.row.replaced);
         let stores = || cluster.stores.values().filter(present);

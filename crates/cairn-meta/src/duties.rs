@@ -182,7 +182,9 @@ impl Meta {
             }
         }
         let mut sessions = Vec::new();
-        for (id, live) in self.inner.sessions.lock().iter_mut().filter(|(_, live)| live.dirty).take(BEAT_ROWS_PER_TX) {
+        for (id, live) in
+            self.inner.sessions.lock().live.iter_mut().filter(|(_, live)| live.dirty).take(BEAT_ROWS_PER_TX)
+        {
             live.dirty = false;
             sessions.push((*id, live.beats));
         }
@@ -211,13 +213,13 @@ impl Meta {
             }
         }
         drop(cluster);
-        let mut live = self.inner.sessions.lock();
+        let mut open = self.inner.sessions.lock();
         for (id, _) in sessions {
-            if let Some(session) = live.get_mut(id) {
+            if let Some(session) = open.live.get_mut(id) {
                 session.dirty = true;
             }
         }
-        drop(live);
+        drop(open);
         self.inner.totals.lock().dirty |= totals;
     }
 }

@@ -91,7 +91,7 @@ impl Meta {
                 version: row.version,
                 size: row.size,
                 generation: row.generation,
-                covered_to: end,
+                covered_to: ask.offset.saturating_add(ask.len),
                 ..Default::default()
             };
             if ask.known_version == row.version {

@@ -19,6 +19,7 @@ use cairn_proto::status::{Code, Status};
 use keys::Key;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 impl Meta {
     /// Keeps the table of placement groups in order: replaced stores hand over their memberships, full groups are
@@ -98,7 +99,7 @@ impl Meta {
         let full: Vec<u32> = {
             let cluster = self.inner.cluster.lock();
             let full = cluster.pg_bytes.iter().filter(|(_, usage)| usage.0 >= GROUP_BYTES_MAX);
-            full.map(|(pg, _)| *pg).collect()
+            full.map(|(pg, _)| *pg).filter(|pg| !cluster.sealed.contains(pg)).collect()
         };
         let mut sealed = false;
         for some in full.chunks(GROUPS_PER_TX) {
@@ -114,6 +115,7 @@ impl Meta {
                 }
                 Ok(changed)
             })?;
+            self.inner.cluster.lock().sealed.extend(some);
         }
         Ok(sealed)
     }
@@ -137,6 +139,10 @@ impl Meta {
     }
 
     async fn make_groups(&self) -> Result<bool, Status> {
+        let version = self.inner.map_version.load(Ordering::Acquire);
+        if self.inner.groups_enough_at.load(Ordering::Acquire) == version {
+            return Ok(false);
+        }
         let replicas = self.inner.options.replicas;
         let (mut live, present) = self.candidates();
         let nodes: BTreeSet<u32> = live.iter().map(|candidate| candidate.node).collect();
@@ -153,6 +159,8 @@ impl Meta {
         })?;
         let (wanted, loads) = planned;
         if wanted == 0 {
+            // Whatever changes this answer changes the version of the map too.
+            self.inner.groups_enough_at.store(version, Ordering::Release);
             return Ok(false);
         }
         for candidate in &mut live {

@@ -50,6 +50,9 @@ pub const LABEL_LEN_MAX: usize = 256;
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(10);
 /// A node silent this long is out.
 pub const OUT_AFTER: Duration = Duration::from_secs(600);
+/// Duties that run further apart than this say that this process stood still: silence is counted anew then, because
+/// nobody could be heard.
+pub const PAUSE_MIN: Duration = Duration::from_secs(15);
 /// How often a node reports.
 pub const HEARTBEAT_MS: u32 = 1000;
 /// Beats are written to the engine at most this often.
@@ -71,5 +74,6 @@ const _: () = {
     assert!(MAP_ROWS_PER_STEP * 4 < MAP_ROWS_PER_TX_MAX);
     assert!(COMMIT_PIECES_MAX * 8 < MAP_ROWS_PER_TX_MAX);
     assert!(COUNTER_RESERVE >= INODES_PER_REQUEST_MAX as u64);
+    assert!(PAUSE_MIN.as_millis() > 3 * BEATS_EVERY.as_millis());
     assert!(SUSPECT_AFTER.as_millis() > 3 * HEARTBEAT_MS as u128);
 };

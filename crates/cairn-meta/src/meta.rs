@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) totals: Mutex<Totals>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) map_version: AtomicU64,
+    /// Version of the map at which there were groups enough; 0 = not known.
+    pub(crate) groups_enough_at: AtomicU64,
     pub(crate) beats_written: Mutex<Option<Duration>>,
     birth: u64,
     inode_locks: Vec<TurnLock<()>>,
@@ -164,6 +166,7 @@ impl Meta {
             totals: Mutex::new(opened.totals),
             rng: Mutex::new(rng),
             map_version: AtomicU64::new((opened.duty_epoch << 32) + 1),
+            groups_enough_at: AtomicU64::new(0),
             beats_written: Mutex::new(None),
             birth: opened.birth,
             inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
@@ -431,9 +434,9 @@ async fn load(tx: &mut Tx, now: Duration, cluster_id: ClusterId) -> Op<Opened> {
     for (key, usage) in tx.table::<keys::PgUsage>(crate::limits::GROUPS_MAX).await? {
         cluster.pg_bytes.insert(key.pg, (usage.bytes, false));
     }
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::default();
     for (key, _) in tx.table::<keys::Session>(SESSIONS_MAX).await? {
-        sessions.insert(key.session, SessionLive { last_seen: now, beats: 0, dirty: false });
+        sessions.live.insert(key.session, SessionLive { last_seen: now, beats: 0, dirty: false });
     }
     let usage = tx.get(&keys::Usage { server: 0 }).await?;
     let usage = usage.unwrap_or(rows::Usage { inodes: 1, file_bytes: 0 });

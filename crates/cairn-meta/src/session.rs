@@ -32,7 +32,7 @@ impl Meta {
         if ask.name.len() > LABEL_LEN_MAX || ask.boot_id.len() > LABEL_LEN_MAX {
             return Err(Status::new(Code::Invalid, format!("a session name has at most {LABEL_LEN_MAX} bytes")));
         }
-        if self.inner.sessions.lock().len() >= SESSIONS_MAX {
+        if self.inner.sessions.lock().live.len() >= SESSIONS_MAX {
             let message = format!("{SESSIONS_MAX} sessions are open");
             return Err(Status::new(Code::Overloaded, message).retry_after_ms(1000));
         }
@@ -43,14 +43,14 @@ impl Meta {
             Ok(session)
         })?;
         let live = SessionLive { last_seen: self.now(), beats: 0, dirty: false };
-        self.inner.sessions.lock().insert(session, live);
+        self.inner.sessions.lock().live.insert(session, live);
         Ok(Reply::OpenSession(pb::OpenSessionReply { session, epoch: 1, lease_ms: SESSION_LEASE_MS }))
     }
 
     /// Notes a sign of life.
     pub(crate) fn heard_session(&self, session: u64) {
         let now = self.now();
-        if let Some(live) = self.inner.sessions.lock().get_mut(&session) {
+        if let Some(live) = self.inner.sessions.lock().live.get_mut(&session) {
             live.last_seen = now;
             live.beats += 1;
             live.dirty = true;
@@ -99,7 +99,7 @@ impl Meta {
             Ok(Left::Nothing)
         })?;
         if left == Left::Nothing {
-            self.inner.sessions.lock().remove(&session);
+            self.inner.sessions.lock().live.remove(&session);
         }
         Ok(left == Left::More)
     }
@@ -108,17 +108,14 @@ impl Meta {
     /// while there is more to do.
     ///
     /// Silence is counted by this process only, from its start on, so no session ends earlier than a lease after that.
+    /// Call it every second: when it was not called for [`PAUSE_MIN`](crate::limits::PAUSE_MIN), this process stood
+    /// still and could hear nobody, and counting begins anew.
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
     pub async fn expire_sessions(&self) -> Result<bool, Status> {
         let lease = Duration::from_millis(SESSION_LEASE_MS);
-        let now = self.now();
-        let silent = {
-            let sessions = self.inner.sessions.lock();
-            let mut silent = sessions.iter().filter(|(_, live)| now.saturating_sub(live.last_seen) > lease);
-            silent.next().map(|(session, _)| *session)
-        };
+        let silent = self.inner.sessions.lock().silent(self.now(), lease);
         let Some(session) = silent else { return Ok(false) };
         tracing::info!(session, "session expired");
         self.end_session(session, None).await?;

@@ -1,7 +1,7 @@
 //! What a metadata server keeps in memory about the living: nodes, stores, sessions, totals. None of it is needed to
 //! be right after a crash; the identities behind it are rows.
 
-use crate::limits::{DEFECTS_MAX, OUT_AFTER, SUSPECT_AFTER};
+use crate::limits::{DEFECTS_MAX, OUT_AFTER, PAUSE_MIN, SUSPECT_AFTER};
 use crate::rows;
 use cairn_proto::pb;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -40,8 +40,12 @@ pub(crate) struct Cluster {
     pub defects: VecDeque<pb::Defect>,
     /// Stores without membership left to hand over.
     pub handed_over: BTreeSet<u32>,
+    /// Groups known to be sealed.
+    pub sealed: BTreeSet<u32>,
     /// More silent nodes than may be out at once.
     pub alarm: bool,
+    /// When silence was judged last.
+    pub judged: Option<Duration>,
 }
 
 /// What a node's silence makes of it, `silent` long; `hold` keeps it from being out.
@@ -52,6 +56,11 @@ pub(crate) fn state_after(replaced: bool, silent: Duration, hold: bool) -> NodeS
         silent if silent < OUT_AFTER || hold => NodeState::Suspect,
         _ => NodeState::Out,
     }
+}
+
+/// True when nothing was judged for so long that this process must have stood still.
+pub(crate) fn was_paused(judged: Option<Duration>, now: Duration) -> bool {
+    judged.is_some_and(|judged| now.saturating_sub(judged) >= PAUSE_MIN)
 }
 
 impl Cluster {
@@ -74,6 +83,11 @@ impl Cluster {
 
     /// Judges every node by its silence. True when a state changed.
     pub(crate) fn judge(&mut self, now: Duration) -> bool {
+        if was_paused(self.judged.replace(now), now) {
+            for node in self.nodes.values_mut() {
+                node.last_seen = now;
+            }
+        }
         let hold = self.too_many_silent(now);
         if hold != self.alarm {
             self.alarm = hold;
@@ -114,7 +128,25 @@ pub(crate) struct SessionLive {
 }
 
 /// Open sessions.
-pub(crate) type Sessions = HashMap<u64, SessionLive>;
+#[derive(Default, Debug)]
+pub(crate) struct Sessions {
+    pub live: HashMap<u64, SessionLive>,
+    /// When silence was judged last.
+    judged: Option<Duration>,
+}
+
+impl Sessions {
+    /// A session that was silent for longer than `lease`.
+    pub(crate) fn silent(&mut self, now: Duration, lease: Duration) -> Option<u64> {
+        if was_paused(self.judged.replace(now), now) {
+            for live in self.live.values_mut() {
+                live.last_seen = now;
+            }
+        }
+        let mut silent = self.live.iter().filter(|(_, live)| now.saturating_sub(live.last_seen) > lease);
+        silent.next().map(|(session, _)| *session)
+    }
+}
 
 /// Totals of the namespace. After a crash, what was not written down in the last second is missing.
 #[derive(Clone, Copy, Default, Debug)]
@@ -167,6 +199,15 @@ mod tests {
         let mut two = cluster(&[("", 0), ("", 0), ("", 999)]);
         assert!(two.judge(now) && two.alarm);
         assert_eq!(two.nodes[&1].state, NodeState::Suspect);
+    }
+
+    #[test]
+    fn a_pause_of_our_own_is_nobody_s_silence() {
+        let mut cluster = cluster(&[("", 0), ("", 0), ("", 0)]);
+        assert!(!cluster.judge(Duration::from_secs(1)));
+        assert!(!cluster.judge(Duration::from_secs(5000)));
+        assert!(!cluster.judge(Duration::from_secs(5009)));
+        assert!(cluster.judge(Duration::from_secs(5010)));
     }
 
     #[test]

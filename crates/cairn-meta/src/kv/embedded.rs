@@ -30,6 +30,8 @@ const QUEUE_UNITS_MAX: u32 = 64 * 1024;
 const QUEUE_UNIT: usize = 1024;
 /// A relaxed commit is on disk after this long at most (twice, should the disk stall).
 const FLUSH_AFTER: Duration = Duration::from_millis(500);
+/// A commit that takes longer is worth a word in the log: fjall stalls writers when its memtables wait for the disk.
+const SLOW_COMMIT: Duration = Duration::from_secs(1);
 /// fjall has no cap of its own on all memtables together: there is one keyspace, and this is its memtable.
 const MEMTABLE_BYTES: u64 = 24 * 1024 * 1024;
 /// The only keyspace.
@@ -272,7 +274,13 @@ impl Committer {
             }
             return;
         }
+        let begun = self.clock.monotonic();
         let (outcomes, applied) = self.group.commit(jobs);
+        let took = self.age(begun);
+        if took > SLOW_COMMIT {
+            let waiting = self.backend.database.outstanding_flushes();
+            tracing::warn!(?took, memtables_waiting = waiting, "slow metadata commit");
+        }
         match applied {
             Ok(None) => {}
             Ok(Some(Durability::Durable)) => self.unsynced = None,

@@ -94,3 +94,6 @@ impl<B: Backend> Group<B> {
         (outcomes, applied.map(|()| Some(durability)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -334,7 +334,6 @@ fn check(ops: &[Op]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
     #[test]
     fn the_namespace_is_the_tree(ops in prop::collection::vec(op(), 1..80)) {
         check(&ops)?;
