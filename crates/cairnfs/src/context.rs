@@ -2,7 +2,7 @@
 
 use std::{os::unix::ffi::OsStrExt, path::Path};
 
-use cairn_client::DfsClient;
+use cairn_client::{DfsClient, ErrorKind};
 
 use crate::{
     args::Global,
@@ -41,7 +41,10 @@ impl Context {
     /// It cannot be reached; the message says where it was looked for.
     pub async fn connect(&self) -> Result<DfsClient, Failure> {
         tracing::debug!(meta = self.meta, "connecting");
-        DfsClient::new(&self.meta).await.map_err(|error| Failure::cluster(&error))
+        DfsClient::new(&self.meta).await.map_err(|error| match error.kind() {
+            ErrorKind::InvalidInput => Failure::usage(format_args!("--meta {}", self.meta), error),
+            _ => Failure::cluster(&error),
+        })
     }
 
     /// Files in flight at once.

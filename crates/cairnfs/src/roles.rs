@@ -1,8 +1,8 @@
 //! `cairn meta` and `cairn node`: one server in this process, until a signal stops it.
 
-use std::{error::Error, fmt::Write as _, path::PathBuf, sync::Arc};
+use std::{error::Error, fmt::Write as _, path::PathBuf, sync::Arc, time::Duration};
 
-use cairn_server::{Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, TcpNet};
+use cairn_server::{Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, StartError, TcpNet};
 
 use crate::{
     args,
@@ -11,7 +11,7 @@ use crate::{
     output::Out,
     settings::{META_DEFAULT, Replicas},
     signals::Signals,
-    up::{PidFile, show},
+    up::{DYING_MAX, DYING_POLL, PidFile, show},
 };
 
 const NODE_LISTEN_DEFAULT: &str = "127.0.0.1:9001";
@@ -33,6 +33,22 @@ fn data(flag: Option<PathBuf>, file: Option<&PathBuf>) -> Result<PathBuf, Failur
     data.ok_or_else(|| Failure::usage("--data", "say in which directory the data is"))
 }
 
+/// Starts a server. A former process on the same address and data that was killed this moment is given time to be gone.
+async fn patiently<T, F: Future<Output = Result<T, StartError>>>(mut start: impl FnMut() -> F) -> Result<T, Failure> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match start().await {
+            Err(StartError::Bind { .. } | StartError::Directory { .. } | StartError::Engine { .. })
+                if waited < DYING_MAX =>
+            {
+                tokio::time::sleep(DYING_POLL).await;
+                waited += DYING_POLL;
+            }
+            other => return other.map_err(|error| start_failure(&error)),
+        }
+    }
+}
+
 /// Runs a metadata server.
 pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Result<(), Failure> {
     let file = &context.file.meta_server;
@@ -44,7 +60,7 @@ pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Res
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
     let config = MetaServerConfig { replicas, ..MetaServerConfig::new(data, listen) };
     let server = tokio::select! {
-        started = MetaServer::start(config, Arc::new(TcpNet)) => started.map_err(|error| start_failure(&error))?,
+        started = patiently(|| MetaServer::start(config.clone(), Arc::new(TcpNet))) => started?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, format_args!("metadata server listens on {}", server.addr()))?;
@@ -71,7 +87,7 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     let mut signals = Signals::catch()?;
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
     let server = tokio::select! {
-        started = NodeServer::start(config, Arc::new(TcpNet)) => started.map_err(|error| start_failure(&error))?,
+        started = patiently(|| NodeServer::start(config.clone(), Arc::new(TcpNet))) => started?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, format_args!("storage node listens on {}", server.addr()))?;

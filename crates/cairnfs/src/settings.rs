@@ -289,10 +289,10 @@ mod tests {
     #[test]
     fn own_file_comes_before_the_system_one() {
         let path = |text| Some(PathBuf::from(text));
-        let places = usual_places(None, path("/home/ann"));
-        assert_eq!(places[0], Path::new("/home/ann/.config/cairn/cairn.toml"));
+        let places = usual_places(None, path("/u/ann"));
+        assert_eq!(places[0], Path::new("/u/ann/.config/cairn/cairn.toml"));
         assert_eq!(places[1], Path::new("/etc/cairn/cairn.toml"));
-        assert_eq!(usual_places(path("/cfg"), path("/home/ann"))[0], Path::new("/cfg/cairn/cairn.toml"));
+        assert_eq!(usual_places(path("/cfg"), path("/u/ann"))[0], Path::new("/cfg/cairn/cairn.toml"));
         assert_eq!(usual_places(path("relative"), None).len(), 1, "XDG ignores relative directories");
     }
 }

@@ -54,7 +54,7 @@ pub async fn run(args: args::Df, context: &Context, out: &mut Out) -> Result<(),
     for line in table.lines() {
         out.line(line)?;
     }
-    out.line(format_args!("{} hold {}", text::count(status.inodes, "inode"), size(status.file_bytes)))
+    out.line(format_args!("in files: {} ({})", size(status.file_bytes), text::count(status.inodes, "inode")))
 }
 
 impl<'a> Df<'a> {

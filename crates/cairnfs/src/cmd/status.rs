@@ -165,7 +165,7 @@ fn health(status: &ClusterStatus) -> String {
         troubles.push(format!("{} not up", text::count(away as u64, "node")));
     }
     if status.degraded_runs > 0 {
-        troubles.push(format!("{} (being repaired)", text::count(status.degraded_runs, "degraded run")));
+        troubles.push(text::count(status.degraded_runs, "degraded run"));
     }
     let unrepaired = status.defects.iter().filter(|defect| !defect.repaired).count();
     if unrepaired > 0 {
@@ -185,7 +185,7 @@ fn write(status: &ClusterStatus, out: &mut Out) -> Result<(), Failure> {
     out.line(format_args!("Health:   {}", health(status)))?;
     out.line(format_args!("Cluster:  {} on the {} engine", status.cluster_id, status.engine))?;
     out.line(format_args!(
-        "Files:    {}, {} in files, {}",
+        "Files:    {}, {}B in files, {}",
         text::count(status.inodes, "inode"),
         text::human(status.file_bytes),
         text::count(status.sessions, "session")

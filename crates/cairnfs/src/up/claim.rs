@@ -12,9 +12,10 @@ use std::{
 use super::layout::{Layout, Role};
 use crate::{failure::Failure, text};
 
-/// How long the lock of another `cairn up` that is just ending is waited for.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
-const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How long a process that is just ending, or was just killed, is given to let go of what we want.
+pub const DYING_MAX: Duration = Duration::from_secs(3);
+/// How often we look.
+pub const DYING_POLL: Duration = Duration::from_millis(50);
 
 /// Number of nodes that have data in a directory, counted from the first.
 pub fn existing_nodes(data: &Path) -> u64 {
@@ -48,8 +49,13 @@ impl Claim {
             }
         }
         for role in layout.roles() {
-            if let Err(error) = TcpListener::bind(layout.addr(role)) {
-                return Err(port_failure(layout, role, &error));
+            let mut waited = Duration::ZERO;
+            while let Err(error) = TcpListener::bind(layout.addr(role)) {
+                if error.kind() != io::ErrorKind::AddrInUse || waited >= DYING_MAX {
+                    return Err(port_failure(layout, role, &error));
+                }
+                tokio::time::sleep(DYING_POLL).await;
+                waited += DYING_POLL;
             }
         }
         Ok(Self { _lock: lock })
@@ -80,9 +86,9 @@ async fn lock(data: &Path, path: &Path) -> Result<File, Failure> {
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if waited < LOCK_WAIT => {
-                tokio::time::sleep(LOCK_POLL).await;
-                waited += LOCK_POLL;
+            Err(TryLockError::WouldBlock) if waited < DYING_MAX => {
+                tokio::time::sleep(DYING_POLL).await;
+                waited += DYING_POLL;
             }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();

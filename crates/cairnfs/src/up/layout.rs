@@ -217,8 +217,8 @@ mod tests {
     #[test]
     fn usual_data_directory() {
         let path = |text| Some(PathBuf::from(text));
-        assert_eq!(data_default(path("/x"), path("/home/ann")), Path::new("/x/cairn"));
-        assert_eq!(data_default(None, path("/home/ann")), Path::new("/home/ann/.local/share/cairn"));
+        assert_eq!(data_default(path("/x"), path("/u/ann")), Path::new("/x/cairn"));
+        assert_eq!(data_default(None, path("/u/ann")), Path::new("/u/ann/.local/share/cairn"));
         assert_eq!(data_default(None, None), Path::new("cairn-data"));
     }
 }

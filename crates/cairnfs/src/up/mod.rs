@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use cairn_server::{LocalCluster, LocalClusterConfig, TcpNet};
 
-pub use self::claim::PidFile;
+pub use self::claim::{DYING_MAX, DYING_POLL, PidFile};
 use self::{
     claim::Claim,
     layout::{Layout, Role},

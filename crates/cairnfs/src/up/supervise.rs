@@ -73,10 +73,18 @@ impl Supervisor {
         ready: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + ready_max;
+        let mut starting = JoinSet::new();
         for role in self.layout.roles() {
-            let stdout = self.spawn(role)?;
+            // New nodes come one after the other, so that they are numbered in order; the others together, because
+            // each has an index to rebuild.
+            let alone = role == Role::Meta || !self.layout.dir(role).exists();
+            starting.spawn(says_ready(self.spawn(role)?));
+            if !alone && role != Role::Node(self.layout.nodes) {
+                continue;
+            }
+            let all_ready = async { while starting.join_next().await.is_some() {} };
             tokio::select! {
-                () = says_ready(stdout) => {}
+                () = all_ready => {}
                 (index, status) = next_exit(&mut self.exits) => return Err(self.died_at_start(index, &status)),
                 () = tokio::time::sleep_until(deadline) => return Err(Failure::at(role, "does not become ready")),
                 () = signals.received() => return Ok(()),

@@ -1,8 +1,7 @@
 //! A cluster whose nodes can be stopped and started one by one.
 
 use cairn_client::DfsClient;
-use cairn_net::TcpNet;
-use cairn_server::{LocalCluster, LocalClusterConfig, MetaServer, NodeServer};
+use cairn_server::{LocalCluster, LocalClusterConfig, MetaServer, NodeServer, TcpNet};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
