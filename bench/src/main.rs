@@ -1,1 +1,82 @@
-fn main() {}
+//! `cairn-bench`: what a cluster does beside what the machine under it can do, measured in one run.
+//!
+//! Every round takes each limit of the machine right beside the figure of the cluster that is held against it, so that
+//! a neighbour's load falls on both. What each figure means is in docs/benchmarks.md. Outside the product: works on
+//! clocks, disks and sockets directly, and on the cluster only through `cairn-client` and the program `cairn`.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark measures the machine itself and talks to a terminal"
+)]
+
+mod args;
+mod cluster;
+mod cpu;
+mod limits;
+mod machine;
+mod payload;
+mod report;
+mod run;
+mod sample;
+mod workload;
+
+use anyhow::{Context, Result};
+use args::{Args, Command};
+use clap::Parser;
+use report::Report;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+// As `cairn` does: the client is measured as its users run it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(Command::Peer(peer)) = &args.command {
+        return exit(limits::peer::run(peer).map(|()| true));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit(Err(error.into())),
+    };
+    let result = runtime.block_on(until_signal(&args));
+    // A limit that was interrupted still has its thread; its files and children end with this process.
+    runtime.shutdown_background();
+    exit(result.and_then(|report| write(&args, &report).map(|()| report.failures.is_empty())))
+}
+
+fn exit(result: Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cairn-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs everything, or ends early (stopping the cluster and removing its data) on SIGINT or SIGTERM.
+async fn until_signal(args: &Args) -> Result<Report> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        result = run::all(args) => result,
+        _ = interrupt.recv() => anyhow::bail!("interrupted"),
+        _ = terminate.recv() => anyhow::bail!("terminated"),
+    }
+}
+
+fn write(args: &Args, report: &Report) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).context("writing the report as JSON")?;
+    match &args.json {
+        Some(path) => std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display())),
+        None => {
+            println!("{text}");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The command line.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const MIB: u64 = 1024 * 1024;
+/// Everything written or copied at once: the default length of a block.
+pub const BLOCK_LEN: u64 = 4 * MIB;
+const SIZE_DEFAULT: u64 = 1024 * MIB;
+const SIZE_QUICK: u64 = 64 * MIB;
+const ROUNDS_DEFAULT: u32 = 3;
+
+/// Measure a CairnFS cluster beside the limits of this machine; the report is JSON on standard output
+#[derive(Parser, Debug)]
+#[command(name = "cairn-bench", version, subcommand_negates_reqs = true)]
+pub struct Args {
+    /// Directory for scratch files and the cluster's data: a new directory is made in it and removed at the end
+    /// [default: the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Length of the big file, as 1GiB; a multiple of 4 MiB [default: 1GiB, with --quick 64MiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    size: Option<u64>,
+    /// How often everything is measured [default: 3, with --quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Measure only these; ratios are reported where both sides were measured
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<Step>,
+    /// Drop the page cache before each sequential read (needs root)
+    #[arg(long)]
+    pub cold: bool,
+    /// A short form that shows that everything works; its figures mean little
+    #[arg(long)]
+    pub quick: bool,
+    /// The program `cairn` [default: the one beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub cairn: Option<PathBuf>,
+    /// Write the report here instead of to standard output
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+impl Args {
+    /// Length of the big file.
+    pub fn size(&self) -> u64 {
+        self.size.unwrap_or(if self.quick { SIZE_QUICK } else { SIZE_DEFAULT })
+    }
+
+    /// How often everything is measured.
+    pub fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 1 } else { ROUNDS_DEFAULT })
+    }
+
+    /// What is measured, in the order of one round.
+    pub fn steps(&self) -> Vec<Step> {
+        let all = Step::value_variants().iter().copied();
+        all.filter(|step| self.only.is_empty() || self.only.contains(step)).collect()
+    }
+
+    /// How long operations on small files are repeated.
+    pub fn phase(&self) -> Duration {
+        Duration::from_millis(if self.quick { 200 } else { 2000 })
+    }
+}
+
+/// One thing to measure. The order is that of a round: each limit stands beside what is held against it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Step {
+    /// Copying memory
+    Memcpy,
+    /// CRC32C over chunks of 64 KiB
+    Crc32c,
+    /// One frame with 4 KiB there and back between two processes
+    FrameEcho,
+    /// Appending 4 KiB to a local file, fdatasync after each
+    Append,
+    /// Small files, durable, 1 client
+    DurableSmallX1,
+    /// Small files, durable, 16 clients
+    DurableSmallX16,
+    /// Writing a local file, fdatasync every 32 MiB and every 4 MiB
+    RawWrite,
+    /// A big file written and read, durable
+    DurableSeq,
+    /// Bytes from one process to another over TCP on loopback, and between two threads
+    TcpCopy,
+    /// Writing three local files at once, fdatasync every 32 MiB
+    RawWriteThree,
+    /// Writing a local file without any sync
+    PageCacheWrite,
+    /// The same bytes from one process to three over TCP on loopback
+    TcpFanout,
+    /// The same, and each of the three writes a file without any sync
+    TcpFanoutFiles,
+    /// A big file written and read, relaxed
+    RelaxedSeq,
+    /// Small files, relaxed, 1 client
+    RelaxedSmallX1,
+    /// Small files, relaxed, 16 clients
+    RelaxedSmallX16,
+}
+
+impl Step {
+    /// Whether a cluster is needed.
+    pub fn needs_cluster(self) -> bool {
+        matches!(
+            self,
+            Self::DurableSmallX1
+                | Self::DurableSmallX16
+                | Self::DurableSeq
+                | Self::RelaxedSeq
+                | Self::RelaxedSmallX1
+                | Self::RelaxedSmallX16
+        )
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// The other end of a measurement between processes
+    #[command(hide = true)]
+    Peer(Peer),
+}
+
+/// How this program starts itself as the other end of a connection.
+#[derive(clap::Args, Debug)]
+pub struct Peer {
+    /// What to do
+    pub role: PeerRole,
+    /// Where the measuring process listens
+    #[arg(long)]
+    pub to: SocketAddr,
+    /// How much goes through the connection
+    #[arg(long, default_value_t = 0)]
+    pub bytes: u64,
+    /// Where received bytes are written
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+}
+
+/// What the other end of a connection does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum PeerRole {
+    Send,
+    Receive,
+    Echo,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        unit => return Err(format!("unknown unit {unit:?}; allowed: K, M, G, T (powers of 1024)")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a whole number and a unit, as 1GiB".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).ok_or("too big")?;
+    if bytes == 0 || !bytes.is_multiple_of(BLOCK_LEN) {
+        return Err(format!("{bytes} bytes is not a multiple of 4 MiB"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_hold_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_size("64m"), Ok(64 << 20));
+        assert_eq!(parse_size("8388608"), Ok(8 << 20));
+        for bad in ["", "0", "1", "6M", "G", "1X", "-4M", "99999999T"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_keeps_the_order_of_a_round() {
+        let args = Args::parse_from(["cairn-bench", "--only", "tcp-copy,memcpy"]);
+        assert_eq!(args.steps(), [Step::Memcpy, Step::TcpCopy]);
+        assert_eq!(Args::parse_from(["cairn-bench"]).steps().len(), Step::value_variants().len());
+    }
+}

@@ -1,0 +1,116 @@
+//! Local files on the filesystem that also holds the cluster's data.
+
+use crate::args::BLOCK_LEN;
+use crate::cpu::Group;
+use crate::payload;
+use crate::sample::{Latency, Sample, Unit, Watch};
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const APPEND_LEN: usize = 4096;
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+
+/// How often a written file is synced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncEvery {
+    /// `fdatasync` after this many bytes and at the end; a multiple of 4 MiB.
+    Bytes(u64),
+    /// Not at all: the bytes are left in the page cache.
+    Never,
+}
+
+fn fill(path: &Path, pool: &Bytes, size: u64, sync: SyncEvery) -> Result<()> {
+    let mut file = File::create(path).with_context(|| format!("making {}", path.display()))?;
+    let mut offset = 0;
+    while offset < size {
+        file.write_all(&payload::at(pool, offset, BLOCK_LEN as usize)).context("writing a scratch file")?;
+        offset += BLOCK_LEN;
+        if let SyncEvery::Bytes(every) = sync
+            && (offset.is_multiple_of(every) || offset == size)
+        {
+            file.sync_data().context("syncing a scratch file")?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a new file with 4 MiB per call.
+pub fn write(dir: &Path, pool: &Bytes, size: u64, sync: SyncEvery) -> Result<Sample> {
+    let path = dir.join("raw");
+    let watch = Watch::start(&[Group::own("bench")])?;
+    fill(&path, pool, size, sync)?;
+    let sample = watch.stop(Unit::Bytes, size)?;
+    remove(&path)?;
+    Ok(sample)
+}
+
+/// Writes three new files at once, `size` bytes each; counts `size` once, as a write to three replicas does.
+pub fn write_three(dir: &Path, pool: &Bytes, size: u64, sync: SyncEvery) -> Result<Sample> {
+    let paths = [1, 2, 3].map(|i| dir.join(format!("raw-{i}")));
+    let watch = Watch::start(&[Group::own("bench")])?;
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = paths.iter().map(|path| scope.spawn(|| fill(path, pool, size, sync))).collect();
+        writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
+    })?;
+    let sample = watch.stop(Unit::Bytes, size)?;
+    paths.iter().try_for_each(|path| remove(path))?;
+    Ok(sample)
+}
+
+/// Appends 4 KiB and syncs, again and again for that long: what one durable change of a log costs.
+pub fn append(dir: &Path, pool: &Bytes, time: Duration) -> Result<Sample> {
+    let path = dir.join("append");
+    let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    let mut latency = Latency::new();
+    let watch = Watch::start(&[Group::own("bench")])?;
+    let (begin, mut count) = (Instant::now(), 0);
+    while begin.elapsed() < time {
+        let one = Instant::now();
+        file.write_all(&pool[..APPEND_LEN]).context("writing a scratch file")?;
+        file.sync_data().context("syncing a scratch file")?;
+        latency.record(one.elapsed());
+        count += 1;
+    }
+    let sample = watch.stop(Unit::Operations, count)?.with_latency(latency);
+    remove(&path)?;
+    Ok(sample)
+}
+
+/// Reads a file of `size` bytes that is not in the page cache.
+pub fn read_cold(dir: &Path, pool: &Bytes, size: u64) -> Result<Sample> {
+    let path = dir.join("raw");
+    fill(&path, pool, size, SyncEvery::Bytes(size))?;
+    drop_caches(dir)?;
+    let mut buffer = vec![0; BLOCK_LEN as usize];
+    let watch = Watch::start(&[Group::own("bench")])?;
+    let mut file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    for _ in 0..size / BLOCK_LEN {
+        file.read_exact(&mut buffer).context("reading a scratch file")?;
+    }
+    let sample = watch.stop(Unit::Bytes, size)?;
+    remove(&path)?;
+    Ok(sample)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))
+}
+
+/// Waits until nothing is left to write back, so that a measurement does not pay for the one before.
+pub fn settle(dir: &Path) -> Result<()> {
+    let dir = File::open(dir).with_context(|| format!("opening {}", dir.display()))?;
+    rustix::fs::syncfs(&dir).context("syncing the filesystem of the data directory")
+}
+
+/// Empties the page cache of the whole machine.
+///
+/// # Errors
+/// Only root may.
+pub fn drop_caches(dir: &Path) -> Result<()> {
+    settle(dir)?;
+    std::fs::write(DROP_CACHES, "1").with_context(|| format!("--cold writes to {DROP_CACHES}, which needs root"))
+}

@@ -1,0 +1,60 @@
+//! Bytes over TCP on loopback.
+
+use super::link::Link;
+use super::peer;
+use crate::args::PeerRole;
+use crate::cpu::Group;
+use crate::sample::{Sample, Unit, Watch};
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+
+/// From another process to this one, memory to memory: what a sequential read is held against.
+pub fn copy(size: u64) -> Result<Sample> {
+    let mut link = Link::start(PeerRole::Send, size, None)?;
+    let watch = Watch::start(&[Group::own("bench"), Link::group([&link])])?;
+    link.begin()?;
+    peer::receive(&mut link.stream, size, None)?;
+    watch.stop(Unit::Bytes, size)
+}
+
+/// The same between two threads of one process.
+pub fn copy_threads(pool: &Bytes, size: u64) -> Result<Sample> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening on loopback")?;
+    let mut sender = TcpStream::connect(listener.local_addr()?).context("connecting on loopback")?;
+    let (mut receiver, _) = listener.accept().context("accepting a connection")?;
+    let watch = Watch::start(&[Group::own("bench")])?;
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(move || peer::send(&mut sender, pool, size));
+        let received = peer::receive(&mut receiver, size, None);
+        // A sender that is still writing ends with the connection.
+        drop(receiver);
+        sending.join().expect("a sender returns its errors").and(received)
+    })?;
+    watch.stop(Unit::Bytes, size)
+}
+
+/// From this process to three others at once, counted once; with a directory each writes its file there, unsynced:
+/// what a relaxed sequential write is held against.
+pub fn fan_out(pool: &Bytes, size: u64, dir: Option<&Path>) -> Result<Sample> {
+    let files = [1, 2, 3].map(|i| dir.map(|dir| dir.join(format!("fan-out-{i}"))));
+    let mut links = Vec::new();
+    for file in &files {
+        links.push(Link::start(PeerRole::Receive, size, file.as_deref())?);
+    }
+    let watch = Watch::start(&[Group::own("bench"), Link::group(&links)])?;
+    std::thread::scope(|scope| {
+        let legs: Vec<_> = links
+            .iter_mut()
+            .map(|link| scope.spawn(|| peer::send(&mut link.stream, pool, size).and_then(|()| link.await_mark())))
+            .collect();
+        legs.into_iter().try_for_each(|leg| leg.join().expect("a leg returns its errors"))
+    })?;
+    let sample = watch.stop(Unit::Bytes, size)?;
+    drop(links);
+    for file in files.iter().flatten() {
+        std::fs::remove_file(file).with_context(|| format!("removing {}", file.display()))?;
+    }
+    Ok(sample)
+}
