@@ -75,6 +75,8 @@ impl Default for LinkConfig {
 pub const SERVER_CONNECTIONS_MAX: usize = 4096;
 /// Requests of one connection a server works on at once; more are answered `Overloaded`.
 pub const SERVER_INFLIGHT_PER_CONNECTION: usize = 256;
+/// Requests of all connections a server works on at once; more are answered `Overloaded`.
+pub const SERVER_REQUESTS_MAX: usize = 16 * 1024;
 /// Body bytes of requests a server holds at once.
 pub const SERVER_BODY_BYTES: usize = 256 * 1024 * 1024;
 
@@ -87,6 +89,8 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// Requests of one connection at once, cancelled ones that still run included.
     pub max_inflight_per_connection: usize,
+    /// Requests of all connections at once.
+    pub max_requests: usize,
     /// Bytes of request bodies held at once; permits are taken before a body is read, so memory stays flat.
     pub body_bytes: Arc<Semaphore>,
     /// HELLO must come within this.
@@ -108,6 +112,7 @@ impl ServerConfig {
             identity,
             max_connections: SERVER_CONNECTIONS_MAX,
             max_inflight_per_connection: SERVER_INFLIGHT_PER_CONNECTION,
+            max_requests: SERVER_REQUESTS_MAX,
             body_bytes: Arc::new(Semaphore::new(SERVER_BODY_BYTES)),
             hello_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),

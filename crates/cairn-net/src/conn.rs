@@ -414,7 +414,9 @@ impl Conn {
             }
             state.dead = true;
             state.pings.clear();
-            let was_reused = state.served > 0 || self.meter.age(now()) >= REUSED_AGE;
+            // A request that crosses GOAWAY finds the peer gone, too.
+            let was_reused =
+                state.served > 0 || self.meter.age(now()) >= REUSED_AGE || state.retiring == Some(CloseReason::GoAway);
             (std::mem::take(&mut state.pending), was_reused)
         };
         for task in self.tasks.get().into_iter().flatten() {

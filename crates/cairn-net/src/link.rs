@@ -1,18 +1,20 @@
-//! Everything to one peer address: permits, the two lanes, dialling, upkeep. Decisions about connections are made by
-//! [`Lane`] and [`upkeep`]; this file carries them out.
+//! Everything to one peer address: permits and the two lanes. Decisions about connections are made by [`Lane`]; this
+//! file carries them out.
 
 mod dial;
+mod report;
+mod upkeep;
 
 use crate::call::Call;
-use crate::config::{LinkConfig, UPKEEP_INTERVAL};
-use crate::conn::{Conn, ConnView, Death, LaneKind, Occupation, Upkeep, upkeep};
+use crate::config::LinkConfig;
+use crate::conn::{Conn, Death, LaneKind};
 use crate::error::{LegError, LegErrorClass, Sent};
 use crate::identity::{PeerInfo, SharedIdentity};
 use crate::leg::{Job, Leg, LegShared, Permits};
 use crate::meter::Totals;
 use crate::pool::{Lane, Next, Wants};
 use crate::seam::{Net, now};
-use crate::stats::{CloseReason, Counters, LaneStats, LinkStats};
+use crate::stats::{CloseReason, Counters, LinkStats};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use cairn_proto::limits::{FRAME_HEADER_MAX, RESPONSE_LEN_MAX};
@@ -448,85 +450,6 @@ impl LinkInner {
         })
     }
 
-    /// Looks after the connections as long as there are any.
-    fn start_upkeep(self: &Arc<Self>) {
-        let weak = Arc::downgrade(self);
-        self.spawn(async move {
-            loop {
-                tokio::time::sleep(UPKEEP_INTERVAL).await;
-                let Some(inner) = weak.upgrade() else { return };
-                if !inner.keep_up() {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// One round of upkeep; false when there is nothing left to look after.
-    fn keep_up(self: &Arc<Self>) -> bool {
-        let (control, bulk, retired) = {
-            let mut lanes = self.lanes.lock();
-            let is_empty = |lane: &ConnLane| lane.open().is_empty() && lane.dialing() == 0;
-            if lanes.closed || (is_empty(&lanes.control) && is_empty(&lanes.bulk) && lanes.retired.is_empty()) {
-                lanes.upkeep_runs = false;
-                return false;
-            }
-            (lanes.control.open().to_vec(), lanes.bulk.open().to_vec(), lanes.retired.clone())
-        };
-        for conn in retired {
-            let view = ConnView { max_age: Duration::MAX, ..conn.view(now()) };
-            if upkeep(view, Duration::MAX, self.config.stall_timeout, false) == Upkeep::Suspect {
-                self.examine(conn);
-            }
-        }
-        for (conns, min) in [(control, 0), (bulk, self.config.bulk_min)] {
-            let mut left = conns.len();
-            for conn in conns {
-                let verdict = upkeep(conn.view(now()), self.config.idle_timeout, self.config.stall_timeout, left > min);
-                match verdict {
-                    Upkeep::Keep => {}
-                    Upkeep::CloseIdle => {
-                        left -= 1;
-                        conn.close_if_idle(CloseReason::Idle);
-                    }
-                    Upkeep::Retire => {
-                        left -= 1;
-                        conn.retire(CloseReason::Age);
-                    }
-                    Upkeep::Suspect => self.examine(conn),
-                }
-            }
-        }
-        true
-    }
-
-    /// Pings the peer of a connection on which nothing moves: slow is not dead.
-    fn examine(self: &Arc<Self>, conn: Arc<Conn>) {
-        if conn.suspect.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let srtt = Duration::from_micros(Counters::get(&self.counters.srtt_us));
-        let limit = self.config.ping_timeout.max(srtt * 4);
-        let inner = Arc::clone(self);
-        self.spawn(async move {
-            let answered = tokio::select! {
-                biased;
-                () = inner.closed.cancelled() => return,
-                answered = inner.ping(limit) => answered,
-            };
-            match answered {
-                Ok(_) => {
-                    conn.meter.touch();
-                    conn.suspect.store(false, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    let message = format!("no byte for the stall timeout, and no sign of life: {error}");
-                    conn.kill(Death::new(CloseReason::Stalled, LegErrorClass::Stalled, message));
-                }
-            }
-        });
-    }
-
     fn close(self: &Arc<Self>) {
         let (conns, waiters) = {
             let mut lanes = self.lanes.lock();
@@ -544,62 +467,6 @@ impl LinkInner {
         }
         for conn in conns {
             conn.kill(Death::new(CloseReason::Shutdown, LegErrorClass::Cancelled, "the link was closed"));
-        }
-    }
-
-    fn lane_stats(lane: &ConnLane, in_flight: &mut usize) -> LaneStats {
-        let mut stats = LaneStats { dialing: lane.dialing(), open: lane.open().len(), ..LaneStats::default() };
-        for conn in lane.open() {
-            match conn.occupation() {
-                Occupation::Idle => stats.idle += 1,
-                Occupation::Busy(jobs) => {
-                    stats.busy += 1;
-                    *in_flight += jobs;
-                }
-                Occupation::Draining => stats.draining += 1,
-            }
-        }
-        stats
-    }
-
-    fn stats(&self) -> LinkStats {
-        let lanes = self.lanes.lock();
-        let mut in_flight = 0;
-        let mut control = Self::lane_stats(&lanes.control, &mut in_flight);
-        let mut bulk = Self::lane_stats(&lanes.bulk, &mut in_flight);
-        let retired = lanes.retired.iter().map(|conn| (conn.kind(), conn.occupation())).collect::<Vec<_>>();
-        let waiting_connection = lanes.control.waiting() + lanes.bulk.waiting();
-        drop(lanes);
-        for (kind, occupation) in retired {
-            let lane = if kind == LaneKind::Bulk { &mut bulk } else { &mut control };
-            lane.retired += 1;
-            if let Occupation::Busy(jobs) = occupation {
-                in_flight += jobs;
-            }
-        }
-        let counters = &self.counters;
-        LinkStats {
-            control,
-            bulk,
-            in_flight,
-            waiting_connection,
-            waiting_permits: self.waiting_permits.load(Ordering::Relaxed),
-            ops_available: self.ops.available_permits(),
-            bytes_available: self.bytes.available_permits(),
-            tasks: self.tasks.len(),
-            dials: Counters::get(&counters.dials),
-            dial_failures: Counters::get(&counters.dial_failures),
-            closes: std::array::from_fn(|index| Counters::get(&counters.closes[index])),
-            bytes_sent: Counters::get(&self.totals.sent),
-            bytes_received: Counters::get(&self.totals.received),
-            legs: Counters::get(&counters.legs),
-            replies: Counters::get(&counters.replies),
-            cancels: Counters::get(&counters.cancels),
-            late_responses: Counters::get(&counters.late_responses),
-            stale_retries: Counters::get(&counters.stale_retries),
-            body_crc_failures: Counters::get(&counters.body_crc_failures),
-            srtt_us: Counters::get(&counters.srtt_us),
-            last_received: self.totals.last_received(),
         }
     }
 }

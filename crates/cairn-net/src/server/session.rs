@@ -333,6 +333,9 @@ impl Receiver<'_> {
         if self.session.running.load(Ordering::Relaxed) >= config.max_inflight_per_connection {
             return overloaded("too many requests on this connection");
         }
+        if config.stats.running.load(Ordering::Relaxed) >= config.max_requests {
+            return overloaded("too many requests");
+        }
         if request.total_len == 0 {
             return Admission::Admitted(None);
         }

@@ -67,11 +67,14 @@ async fn one_worker(link: Link, seed: u64, rounds: usize, tally: Arc<Tally>) {
     }
 }
 
-async fn storm(net: impl Net + Clone, workers: u64, rounds: usize) -> (cairn_net::LinkStats, usize) {
+async fn storm(
+    net: impl Net + Clone,
+    drain_timeout: Duration,
+    workers: u64,
+    rounds: usize,
+) -> (cairn_net::LinkStats, usize) {
     let server = start(&net).await;
-    // A busy machine may take long to drain; what is tested is that draining ends by itself.
-    let change = |config: &mut LinkConfig| config.drain_timeout = Duration::from_secs(5);
-    let link = link_with(net, &server.addr, change);
+    let link = link_with(net, &server.addr, |config| config.drain_timeout = drain_timeout);
     let tally = Arc::new(Tally { finished: AtomicUsize::new(0), cancelled: AtomicUsize::new(0) });
     let tasks: Vec<_> =
         (0..workers).map(|seed| tokio::spawn(one_worker(link.clone(), seed + 1, rounds, Arc::clone(&tally)))).collect();
@@ -93,17 +96,19 @@ async fn storm(net: impl Net + Clone, workers: u64, rounds: usize) -> (cairn_net
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_cancellations_over_tcp_leaves_nothing_behind() {
-    let (stats, cancelled) = storm(TcpNet, 16, 200).await;
-    assert!(cancelled >= 1_000, "{cancelled} cancellations");
+    // A busy machine may take long to drain; what is tested is that draining ends by itself.
+    let (stats, cancelled) = storm(TcpNet, Duration::from_secs(5), 16, 200).await;
+    assert!(cancelled >= 2_000, "{cancelled} cancellations");
     assert_eq!(stats.closes.iter().sum::<u64>(), 0, "every connection survived: {stats:?}");
     assert!(stats.bulk.open <= 4);
     assert_eq!(stats.control.open, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_storm_of_cancellations_over_pipes_leaves_nothing_behind() {
-    let (stats, cancelled) = storm(PipeNet::new(), 8, 200).await;
-    assert!(cancelled >= 500, "{cancelled} cancellations");
+    let drain_timeout = LinkConfig::default().drain_timeout;
+    let (stats, cancelled) = storm(PipeNet::new(), drain_timeout, 16, 250).await;
+    assert!(cancelled >= 2_000, "{cancelled} cancellations");
     assert_eq!(stats.closes.iter().sum::<u64>(), 0, "every connection survived: {stats:?}");
 }
 

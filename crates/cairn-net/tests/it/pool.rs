@@ -199,6 +199,36 @@ async fn a_stale_connection_is_retried_once_on_a_fresh_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_thousand_reuse_races_lose_nothing() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let link = link(net.clone(), &server.addr);
+    let mut rng = fastrand::Rng::with_seed(4);
+    for round in 0..1_000 {
+        let len = if rng.bool() { 100 } else { 100_000 };
+        get_ok(&link, round, len).await;
+        let mut leg = link.start(get(round, len));
+        for _ in 0..rng.u8(..3) {
+            poll_once(&mut leg).await;
+            tokio::task::yield_now().await;
+            if leg.progress().first_byte {
+                break;
+            }
+        }
+        // From the first byte on it would be a failure of the request, not a stale connection.
+        if !leg.progress().first_byte {
+            net.cut(&server.addr);
+        }
+        assert_eq!(leg.await.unwrap().body, pattern(round, len));
+    }
+    let stats = link.stats();
+    assert!(stats.stale_retries > 300, "{stats:?}");
+    assert!(stats.bulk.open <= 4 && stats.control.open <= 1);
+    assert_quiet(&link, &LinkConfig::default()).await;
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_reset_is_an_error_that_says_maybe() {
     let net = PipeNet::new();
     let server = start(&net).await;
@@ -421,8 +451,9 @@ async fn shutdown_lets_requests_finish_within_a_bound() {
     let began = now();
     server.stop().await;
     assert!(now() - began < Duration::from_millis(300));
+    // The resend finds nobody; the first sending had arrived.
     let error = error_of(leg.await);
-    assert_eq!((error.class, error.sent), (LegErrorClass::Reset, Sent::Maybe));
+    assert_eq!((error.class, error.sent), (LegErrorClass::Connect, Sent::Maybe));
 }
 
 #[tokio::test(start_paused = true)]
@@ -442,6 +473,20 @@ async fn an_overloaded_connection_says_so() {
     for leg in held {
         leg.await.unwrap();
     }
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overloaded_server_says_so_to_everybody() {
+    let net = PipeNet::new();
+    let server = start_with(&net, "127.0.0.1:0", |config| config.max_requests = 1).await;
+    let mut held = link(net.clone(), &server.addr).start(gated());
+    poll_once(&mut held).await;
+    until("it is there", || server.echo.seen.load(Ordering::SeqCst) == 1).await;
+    let error = error_of(link(net, &server.addr).start(get(1, 10)).await);
+    assert_eq!(error.status().unwrap().code, cairn_proto::status::Code::Overloaded);
+    server.echo.gate.add_permits(1);
+    held.await.unwrap();
     server.stop().await;
 }
 
