@@ -76,14 +76,13 @@ pub const COPY_BATCH: usize = 128;
 pub const DEGRADED_PAGE: u32 = 256;
 /// Blocks of degraded rows that are caught up together, unless a single row has more.
 pub const CATCH_UP_BLOCKS: usize = 1024;
-/// First and longest pause before degraded rows that could not be caught up are tried again.
-pub const CATCH_UP_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Blocks in the run of one degraded or garbage row that are accepted.
 pub const RUN_BLOCKS_MAX: usize = 1 << 20;
 /// Blocks of an inventory asked for at once.
 pub const INVENTORY_PAGE: u32 = BLOCKS_PER_REQUEST_MAX as u32;
-/// How often unfinished repairs (degraded runs, quarantined blocks, joins) are tried again while nothing changes.
-pub const REPAIR_PERIOD: Duration = Duration::from_secs(5);
+/// First and longest pause before unfinished repairs (degraded runs, quarantined blocks, joins) are tried again while
+/// nothing changes; a new cluster map calls earlier.
+pub const REPAIR_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// How often a cluster that is starting is asked whether it is ready.
 pub const READY_POLL: Duration = Duration::from_millis(10);
 /// How long a graceful stop waits for work in flight.

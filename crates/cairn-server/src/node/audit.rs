@@ -8,29 +8,34 @@ use super::duty::{Pace, wait};
 use super::inventory::copy_inventory;
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::REPAIR_PERIOD;
+use crate::limits::REPAIR_PAUSE;
 use cairn_proto::PgId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
 
 /// Runs until every suspicious store is audited, or `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut pace = Pace::new();
+    let mut pace = Pace::new(REPAIR_PAUSE);
     let mut done = BTreeSet::new();
     while wait(&stop, &node.wakes.audit, pace.next()).await {
         let Some(left) = stop.run_until_cancelled(pass(&node, &mut done)).await else { return };
         if left == 0 {
             return;
         }
-        pace.unfinished(REPAIR_PERIOD);
+        pace.left(left);
     }
 }
 
-/// Tries every membership that is not in `done` yet; how many are left, at least 1 before there is a map.
+/// Tries every membership that is not in `done` yet; how many are left, at least 1 before there is a map and the degraded
+/// rows were looked through: what they name is known to be missing, and copied already.
 async fn pass(node: &Node, done: &mut BTreeSet<(PgId, [u8; 16])>) -> usize {
     let view = node.view.load_full();
-    let mut left = usize::from(view.version == 0);
+    if view.version == 0 || !node.caught_up_once.load(Ordering::Relaxed) {
+        return 1;
+    }
+    let mut left = 0;
     for slot in node.stores.iter().filter(|slot| slot.is_suspicious()) {
         let Some(store) = slot.id() else { return 1 };
         for pg in view.complete_memberships(store) {

@@ -7,7 +7,7 @@
 use super::duty::{Pace, wait};
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::{CATCH_UP_BLOCKS, CATCH_UP_PAUSE, DEGRADED_PAGE, RUN_BLOCKS_MAX};
+use crate::limits::{CATCH_UP_BLOCKS, DEGRADED_PAGE, REPAIR_PAUSE, RUN_BLOCKS_MAX};
 use crate::links::CallError;
 use crate::wire::run_blocks;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Runs until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut pace = Pace::with_pauses(CATCH_UP_PAUSE);
+    let mut pace = Pace::new(REPAIR_PAUSE);
     while wait(&stop, &node.wakes.catch_up, pace.next()).await {
         // Without a map there is nobody to copy from; its arrival calls again.
         if node.view.load().version == 0 {
@@ -28,17 +28,13 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
             continue;
         }
         let Some(pass) = stop.run_until_cancelled(pass(&node)).await else { return };
+        if pass.is_ok() && !node.caught_up_once.swap(true, Ordering::Relaxed) {
+            node.wakes.audit.notify_one();
+        }
         let stuck = match pass {
-            Ok(Progress { left: 0, .. }) => {
-                pace.idle();
-                false
-            }
-            Ok(Progress { cleared, .. }) => {
-                if cleared > 0 {
-                    pace.idle();
-                }
-                pace.failed();
-                true
+            Ok(Progress { left, .. }) => {
+                pace.left(left);
+                left > 0
             }
             Err(error) => {
                 tracing::debug!(%error, "catch-up interrupted");
@@ -94,7 +90,7 @@ async fn catch_up_store(node: &Node, slot: &Arc<StoreSlot>) -> Result<Progress, 
         cursor = page.next_cursor;
     }
     let Progress { cleared, left, copied, trouble } = &progress;
-    if *cleared > 0 {
+    if *copied > 0 {
         tracing::info!(%store, rows = cleared, blocks = copied, left, "caught up with degraded runs");
     }
     if let Some(reason) = trouble {

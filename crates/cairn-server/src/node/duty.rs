@@ -2,7 +2,6 @@
 
 use crate::backoff::Backoff;
 use crate::entropy;
-use crate::limits::RETRY_PAUSE;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -12,17 +11,14 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Pace {
     backoff: Backoff,
     next: Option<Duration>,
+    /// What was left after the last look.
+    left: usize,
 }
 
 impl Pace {
-    /// Looks at once.
-    pub(crate) fn new() -> Self {
-        Self::with_pauses(RETRY_PAUSE)
-    }
-
-    /// As [`Pace::new`], with other pauses after failures: first and longest.
-    pub(crate) fn with_pauses(pauses: (Duration, Duration)) -> Self {
-        Self { backoff: Backoff::new(pauses, entropy::rng()), next: Some(Duration::ZERO) }
+    /// Looks at once; pauses between the first and the longest of `pauses` after looks that changed nothing.
+    pub(crate) fn new(pauses: (Duration, Duration)) -> Self {
+        Self { backoff: Backoff::new(pauses, entropy::rng()), next: Some(Duration::ZERO), left: 0 }
     }
 
     /// The pause before the next look; `None` = until called.
@@ -34,17 +30,24 @@ impl Pace {
     pub(crate) fn idle(&mut self) {
         self.backoff.reset();
         self.next = None;
-    }
-
-    /// Something is left, look again in a while.
-    pub(crate) fn unfinished(&mut self, period: Duration) {
-        self.backoff.reset();
-        self.next = Some(period);
+        self.left = 0;
     }
 
     /// It failed: look again soon, ever later.
     pub(crate) fn failed(&mut self) {
         self.next = Some(self.backoff.pause());
+    }
+
+    /// So much is left: look again soon, but ever later while it does not get less.
+    pub(crate) fn left(&mut self, left: usize) {
+        if left == 0 {
+            return self.idle();
+        }
+        if left < self.left {
+            self.backoff.reset();
+        }
+        self.left = left;
+        self.failed();
     }
 }
 
@@ -58,4 +61,31 @@ pub(crate) async fn wait(stop: &CancellationToken, call: &Notify, pause: Option<
         }
     };
     stop.run_until_cancelled(called).await.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_only_while_nothing_changes() {
+        let mut pace = Pace::new((Duration::from_millis(100), Duration::from_secs(10)));
+        assert_eq!(pace.next(), Some(Duration::ZERO));
+        let within = |pace: &Pace, ms: u64| {
+            let pause = pace.next().map_or(0, |pause| pause.as_millis() as u64);
+            (ms * 8 / 10..=ms * 12 / 10).contains(&pause)
+        };
+        pace.left(5);
+        assert!(within(&pace, 100));
+        pace.left(5);
+        assert!(within(&pace, 200));
+        pace.left(6);
+        assert!(within(&pace, 400));
+        pace.left(3);
+        assert!(within(&pace, 100));
+        pace.left(0);
+        assert_eq!(pace.next(), None);
+        pace.failed();
+        assert!(within(&pace, 100));
+    }
 }

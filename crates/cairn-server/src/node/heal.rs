@@ -4,7 +4,7 @@ use super::copy::CopyError;
 use super::duty::{Pace, wait};
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::REPAIR_PERIOD;
+use crate::limits::REPAIR_PAUSE;
 use cairn_proto::placement::MemberState;
 use cairn_proto::{BlockId, PgId, StoreId};
 use cairn_store::{BlockKey, Cause, Durability, QuarantinedBlock, ReadError};
@@ -18,10 +18,10 @@ const MISSING: &str = "missing";
 
 /// Runs until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut pace = Pace::new();
+    let mut pace = Pace::new(REPAIR_PAUSE);
     while wait(&stop, &node.wakes.heal, pace.next()).await {
         let Some(left) = stop.run_until_cancelled(pass(&node)).await else { return };
-        if left == 0 { pace.idle() } else { pace.unfinished(REPAIR_PERIOD) }
+        pace.left(left);
     }
 }
 

@@ -5,7 +5,7 @@ use super::duty::{Pace, wait};
 use super::inventory::copy_inventory;
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::REPAIR_PERIOD;
+use crate::limits::REPAIR_PAUSE;
 use crate::view::Join;
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Runs until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut pace = Pace::new();
+    let mut pace = Pace::new(REPAIR_PAUSE);
     while wait(&stop, &node.wakes.join, pace.next()).await {
         let Some(left) = stop.run_until_cancelled(pass(&node)).await else { return };
-        if left == 0 { pace.idle() } else { pace.unfinished(REPAIR_PERIOD) }
+        pace.left(left);
     }
 }
 
@@ -42,8 +42,10 @@ async fn complete(node: &Node, slot: &Arc<StoreSlot>, join: Join) -> Result<(), 
     if view.epoch(join.pg) != join.epoch {
         return Err("the group has moved on".to_owned());
     }
-    let sources = view.sources(join.pg, join.store);
     let required = view.required_inventories(join.pg, join.store);
+    let mut sources = view.sources(join.pg, join.store);
+    // Those without whom it cannot be completed come first: when one is away, that is soon known.
+    sources.sort_by_key(|source| !required.contains(&source.store));
     if let Some(lost) = required.iter().find(|store| !sources.iter().any(|source| source.store == **store)) {
         return Err(format!("{lost}, which is full, is not in the cluster map"));
     }

@@ -3,6 +3,7 @@
 
 use super::duty::{Pace, wait};
 use super::state::Node;
+use crate::limits::RETRY_PAUSE;
 use crate::links::CallError;
 use crate::view::ClusterView;
 use cairn_proto::pb::request::Kind;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Runs until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut pace = Pace::new();
+    let mut pace = Pace::new(RETRY_PAUSE);
     while wait(&stop, &node.wakes.map, pace.next()).await {
         match refresh(&node).await {
             Ok(true) => {

@@ -202,6 +202,7 @@ fn build(
         misses: Node::no_misses(),
         missing: Mutex::default(),
         defects: Mutex::default(),
+        caught_up_once: false.into(),
         catch_up_stuck: false.into(),
         draining: false.into(),
     }

@@ -103,6 +103,8 @@ pub(crate) struct Node {
     /// Reported blocks that are not here but should be.
     pub(crate) missing: Mutex<BTreeMap<(StoreId, BlockKey), PgId>>,
     pub(crate) defects: Mutex<DefectLog>,
+    /// The degraded rows were looked through once in this life of the process.
+    pub(crate) caught_up_once: AtomicBool,
     /// The last look at the degraded rows left some that could not be caught up.
     pub(crate) catch_up_stuck: AtomicBool,
     pub(crate) draining: AtomicBool,
