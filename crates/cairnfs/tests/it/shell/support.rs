@@ -120,12 +120,16 @@ impl Cluster {
             scratch,
         };
         // Somebody else may take a port between our look and the start.
-        for _ in 0..10 {
-            cluster.base_port = free_ports();
+        for attempt in 0..10 {
+            cluster.base_port = free_ports(attempt);
             match cluster.try_up() {
                 Ok(()) => return cluster,
-                Err(complaint) => assert!(complaint.contains("is taken"), "{complaint}"),
+                Err(complaint) => {
+                    assert!(complaint.contains("is taken") || complaint.contains("in use"), "{complaint}")
+                }
             }
+            fs::remove_dir_all(&cluster.data).unwrap();
+            fs::remove_file(cluster.path("up.log")).unwrap();
         }
         panic!("no free ports");
     }
@@ -294,12 +298,13 @@ pub fn runs(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// The first of four ports in a row that are free now.
-fn free_ports() -> u16 {
-    loop {
-        let first = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        if first < 65_000 && (first..first + 4).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
-    }
+/// The first of four ports in a row that are free now. They lie below those that the system gives to outgoing
+/// connections, and each test process looks elsewhere first.
+fn free_ports(attempt: u32) -> u16 {
+    const FIRST: u32 = 10_000;
+    const STEPS: u32 = 2700;
+    let begin = std::process::id() + attempt * 7;
+    let candidates = (begin..begin + STEPS).map(|step| (FIRST + step % STEPS * 8) as u16);
+    let free = |first: &u16| (*first..*first + 4).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    candidates.into_iter().find(free).expect("some ports are free")
 }
