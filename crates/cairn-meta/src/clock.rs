@@ -1,4 +1,5 @@
 //! The one seam through which metadata learns what time it is.
+#![allow(clippy::disallowed_methods, reason = "this is the time seam")]
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +23,6 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// A clock whose monotonic time begins now.
-    #[allow(clippy::disallowed_methods, reason = "this is the seam itself")]
     pub fn new() -> Self {
         Self { origin: Instant::now() }
     }
@@ -35,7 +35,6 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the seam itself")]
     fn now_ns(&self) -> i64 {
         match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
@@ -43,7 +42,6 @@ impl Clock for SystemClock {
         }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "this is the seam itself")]
     fn monotonic(&self) -> Duration {
         self.origin.elapsed()
     }
