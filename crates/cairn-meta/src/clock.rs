@@ -1,5 +1,5 @@
 //! The one seam through which metadata learns what time it is.
-#![allow(clippy::disallowed_methods, reason = "this is the time seam")]
+#![allow(clippy::disallowed_methods, reason = "this is the clock seam")]
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
