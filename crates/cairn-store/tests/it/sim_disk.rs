@@ -113,6 +113,15 @@ impl SimDisk {
         Arc::new(Mount { disk: self.clone(), life: self.state().life })
     }
 
+    /// Another disk with the same files.
+    pub fn duplicate(&self) -> Arc<Self> {
+        let copy = Self::new();
+        for name in self.names() {
+            copy.plant(&name, self.contents(&name).unwrap());
+        }
+        copy
+    }
+
     pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.state().faults);
     }
@@ -370,7 +379,8 @@ impl DiskFile for SimFile {
             if strikes(&mut state.faults.fail_write_after) {
                 return Err(io::Error::from_raw_os_error(5));
             }
-            let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            let mut bytes = Vec::new();
+            parts.iter().for_each(|part| bytes.extend_from_slice(part));
             bytes.truncate(state.faults.short_writes.unwrap_or(usize::MAX));
             if let Some(capacity) = state.capacity {
                 let used: u64 = state.names.values().map(|inode| allocated(&state.inodes[*inode].cached)).sum();
