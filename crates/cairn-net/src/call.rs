@@ -43,9 +43,10 @@ impl Call {
         }
     }
 
-    /// True when it needs an exclusive connection: a body in either direction may exceed [`CONTROL_BODY_MAX`].
+    /// True when it needs an exclusive connection: a body in either direction may exceed [`CONTROL_BODY_MAX`], or its
+    /// own comes in several frames.
     pub fn is_bulk(&self) -> bool {
-        self.body.len().max(self.response_max) > u64::from(CONTROL_BODY_MAX)
+        self.body.len().max(self.response_max) > u64::from(CONTROL_BODY_MAX) || self.body.parts().len() > 1
     }
 }
 

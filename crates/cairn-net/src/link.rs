@@ -108,7 +108,8 @@ pub struct Link(Arc<Guard>);
 
 impl Link {
     /// A link without connections; they are dialled when needed. `expect_node` 0 accepts whoever answers. `seed` feeds
-    /// the jitter of connection ages. Needs a tokio runtime from the first [`Link::start`] on.
+    /// the jitter of connection ages. Its connections live on the tokio runtime of the first [`Link::start`] or
+    /// [`Link::ping`], and must not outlive it.
     pub fn new(
         net: Arc<dyn Net>,
         addr: String,

@@ -35,12 +35,23 @@ pub(super) async fn run(
     while let Some(entry) = entries.recv().await {
         let written = write_batch(&session, handler.as_ref(), &mut writer, entry, &mut entries).await;
         if let Err(error) = written {
-            tracing::debug!(peer = ?session.peer.addr, %error, "writing a response failed");
+            report(&session, &error);
             return;
         }
         if session.is_finished() {
             return;
         }
+    }
+}
+
+/// A peer that went away is everyday; a file that could not be sent is not.
+fn report(session: &Session, error: &io::Error) {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+    let peer = session.peer.addr;
+    if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut) {
+        tracing::debug!(?peer, %error, "writing a response failed");
+    } else {
+        tracing::warn!(?peer, %error, "a response could not be finished; its connection is closed");
     }
 }
 

@@ -83,6 +83,19 @@ async fn a_file_is_sent_as_a_body() {
     ]);
     let reply = link.start(put).await.unwrap();
     assert_eq!(reply.body, content.slice(100..2_500_000));
+
+    // Several frames need an exclusive connection, however short they are.
+    let mut short = crate::support::put(content.slice(0..30));
+    short.body = Body::from_parts(vec![part(0, 10), part(10, 30)]);
+    assert!(short.is_bulk());
+    assert_eq!(link.start(short).await.unwrap().body, content.slice(0..30));
+
+    // A file that is shorter than promised cannot be mended: the frame was begun.
+    let mut beyond = crate::support::put(content.slice(0..30));
+    let beyond_end = BodyPart::File { file: Arc::clone(&file), offset: 2_999_990, len: 30, crc: 0 };
+    beyond.body = Body::from_parts(vec![beyond_end]);
+    assert_eq!(error_of(link.start(beyond).await).class, LegErrorClass::Reset);
+    get_ok(&link, 1, 10).await;
     server.stop().await;
 }
 
