@@ -209,7 +209,8 @@ async fn read_round(
                     (_, true, _) => LegKind::Failover,
                     _ => LegKind::Hedge,
                 };
-                legs.push(read_leg(inner, *store, node, wanted.range, kind, started, deadline));
+                let leg = read_leg(inner, *store, node, wanted.range, kind, started, deadline);
+                legs.push(async move { leg.await.map_err(|failure| (*store, node, failure)) });
                 started = started.saturating_add(1);
                 continue;
             }
@@ -221,8 +222,15 @@ async fn read_round(
             biased;
             Some(result) = legs.next() => match result {
                 Ok(bytes) => return Some(bytes),
-                Err(failure) => {
+                Err((store, node, failure)) => {
                     failed = true;
+                    let must_have = || {
+                        let view = inner.cluster.view();
+                        view.group(wanted.range.pg).is_some_and(|group| group.must_have(store, &wanted.lacking))
+                    };
+                    if failure.record.class == FailureClass::NotFound && must_have() {
+                        report(inner, store, node, wanted.range.block, 0);
+                    }
                     log.add(failure.record);
                     plan.on_failure(begun.elapsed());
                 }
@@ -304,7 +312,8 @@ fn verify(range: &BlockRange, header: &pb::GetBlockReply, body: &Bytes) -> Resul
     Ok(body.slice(from..from + range.len as usize))
 }
 
-/// Tells a node that it served bad bytes, so that it looks at its copy and repairs itself.
+/// Tells a node that it served bad bytes, or none where it should have some, so that it looks at its copy and repairs
+/// itself.
 fn report(inner: &Arc<Inner>, store: StoreId, node: &Arc<Node>, block: BlockId, chunk: u32) {
     let (inner, node) = (inner.clone(), node.clone());
     let tasks = inner.tasks.clone();
