@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
 use crate::settings::{BasePort, ByteSize, Jobs, LogFormat, NodeCount, Replicas};
 
@@ -13,7 +13,6 @@ use crate::settings::{BasePort, ByteSize, Jobs, LogFormat, NodeCount, Replicas};
     name = "cairn",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true,
     after_long_help = "\
 Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0 done, 1 failed, 2 wrong usage.
 
@@ -133,7 +132,7 @@ pub struct Up {
     #[arg(long, value_name = "PORT", env = "CAIRN_UP_BASE_PORT", hide_env_values = true)]
     pub base_port: Option<BasePort>,
     /// Run each role as a process of its own
-    #[arg(long)]
+    #[arg(long, env = "CAIRN_UP_PROCESSES", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub processes: bool,
 }
 

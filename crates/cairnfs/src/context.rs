@@ -2,7 +2,7 @@
 
 use std::{os::unix::ffi::OsStrExt, path::Path};
 
-use cairn_client::{DfsClient, ErrorKind};
+use cairn_client::{DfsClient, DfsClientBuilder, ErrorKind};
 
 use crate::{
     args::Global,
@@ -17,6 +17,7 @@ const JOBS_DEFAULT: u64 = 16;
 /// See the module.
 #[derive(Debug)]
 pub struct Context {
+    command: &'static str,
     meta: String,
     /// What the settings file says.
     pub file: FileSettings,
@@ -24,10 +25,10 @@ pub struct Context {
 
 impl Context {
     /// Flags and environment before the file, the file before the defaults.
-    pub fn new(global: &Global, file: FileSettings) -> Self {
+    pub fn new(command: &'static str, global: &Global, file: FileSettings) -> Self {
         let given = global.meta.clone().filter(|meta| !meta.is_empty());
         let meta = given.or_else(|| file.meta.clone()).unwrap_or_else(|| META_DEFAULT.to_owned());
-        Self { meta, file }
+        Self { command, meta, file }
     }
 
     /// Addresses of the metadata servers.
@@ -40,8 +41,21 @@ impl Context {
     /// # Errors
     /// It cannot be reached; the message says where it was looked for.
     pub async fn connect(&self) -> Result<DfsClient, Failure> {
+        self.connect_as(DfsClient::builder()).await
+    }
+
+    /// A client whose mutations are acknowledged before they are on disk.
+    ///
+    /// # Errors
+    /// As [`Context::connect`].
+    pub async fn connect_relaxed(&self) -> Result<DfsClient, Failure> {
+        self.connect_as(DfsClient::builder().relaxed(true)).await
+    }
+
+    async fn connect_as(&self, builder: DfsClientBuilder) -> Result<DfsClient, Failure> {
         tracing::debug!(meta = self.meta, "connecting");
-        DfsClient::new(&self.meta).await.map_err(|error| match error.kind() {
+        let name = format!("cairn {} {}, process {}", self.command, env!("CARGO_PKG_VERSION"), std::process::id());
+        builder.meta(&self.meta).name(name).connect().await.map_err(|error| match error.kind() {
             ErrorKind::InvalidInput => Failure::usage(format_args!("--meta {}", self.meta), error),
             _ => Failure::cluster(&error),
         })

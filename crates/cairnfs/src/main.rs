@@ -64,7 +64,7 @@ fn run(cli: Cli, meta_flag: bool) -> Result<(), Failure> {
         server: command.is_server(),
         format: global.log_format.or(file.log_format).unwrap_or_default(),
     })?;
-    let context = Context::new(&global, file);
+    let context = Context::new(command.name(), &global, file);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("cairn").build();
     let runtime = runtime.map_err(|error| Failure::at("the runtime", error))?;
     let result = runtime.block_on(dispatch(command, &global, &context));

@@ -1,14 +1,15 @@
 //! `cairn get`: from CairnFS to the local disk. `cairn cat` shares its last step.
 
 use std::{
-    io,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::{Bytes, BytesMut};
-use cairn_client::{DfsClient, DirEntry, FileKind, Metadata, OpenOptions};
+use cairn_client::{DfsClient, DirEntry, FileKind, Metadata};
 use tokio::{io::AsyncReadExt, sync::mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -124,15 +125,19 @@ impl Get {
         if leaf.facts.size > PIECE_LEN as u64 {
             return self.get_stream(leaf, attributes, report).await;
         }
+        // One byte more than fits tells whether the file has grown since it was listed.
         let piece = if leaf.facts.size == 0 {
             Bytes::new()
         } else {
             let read = async {
                 let file = self.client.open_with(&leaf.source, existing()).await?;
-                file.read_at(0, PIECE_LEN).await
+                file.read_at(0, PIECE_LEN + 1).await
             };
             read.await.map_err(|error| Failure::client(&leaf.source, &error))?
         };
+        if piece.len() > PIECE_LEN {
+            return self.get_stream(leaf, attributes, report).await;
+        }
         let len = piece.len() as u64;
         blocking(move || local::write_piece(target, &names, attributes, &piece)).await.map_err(failed)?;
         report.progress.bytes(len);
@@ -187,8 +192,8 @@ impl Get {
 }
 
 /// To read a file that is there.
-fn existing() -> OpenOptions {
-    OpenOptions::new().create(false)
+fn existing() -> cairn_client::OpenOptions {
+    cairn_client::OpenOptions::new().create(false)
 }
 
 /// Reads a file from its beginning to its end. Ends early, without an error, when `take` returns false.
@@ -216,17 +221,26 @@ async fn read_chunks<F: Future<Output = bool>>(
 }
 
 /// Copies one file to standard output.
-pub async fn print(client: &DfsClient, path: &Path, out: &mut Out) -> Result<u64, Failure> {
+pub async fn print(client: &DfsClient, path: &Path, out: &mut Out) -> Result<(), Failure> {
+    pour(client, path, |chunk| out.bytes(chunk)).await
+}
+
+/// Copies one file into something that takes bytes in order.
+async fn pour(
+    client: &DfsClient,
+    path: &Path,
+    mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut broken = None;
     let read = read_chunks(client, path, |chunk| {
         // Writing to a pipe waits for its reader.
-        let written = tokio::task::block_in_place(|| out.bytes(&chunk));
-        let more = written.is_ok();
-        broken = written.err();
+        let taken = tokio::task::block_in_place(|| take(&chunk));
+        let more = taken.is_ok();
+        broken = taken.err();
         std::future::ready(more)
     });
-    let len = read.await?;
-    broken.map_or(Ok(len), Err)
+    read.await?;
+    broken.map_or(Ok(()), Err)
 }
 
 /// Runs the command.
@@ -246,7 +260,18 @@ pub async fn run(args: args::Get, context: &Context, out: &mut Out) -> Result<()
         return out.flush();
     }
     let target = args.target.clone();
-    let stands = blocking(move || stands(&target)).await.map_err(|error| Failure::io(&args.target, &error))?;
+    let failed = |error| Failure::io(&args.target, &error);
+    let stands = match blocking(move || stands(&target)).await.map_err(failed)? {
+        Stands::Stream(mut stream) => {
+            // `/dev/null`, a FIFO: what it is must stay as it is, so nothing is put in its place.
+            for source in &args.sources {
+                pour(&client, source, |chunk| stream.write_all(chunk).map_err(failed)).await?;
+            }
+            client.close().await;
+            return Ok(());
+        }
+        Stands::Plain(stands) => stands,
+    };
     let landings = plan::landings(args.sources, &args.target, stands)
         .map_err(|what| Failure::at(text::path(&args.target), what))?;
     let report = Arc::new(Report::new("get", Progress::new(!args.copy.quiet && !args.copy.json)));
@@ -272,17 +297,25 @@ pub async fn run(args: args::Get, context: &Context, out: &mut Out) -> Result<()
 }
 
 /// What is at a local path.
-fn stands(target: &Path) -> io::Result<Target> {
-    match std::fs::metadata(target) {
-        Ok(metadata) if metadata.is_dir() => Ok(Target::Directory),
-        Ok(_) => Ok(Target::Other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match std::fs::symlink_metadata(target) {
-            Ok(_) => Ok(Target::Other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Target::Nothing),
-            Err(error) => Err(error),
+enum Stands {
+    Plain(Target),
+    /// A device, FIFO or socket, opened.
+    Stream(File),
+}
+
+fn stands(target: &Path) -> io::Result<Stands> {
+    let plain = match fs::metadata(target) {
+        Ok(metadata) if metadata.is_dir() => Target::Directory,
+        Ok(metadata) if metadata.is_file() => Target::Other,
+        Ok(_) => return OpenOptions::new().write(true).open(target).map(Stands::Stream),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::symlink_metadata(target) {
+            Ok(_) => Target::Other,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Target::Nothing,
+            Err(error) => return Err(error),
         },
-        Err(error) => Err(error),
-    }
+        Err(error) => return Err(error),
+    };
+    Ok(Stands::Plain(plain))
 }
 
 /// Looks at one source.

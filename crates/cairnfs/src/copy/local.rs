@@ -224,7 +224,7 @@ impl NewFile {
         self.file.set_permissions(Permissions::from_mode(attributes.mode))?;
         self.file.set_times(FileTimes::new().set_modified(system_time(attributes.mtime_ns)))?;
         if let Some(unfinished) = &self.unfinished {
-            fs::rename(unfinished, &self.target)?;
+            replace(unfinished, &self.target)?;
         }
         self.unfinished = None;
         Ok(())
@@ -240,6 +240,16 @@ impl Drop for NewFile {
     }
 }
 
+/// Gives a finished file its name. Files and links of that name are replaced, never what is neither.
+fn replace(unfinished: &Path, target: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(target) {
+        Ok(there) if !there.is_file() && !there.is_symlink() && !there.is_dir() => {
+            Err(io::Error::other("exists and is not a regular file"))
+        }
+        _ => fs::rename(unfinished, target),
+    }
+}
+
 /// Writes a file in one go.
 pub fn write_piece(target: PathBuf, names: &Unfinished, attributes: Attributes, piece: &[u8]) -> io::Result<()> {
     let mut file = NewFile::create(target, names)?;
@@ -251,8 +261,7 @@ pub fn write_piece(target: PathBuf, names: &Unfinished, attributes: Attributes, 
 pub fn write_symlink(target: &Path, names: &Unfinished, content: &Path, mtime_ns: i64) -> io::Result<()> {
     let unfinished = names.beside(target);
     symlink(content, &unfinished)?;
-    let done =
-        set_mtime(&unfinished, mtime_ns, AtFlags::SYMLINK_NOFOLLOW).and_then(|()| fs::rename(&unfinished, target));
+    let done = set_mtime(&unfinished, mtime_ns, AtFlags::SYMLINK_NOFOLLOW).and_then(|()| replace(&unfinished, target));
     if done.is_err() {
         let _ = fs::remove_file(&unfinished);
     }

@@ -34,7 +34,6 @@ const STDIN_MODE: u32 = 0o644;
 
 struct Put {
     client: DfsClient,
-    relaxed: bool,
     uid: u32,
     gid: u32,
     memory: Memory,
@@ -94,8 +93,7 @@ impl Direction for Put {
 
 impl Put {
     fn owned(&self) -> CreateOptions {
-        let options = CreateOptions::new().uid(self.uid).gid(self.gid);
-        if self.relaxed { options.relaxed(true) } else { options }
+        CreateOptions::new().uid(self.uid).gid(self.gid)
     }
 
     fn options(&self, attributes: Attributes) -> CreateOptions {
@@ -232,12 +230,11 @@ pub async fn run(args: args::Put, context: &Context, out: &mut Out) -> Result<()
     if args.sources.iter().any(|source| is_standard(source)) && args.sources.len() > 1 {
         return Err(Failure::usage("-", "standard input can only be the one source"));
     }
-    let client = context.connect().await?;
+    let client = if args.relaxed { context.connect_relaxed().await? } else { context.connect().await? };
     let stands = stands(&client, &args.target).await?;
     let report = Arc::new(Report::new("put", Progress::new(!args.copy.quiet && !args.copy.json)));
     let put = Arc::new(Put {
         client: client.clone(),
-        relaxed: args.relaxed,
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         memory: Memory::new(),

@@ -125,6 +125,26 @@ fn standard_input_and_output() {
 }
 
 #[test]
+fn what_is_no_file_is_written_into_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let cluster = Cluster::start();
+    cluster.run_with(b"through", ["put", "-", "/x"]).quiet();
+    let fifo = cluster.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let reader = Command::new("cat").arg(&fifo).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    cluster.run(["get", "/x", fifo.to_str().unwrap()]).quiet();
+    assert_eq!(reader.wait_with_output().unwrap().stdout, b"through");
+    assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+
+    fs::create_dir(cluster.path("dir")).unwrap();
+    fs::rename(&fifo, cluster.path("dir/x")).unwrap();
+    cluster
+        .run(["get", "/x", cluster.path("dir").to_str().unwrap()])
+        .fails(1, &["dir/x: exists and is not a regular file"]);
+    cluster.run(["cat", "/"]).fails(1, &["cairn cat: /: is a directory"]);
+}
+
+#[test]
 fn a_closed_pipe_ends_quietly() {
     let cluster = Cluster::start();
     cluster.run_with(&noise(1, 9 << 20), ["put", "-", "/big"]).quiet();

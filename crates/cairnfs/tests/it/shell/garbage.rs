@@ -6,6 +6,8 @@ use std::{
     net::{Shutdown, TcpStream},
 };
 
+use cairn_proto::frame::{FixedHeader, FrameType, MAGIC};
+
 use super::{
     support::{Cluster, runs},
     tree::noise,
@@ -25,12 +27,24 @@ fn garbage() -> Vec<Vec<u8>> {
     let mut sent: Vec<Vec<u8>> = vec![Vec::new(), vec![0; 40], vec![0xff; 40], vec![0xff; 4096]];
     sent.push(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec());
     sent.extend((0..40).map(|seed| noise(seed, 1 + (seed as usize * 997) % 100_000)));
-    // The magic of the protocol, then noise, so that the first look does not refuse it; and halves of frames.
-    let magic = b"CRN1".to_vec();
-    for seed in 0..20 {
-        for head in [magic.clone(), magic.iter().rev().copied().collect()] {
-            sent.push([head, noise(seed, (seed as usize * 13) % 200)].concat());
+    // The magic of the protocol, then noise, so that the first look does not refuse it.
+    sent.extend((0..20).map(|seed| [MAGIC.to_vec(), noise(seed, (seed as usize * 13) % 200)].concat()));
+    // Frames that promise more than there may be.
+    let max = u32::MAX.to_le_bytes();
+    for frame_type in 0..=12 {
+        for lens in [[max, [0; 4]], [[0; 4], max], [max, max]] {
+            let head = [&MAGIC[..], &[1, frame_type], &[0; 18], &lens.concat(), &[0; 8]].concat();
+            sent.push([head, noise(1, 5000)].concat());
         }
+    }
+    // Whole frames with a good checksum, but with a header that is no message; and parts of them.
+    let hello = FixedHeader::new(FrameType::Hello, 0, 0).seal(&[]).to_vec();
+    for (seed, op) in [0, 257, 258, 261, 513, 518, 769, 781, 60_000].into_iter().enumerate() {
+        let message = noise(seed as u64, 300);
+        let request = FixedHeader::new(FrameType::Request, 1, op).seal(&message);
+        let frame = [&request[..], &message].concat();
+        let all = [hello.clone(), frame.clone(), frame.clone(), frame].concat();
+        sent.extend([1, 39, 40, 41, 79, 81, 200, all.len()].map(|len| all[..len].to_vec()));
     }
     sent
 }
