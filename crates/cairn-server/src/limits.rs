@@ -46,7 +46,10 @@ pub const VERIFIES_MAX: usize = 4;
 pub const WRITES_MAX: usize = 512;
 /// Longest part of a block that is handed to the connection in one piece.
 pub const PART_LEN: u32 = FRAME_BODY_MAX;
-/// Blocks whose header was read lately, and is therefore expected in the page cache.
+/// A block that was asked for within this time has its header in the page cache, most likely; other headers are read where
+/// waiting for a disk harms nobody.
+pub const WARM_FOR: Duration = Duration::from_secs(30);
+/// Blocks of which it is remembered when they were last asked for.
 pub const WARM_BLOCKS: usize = 16 * 1024;
 /// Deleted blocks remembered, so that a copy that was under way does not bring one back.
 pub const DELETED_REMEMBERED: usize = 64 * 1024;

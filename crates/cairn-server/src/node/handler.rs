@@ -89,7 +89,7 @@ impl NodeHandler {
         let pg_epoch = PgEpoch(put.pg_epoch);
         let put = Put { key, pg, pg_epoch, parts, crcs, file_offset_hint: put.file_offset_hint, durability };
         let ack = slot.put(put).await.map_err(|error| status::of_put(&error))?;
-        self.node.warm.lock().insert(key, ());
+        self.node.touch(key);
         Ok(pb::PutBlockReply { incarnation: ack.incarnation.0, existed: ack.existed })
     }
 
@@ -141,7 +141,7 @@ impl NodeHandler {
         key: BlockKey,
         deadline: Option<Instant>,
     ) -> Result<Result<StoredBlock, ReadError>, Status> {
-        if self.node.warm.lock().get(&key).is_some() {
+        if self.node.touch(key) {
             return Ok(slot.read(key));
         }
         let permit = in_time(deadline, async {
@@ -149,11 +149,7 @@ impl NodeHandler {
             Ok(permit.expect("this semaphore is never closed"))
         });
         let _permit = permit.await?;
-        let block = slot.read_cold(key).await;
-        if block.is_ok() {
-            self.node.warm.lock().insert(key, ());
-        }
-        Ok(block)
+        Ok(slot.read_cold(key).await)
     }
 
     /// Notes what a failed read tells about our own state.

@@ -7,7 +7,7 @@ use super::recent::Recent;
 use super::slot::StoreSlot;
 use crate::limits::{
     COLD_READS_MAX, COPIES_IN_FLIGHT_MAX, DELETED_REMEMBERED, HEAL_QUEUE_MAX, MISSES_REMEMBERED, READS_MAX,
-    VERIFIES_MAX, WARM_BLOCKS, WRITES_MAX,
+    VERIFIES_MAX, WARM_BLOCKS, WARM_FOR, WRITES_MAX,
 };
 use crate::links::{MetaClient, Peers};
 use crate::view::ClusterView;
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 /// How a node stands with its metadata server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,8 +94,8 @@ pub(crate) struct Node {
     pub(crate) wakes: Wakes,
     /// Bounds the blocks that are copied from peers, by all duties together.
     pub(crate) copies: Semaphore,
-    /// Blocks whose headers are expected in the page cache.
-    pub(crate) warm: Mutex<Recent<BlockKey, ()>>,
+    /// When blocks were last asked for: the headers of the latest are expected in the page cache.
+    pub(crate) warm: Mutex<Recent<BlockKey, Instant>>,
     /// Blocks that were asked for and are not here, with the group the reader named.
     pub(crate) misses: Mutex<Recent<BlockKey, PgId>>,
     /// Blocks that were deleted on command. Noted before the store deletes them and looked at after a copy was stored, so
@@ -124,7 +125,7 @@ impl Node {
         Semaphore::new(COPIES_IN_FLIGHT_MAX)
     }
 
-    pub(crate) fn warm_blocks() -> Mutex<Recent<BlockKey, ()>> {
+    pub(crate) fn warm_blocks() -> Mutex<Recent<BlockKey, Instant>> {
         Mutex::new(Recent::new(WARM_BLOCKS))
     }
 
@@ -134,6 +135,16 @@ impl Node {
 
     pub(crate) fn no_misses() -> Mutex<Recent<BlockKey, PgId>> {
         Mutex::new(Recent::new(MISSES_REMEMBERED))
+    }
+
+    /// Notes that a block is asked for or written; true when it was a short time ago, so that its header is expected in
+    /// the page cache.
+    pub(crate) fn touch(&self, key: BlockKey) -> bool {
+        let now = cairn_net::now();
+        let mut warm = self.warm.lock();
+        let before = warm.get(&key);
+        warm.insert(key, now);
+        before.is_some_and(|before| now.saturating_duration_since(before) < WARM_FOR)
     }
 
     /// This node's number; 0 until it is registered for the first time.
