@@ -104,6 +104,43 @@ fn a_deleted_block_stays_deleted_also_when_it_was_replaced_before() {
 }
 
 #[test]
+fn a_replacement_stays_as_long_as_the_record_it_hides() {
+    let disk = filled();
+    let (store, _) = open(&disk, manual());
+    store.quarantine(key(3), Cause::Payload);
+    // The replacement fills a third segment with others; all of them die, the damaged record's segment lives on.
+    for n in [3, 20, 21, 22, 23] {
+        put_durable(&store, n, 200_000);
+    }
+    delete(&store, [3, 20, 21, 22, 23].map(key).to_vec()).unwrap();
+    put_durable(&store, 30, 200_000);
+    store.checkpoint();
+    assert_eq!(disk.segments().len(), 4);
+    drop(store);
+    disk.vanish("checkpoint");
+    let (store, _) = open(&disk, manual());
+    assert!(matches!(store.read(key(3)), Err(ReadError::NotFound { .. })));
+}
+
+#[test]
+fn a_segment_whose_removal_was_not_durable_is_removed_again() {
+    let disk = filled();
+    let content_of_1 = disk.contents(SEGMENT_1).unwrap();
+    let (store, _) = open(&disk, manual());
+    delete(&store, (0..5).map(key).collect()).unwrap();
+    put_durable(&store, 30, 200_000);
+    store.checkpoint();
+    store.checkpoint();
+    assert!(!disk.segments().contains(&SEGMENT_1.to_owned()));
+    drop(store);
+    disk.plant(SEGMENT_1, content_of_1);
+    let (store, report) = open(&disk, manual());
+    assert!(!report.is_damaged());
+    assert!(!disk.segments().contains(&SEGMENT_1.to_owned()));
+    assert!(matches!(store.read(key(0)), Err(ReadError::NotFound { .. })));
+}
+
+#[test]
 fn a_flipped_byte_in_a_header_is_found_at_read() {
     let disk = filled();
     flip(&disk, SEGMENT_2, record(7) + 70);
@@ -313,6 +350,7 @@ fn the_last_record_of_the_tail_may_be_torn() {
     flip(&disk, SEGMENT_2, record(9) + 5);
     let (store, report) = open(&disk, manual());
     assert_eq!((report.torn_bytes, report.skipped_count), (RECORD as u64, 0));
+    assert_eq!(disk.contents(SEGMENT_2).unwrap().len(), record(9), "cut");
     check_others_and_repair(&store, &[9]);
     drop(store);
     let (store, report) = open(&disk, manual());

@@ -45,6 +45,49 @@ fn an_unsynced_put_lost_by_a_failed_sync_is_never_called_durable() {
 }
 
 #[test]
+fn what_is_served_after_opening_survives_power_loss() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put(&store, put_of(key(1), content(1, 50_000), Durability::Unsynced)).unwrap();
+    // The process dies, the machine does not: the block is in the page cache only.
+    disk.kill();
+    drop(store);
+    let (store, _) = open(&disk, manual());
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 50_000));
+    disk.lose_power();
+    drop(store);
+    let (store, report) = open(&disk, manual());
+    assert!(!report.is_damaged());
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 50_000));
+}
+
+#[test]
+fn what_a_checkpoint_names_is_durable() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put(&store, put_of(key(1), content(1, 50_000), Durability::Unsynced)).unwrap();
+    store.checkpoint();
+    disk.lose_power();
+    drop(store);
+    let (store, report) = open(&disk, manual());
+    assert!(!report.is_damaged(), "{report:?}");
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 50_000));
+}
+
+#[test]
+fn a_delete_that_failed_has_not_touched_the_payload() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 50_000);
+    disk.faults(|faults| faults.fail_sync_after = Some(0));
+    assert!(delete(&store, vec![key(1)]).is_err());
+    disk.kill();
+    drop(store);
+    let (store, _) = open(&disk, manual());
+    assert_eq!(read(&store, key(1)).unwrap(), content(1, 50_000), "its tombstone never reached the disk");
+}
+
+#[test]
 fn a_failed_write_poisons() {
     let disk = SimDisk::new();
     let (store, _) = open(&disk, manual());

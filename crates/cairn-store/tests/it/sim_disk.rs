@@ -139,6 +139,19 @@ impl SimDisk {
         self.state().life += 1;
     }
 
+    /// Power fails and nothing that was not synced reaches the disk.
+    pub fn lose_power(&self) {
+        let mut state = self.state();
+        state.life += 1;
+        state.faults = Faults::default();
+        state.pending_names.clear();
+        state.names = state.durable_names.clone();
+        for inode in &mut state.inodes {
+            inode.pending.clear();
+            inode.cached = inode.durable.clone();
+        }
+    }
+
     /// Power fails: of what was not synced, any sectors of any writes reach the disk, and a prefix of the name changes.
     pub fn crash(&self, rng: &mut fastrand::Rng) {
         let mut state = self.state();
