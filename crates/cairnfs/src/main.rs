@@ -35,6 +35,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How long the end of the process waits for threads that are inside a system call.
 const EXIT_MAX: Duration = Duration::from_secs(2);
 
+/// Threads of a client command. Each keeps memory of its own for every size of buffer, so more are dear and gain little.
+const WORKERS_MAX: usize = 8;
+/// Threads of a client command that wait for the local disk. Two streams (copy/memory.rs) and the measuring of a tree
+/// may hold one each for long; the others are for whoever comes.
+const BLOCKING_MAX: usize = 8;
+
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let meta_flag = matches.value_source("meta") == Some(ValueSource::CommandLine)
@@ -65,8 +71,13 @@ fn run(cli: Cli, meta_flag: bool) -> Result<(), Failure> {
         format: global.log_format.or(file.log_format).unwrap_or_default(),
     })?;
     let context = Context::new(command.name(), &global, file);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("cairn").build();
-    let runtime = runtime.map_err(|error| Failure::at("the runtime", error))?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("cairn");
+    if !command.is_server() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        builder.worker_threads(cores.clamp(2, WORKERS_MAX)).max_blocking_threads(BLOCKING_MAX);
+    }
+    let runtime = builder.build().map_err(|error| Failure::at("the runtime", error))?;
     let result = runtime.block_on(dispatch(command, &global, &context));
     // A thread may be stuck in a read of standard input.
     runtime.shutdown_timeout(EXIT_MAX);

@@ -100,19 +100,11 @@ impl<D: Direction> Listing<D> {
         self.dirs.push(Dir { source, target, facts, parent: Some(Arc::clone(&self.dir)) });
     }
 
-    fn new_leaf(&self, name: &OsStr, facts: D::LeafFacts) -> Leaf<D> {
-        let (source, target) = (self.dir.source.join(name), self.dir.target.join(name));
-        Leaf { source, target, facts, parent: Some(Arc::clone(&self.dir)) }
-    }
-
     /// Anything else was found. Waits while the queue is full.
     pub async fn leaf(&self, name: &OsStr, facts: D::LeafFacts) -> Result<(), Closed> {
-        self.leaves.send(self.new_leaf(name, facts)).await.map_err(|_| Closed)
-    }
-
-    /// As `leaf`, for a thread that may block.
-    pub fn leaf_blocking(&self, name: &OsStr, facts: D::LeafFacts) -> Result<(), Closed> {
-        self.leaves.blocking_send(self.new_leaf(name, facts)).map_err(|_| Closed)
+        let (source, target) = (self.dir.source.join(name), self.dir.target.join(name));
+        let leaf = Leaf { source, target, facts, parent: Some(Arc::clone(&self.dir)) };
+        self.leaves.send(leaf).await.map_err(|_| Closed)
     }
 
     /// The directory has been listed, as far as it could be.

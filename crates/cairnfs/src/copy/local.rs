@@ -21,6 +21,8 @@ use super::PIECE_LEN;
 pub const CHUNK_LEN: usize = 1024 * 1024;
 /// Chunks that wait between two threads.
 const CHUNKS_WAITING: usize = 4;
+/// Entries of a directory that are read at once.
+const PORTION_LEN: usize = 256;
 /// A run of zeros of this length, at a multiple of it, becomes a hole.
 const HOLE_LEN: usize = 64 * 1024;
 
@@ -47,6 +49,37 @@ impl From<&fs::Metadata> for Attributes {
         let mtime_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Self { mode: metadata.mode() & 0o7777, mtime_ns }
     }
+}
+
+/// What a directory holds.
+pub enum Entry {
+    Dir(OsString, Attributes),
+    Leaf(OsString, fs::FileType),
+    /// It could not be looked at.
+    Unknown(OsString, io::Error),
+    /// The directory could not be read further.
+    Broken(io::Error),
+}
+
+/// Reads some entries of a directory; none at its end.
+pub fn read_portion(mut entries: fs::ReadDir) -> (fs::ReadDir, Vec<Entry>) {
+    let look = |entry: io::Result<fs::DirEntry>| {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Entry::Broken(error),
+        };
+        let name = entry.file_name();
+        match entry.file_type() {
+            Ok(kind) if !kind.is_dir() => Entry::Leaf(name, kind),
+            Ok(_) => match entry.metadata() {
+                Ok(metadata) => Entry::Dir(name, Attributes::from(&metadata)),
+                Err(error) => Entry::Unknown(name, error),
+            },
+            Err(error) => Entry::Unknown(name, error),
+        }
+    };
+    let portion = entries.by_ref().take(PORTION_LEN).map(look).collect();
+    (entries, portion)
 }
 
 /// How a source was come upon.

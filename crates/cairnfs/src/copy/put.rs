@@ -1,7 +1,6 @@
 //! `cairn put`: from the local disk into CairnFS.
 
 use std::{
-    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     engine::{self, Dir, Direction, Leaf, Listed, Listing, Root},
     is_standard,
-    local::{self, Attributes, Opened, Source, blocking},
+    local::{self, Attributes, Entry, Opened, Source, blocking},
     memory::Memory,
     plan::{self, Landing, Target},
     progress::Progress,
@@ -68,8 +67,39 @@ impl Direction for Put {
         }
     }
 
-    async fn list(&self, listing: Listing<Self>) -> Listed<Self> {
-        blocking(move || list(listing)).await
+    async fn list(&self, mut listing: Listing<Self>) -> Listed<Self> {
+        let source = listing.source().to_path_buf();
+        // In portions, so that no thread waits while the queue of files is full.
+        let path = source.clone();
+        let mut entries = match blocking(move || fs::read_dir(path)).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                listing.report.fail(&Failure::io(&source, &error));
+                return listing.end();
+            }
+        };
+        loop {
+            let portion;
+            (entries, portion) = blocking(move || local::read_portion(entries)).await;
+            if portion.is_empty() {
+                return listing.end();
+            }
+            for entry in portion {
+                match entry {
+                    Entry::Dir(name, attributes) => listing.dir(&name, attributes),
+                    Entry::Leaf(name, kind) => {
+                        if listing.leaf(&name, Found { source: Source::Found, kind }).await.is_err() {
+                            return listing.end();
+                        }
+                    }
+                    Entry::Broken(error) => {
+                        listing.report.fail(&Failure::io(&source, &error));
+                        return listing.end();
+                    }
+                    Entry::Unknown(name, error) => listing.report.fail(&Failure::io(&source.join(name), &error)),
+                }
+            }
+        }
     }
 
     async fn copy(&self, leaf: &Leaf<Self>, report: &Report) -> Result<Copied, Failure> {
@@ -159,47 +189,6 @@ impl Put {
         let made = self.client.symlink(&content, target, self.options(attributes)).await;
         made.map(drop).map_err(|error| Failure::client(target, &error))
     }
-}
-
-/// Lists a local directory.
-fn list(mut listing: Listing<Put>) -> Listed<Put> {
-    let report = Arc::clone(&listing.report);
-    let fail = |path: &Path, error: &io::Error| report.fail(&Failure::io(path, error));
-    let entries = match fs::read_dir(listing.source()) {
-        Ok(entries) => entries,
-        Err(error) => {
-            fail(listing.source(), &error);
-            return listing.end();
-        }
-    };
-    for entry in entries {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                fail(listing.source(), &error);
-                break;
-            }
-        };
-        let name: &OsStr = &entry.file_name();
-        let kind = match entry.file_type() {
-            Ok(kind) => kind,
-            Err(error) => {
-                fail(&entry.path(), &error);
-                continue;
-            }
-        };
-        if !kind.is_dir() {
-            if listing.leaf_blocking(name, Found { source: Source::Found, kind }).is_err() {
-                break;
-            }
-            continue;
-        }
-        match entry.metadata() {
-            Ok(metadata) => listing.dir(name, Attributes::from(&metadata)),
-            Err(error) => fail(&entry.path(), &error),
-        }
-    }
-    listing.end()
 }
 
 /// Counts what will be copied, for the progress bar. What cannot be read is left to the copy to complain about.
