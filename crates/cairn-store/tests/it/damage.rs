@@ -402,6 +402,27 @@ fn files_of_another_store_are_left_alone() {
 }
 
 #[test]
+fn leftovers_with_an_older_number_are_no_records() {
+    // Two lives of one store: same identity, same segment, same place; the older life's second record has number 2.
+    let older = filled();
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    disk.faults(|faults| faults.full_after = Some(0));
+    for n in 0..5 {
+        assert!(put(&store, put_of(key(n), content(n, 200_000), Durability::Durable)).is_err());
+    }
+    disk.faults(|faults| faults.full_after = None);
+    put_durable(&store, 7, 200_000);
+    drop(store);
+    let leftover = older.contents(SEGMENT_1).unwrap()[record(1)..record(2)].to_vec();
+    disk.tamper(SEGMENT_1, |bytes| bytes.extend_from_slice(&leftover));
+    disk.vanish("checkpoint");
+    let (store, _) = open(&disk, manual());
+    let listed: Vec<_> = store.list(PG, None, 100).into_iter().map(|block| block.key).collect();
+    assert_eq!(listed, [key(7)]);
+}
+
+#[test]
 fn a_segment_under_another_name_is_foreign() {
     let disk = filled();
     disk.plant("segments/00000007.seg", disk.contents(SEGMENT_1).unwrap());
