@@ -79,8 +79,15 @@ pub async fn all(args: &Args) -> Result<Report> {
 /// Most bytes that lie on the disk at once, if the cluster gives nothing back before the end.
 fn space_needed(args: &Args, steps: &[Step]) -> u64 {
     let replicas = u64::from(cluster::NODES);
-    let big_files = steps.iter().filter(|step| matches!(step, Step::DurableSeq | Step::RelaxedSeq)).count() as u64;
-    args.size() * replicas * (1 + big_files * u64::from(args.rounds())) + SPACE_RESERVE
+    let kept = |step: &Step| match step {
+        Step::DurableSeq | Step::RelaxedSeq => replicas,
+        Step::RawWrite => 2 + u64::from(args.cold),
+        Step::RawWriteThree => 3,
+        _ => 0,
+    };
+    let kept: u64 = steps.iter().map(kept).sum();
+    let passing = 3;
+    args.size().saturating_mul(kept * u64::from(args.rounds()) + passing).saturating_add(SPACE_RESERVE)
 }
 
 fn check_space(dir: &Path, needed: u64) -> Result<()> {

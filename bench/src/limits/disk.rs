@@ -1,4 +1,8 @@
 //! Local files on the filesystem that also holds the cluster's data.
+//!
+//! Files that are synced are kept until the end of the run, as the cluster keeps its segments: a disk may be much
+//! faster where it was written before (thin virtual disks, flash), and a file made right after another was removed is
+//! put in just that place.
 
 use crate::args::BLOCK_LEN;
 use crate::cpu::Group;
@@ -8,7 +12,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const APPEND_LEN: usize = 4096;
@@ -38,27 +42,34 @@ fn fill(path: &Path, pool: &Bytes, size: u64, sync: SyncEvery) -> Result<()> {
     Ok(())
 }
 
-/// Writes a new file with 4 MiB per call.
+/// Writes a new file with 4 MiB per call, and keeps it if it is synced.
 pub fn write(dir: &Path, pool: &Bytes, size: u64, sync: SyncEvery) -> Result<Sample> {
-    let path = dir.join("raw");
+    let path = new_file(dir)?;
     let watch = Watch::start(&[Group::own("bench")])?;
     fill(&path, pool, size, sync)?;
     let sample = watch.stop(Unit::Bytes, size)?;
-    remove(&path)?;
+    if sync == SyncEvery::Never {
+        remove(&path)?;
+    }
     Ok(sample)
 }
 
-/// Writes three new files at once, `size` bytes each; counts `size` once, as a write to three replicas does.
+/// Writes and keeps three new files at once, `size` bytes each; counts `size` once, as a write to three replicas does.
 pub fn write_three(dir: &Path, pool: &Bytes, size: u64, sync: SyncEvery) -> Result<Sample> {
-    let paths = [1, 2, 3].map(|i| dir.join(format!("raw-{i}")));
+    let paths = [new_file(dir)?, new_file(dir)?, new_file(dir)?];
     let watch = Watch::start(&[Group::own("bench")])?;
     std::thread::scope(|scope| {
         let writers: Vec<_> = paths.iter().map(|path| scope.spawn(|| fill(path, pool, size, sync))).collect();
         writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
     })?;
-    let sample = watch.stop(Unit::Bytes, size)?;
-    paths.iter().try_for_each(|path| remove(path))?;
-    Ok(sample)
+    watch.stop(Unit::Bytes, size)
+}
+
+/// A name that no other file of the run has, with an empty file.
+fn new_file(dir: &Path) -> Result<PathBuf> {
+    let (_, path) =
+        tempfile::Builder::new().prefix("raw-").tempfile_in(dir).context("making a scratch file")?.keep()?;
+    Ok(path)
 }
 
 /// Appends 4 KiB and syncs, again and again for that long: what one durable change of a log costs.
@@ -80,9 +91,9 @@ pub fn append(dir: &Path, pool: &Bytes, time: Duration) -> Result<Sample> {
     Ok(sample)
 }
 
-/// Reads a file of `size` bytes that is not in the page cache.
+/// Reads a new file of `size` bytes that is not in the page cache.
 pub fn read_cold(dir: &Path, pool: &Bytes, size: u64) -> Result<Sample> {
-    let path = dir.join("raw");
+    let path = new_file(dir)?;
     fill(&path, pool, size, SyncEvery::Bytes(size))?;
     drop_caches(dir)?;
     let mut buffer = vec![0; BLOCK_LEN as usize];
@@ -91,9 +102,7 @@ pub fn read_cold(dir: &Path, pool: &Bytes, size: u64) -> Result<Sample> {
     for _ in 0..size / BLOCK_LEN {
         file.read_exact(&mut buffer).context("reading a scratch file")?;
     }
-    let sample = watch.stop(Unit::Bytes, size)?;
-    remove(&path)?;
-    Ok(sample)
+    watch.stop(Unit::Bytes, size)
 }
 
 fn remove(path: &Path) -> Result<()> {

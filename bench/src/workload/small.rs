@@ -52,10 +52,13 @@ pub async fn round(
     durability: Durability,
     time: Duration,
 ) -> Result<Round> {
+    let setup = clients.first().context("no client")?;
+    // Not `create_dir_all`: its looks at what is not there yet count as failed requests.
+    setup.create_dir(dir).await.with_context(|| format!("making {dir}"))?;
     let mut workers = Vec::new();
     for (i, client) in clients.iter().enumerate() {
         let dir = format!("{dir}/client-{i}");
-        client.create_dir_all(&dir).await.with_context(|| format!("making {dir}"))?;
+        client.create_dir(&dir).await.with_context(|| format!("making {dir}"))?;
         workers.push(Worker { client: client.clone(), dir, pool: pool.clone(), durability, time });
     }
     let mut files = vec![0; workers.len()];

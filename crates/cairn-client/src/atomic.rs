@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 
 /// A file being written that has no name yet. [`AtomicFile::finish`] gives it its name in the transaction that also
 /// carries its last content; dropping it instead leaves nothing.
@@ -23,7 +23,6 @@ pub struct AtomicFile {
     options: CreateOptions,
     relaxed: bool,
     machine: Machine,
-    flushing: bool,
 }
 
 impl DfsClient {
@@ -43,7 +42,7 @@ impl DfsClient {
             attr: Some(pb::NewAttr { block_len, ..options.to_pb(0o644) }),
         };
         let core = Core::new(self.inner.clone(), Destination::Unnamed(Box::new(create)), block_len, relaxed, 0);
-        Ok(AtomicFile { client: self.clone(), path, options, relaxed, machine: Machine::new(core), flushing: false })
+        Ok(AtomicFile { client: self.clone(), path, options, relaxed, machine: Machine::new(core) })
     }
 
     /// Makes a file with this content in one step.
@@ -59,11 +58,13 @@ impl DfsClient {
     ) -> Result<Metadata, Error> {
         let mut file = self.create_atomic(path, options).await?;
         let path = file.path.clone();
-        if let Err(error) = file.write_all(&content.into().0).await {
-            let error = error.downcast::<Error>().unwrap_or_else(|e| Error::invalid("write_atomic", e.to_string()));
-            return self.operation("write_atomic", &path, async { Err(error) }).await;
-        }
-        file.finish().await
+        let work = async {
+            let mut core = file.machine.into_core().await?;
+            core.take(content.into().0).await?;
+            file.machine = Machine::Rest(core);
+            file.publish().await
+        };
+        self.operation("write_atomic", &path, work).await
     }
 }
 

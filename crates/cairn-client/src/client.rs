@@ -198,6 +198,10 @@ impl DfsClientBuilder {
                 return Err(Error::invalid("connect", message));
             }
         }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "this is the randomness seam: one seed, from which all draws follow"
+        )]
         let mut random = self.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let boot_id = BootId(random.u128(..).to_le_bytes());
         let inner = Arc::new(Inner {

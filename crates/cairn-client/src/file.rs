@@ -9,7 +9,7 @@ use crate::namespace::{Metadata, at, at_inode};
 use crate::options::{Consistency, OpenOptions};
 use crate::read;
 use crate::stream::{FileReader, FileWriter};
-use crate::write::{self, Stored, Target, WriteReceipt};
+use crate::write::{self, Draft, Stored, Target, WriteReceipt};
 use bytes::{Bytes, BytesMut};
 use cairn_proto::layout::cut_in_blocks;
 use cairn_proto::limits::{APPEND_TAIL_MAX, BLOCK_LEN_DEFAULT, FILE_LEN_MAX, INLINE_LEN_DEFAULT, WINDOW_BYTES_MAX};
@@ -320,7 +320,8 @@ impl File {
         for (span, seq) in spans.iter().zip(first..) {
             let from = (span.offset - offset) as usize;
             let data = data.slice(from..from + span.len as usize);
-            puts.push(write::put_block(inner, &target, span.offset, data, seq, hint, durability, deadline));
+            let draft = Draft { offset: span.offset, data, seq };
+            puts.push(write::put_block(inner, &target, draft, hint, durability, deadline));
         }
         let blocks: Vec<Stored> = futures_util::stream::iter(puts).buffered(PARALLEL_MAX).try_collect().await?;
         let make = |pieces| {

@@ -139,6 +139,7 @@ pub struct DirEntry {
 }
 
 type Page = (Vec<DirEntry>, Option<Bytes>);
+type PageRequest = Pin<Box<dyn Future<Output = Result<Page, Error>> + Send>>;
 
 /// The entries of a directory in order of the bytes of their names, read page by page. An entry that is there from
 /// before the first to after the last page is seen exactly once; others may or may not be seen.
@@ -149,7 +150,7 @@ pub struct ReadDir {
     entries: VecDeque<DirEntry>,
     /// Where the next page begins; `None` after the last.
     next: Option<Bytes>,
-    page: Option<Pin<Box<dyn Future<Output = Result<Page, Error>> + Send>>>,
+    page: Option<PageRequest>,
 }
 
 impl ReadDir {

@@ -6,7 +6,7 @@
 
 use crate::client::Inner;
 use crate::error::{Cause, Error};
-use crate::write::{self, Stored, Target};
+use crate::write::{self, Draft, Stored, Target};
 use bytes::Bytes;
 use cairn_proto::PgId;
 use cairn_proto::limits::{COMMIT_PIECES_MAX, WINDOW_BLOCKS_MAX, WINDOW_BYTES_MAX};
@@ -65,11 +65,6 @@ impl Pipeline {
         self.committing.is_none()
     }
 
-    /// True when no block was pushed since the last commit.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.batch.is_empty()
-    }
-
     pub(crate) fn target(&self) -> &Target {
         &self.target
     }
@@ -108,7 +103,8 @@ impl Pipeline {
         let (inner, target, group) = (self.inner.clone(), self.target.clone(), self.group.clone());
         let deadline = inner.deadline(inner.config.write_timeout);
         self.batch.push(self.inner.tasks.spawn(async move {
-            let stored = write::put_block(&inner, &target, offset, data, seq, hint, durability, deadline).await?;
+            let stored =
+                write::put_block(&inner, &target, Draft { offset, data, seq }, hint, durability, deadline).await?;
             if Some(stored.pg) != hint {
                 // The group did not take it: the stream moves on.
                 *group.lock() = None;

@@ -93,7 +93,7 @@ impl FileReader {
         let block_len = u64::from(self.file.block_len());
         let count = (READ_AHEAD_MAX / block_len).clamp(1, READ_AHEAD_COUNT_MAX as u64) as usize;
         while !self.at_end && self.queue.len() < self.window.min(count) {
-            if self.queue.len() > 0 && self.file.known_len().is_some_and(|len| self.ahead >= len) {
+            if !self.queue.is_empty() && self.file.known_len().is_some_and(|len| self.ahead >= len) {
                 break;
             }
             let len = block_len - self.ahead % block_len;
@@ -265,13 +265,40 @@ impl Core {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let (offset, data) = (self.offset, self.buffer.split().freeze());
+        let data = self.buffer.split().freeze();
+        self.send(data, last).await
+    }
+
+    /// Sends one block.
+    pub(crate) async fn send(&mut self, data: Bytes, last: bool) -> Result<(), Error> {
+        let offset = self.offset;
         self.offset += data.len() as u64;
         let result = match self.pipeline().await {
             Ok(pipeline) => pipeline.push(offset, data, last).await,
             Err(error) => Err(error),
         };
         self.remember(result)
+    }
+
+    /// Takes over bytes that are the whole content from here on, without a copy: all full blocks are sent, the rest
+    /// waits for the end.
+    pub(crate) async fn take(&mut self, mut data: Bytes) -> Result<(), Error> {
+        while data.len() > self.room() {
+            let room = self.room();
+            let block = data.split_to(room);
+            if self.buffer.is_empty() {
+                self.send(block, false).await?;
+            } else {
+                self.buffer.extend_from_slice(&block);
+                self.push(false).await?;
+            }
+        }
+        if self.buffer.is_empty() {
+            self.buffer = data.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        } else {
+            self.buffer.extend_from_slice(&data);
+        }
+        Ok(())
     }
 
     /// Sends and commits everything; what was written is visible and as durable as asked when this returns.

@@ -89,21 +89,29 @@ impl Target {
     }
 }
 
+/// A block to be stored.
+#[derive(Clone)]
+pub(crate) struct Draft {
+    /// Where it belongs in the file.
+    pub(crate) offset: u64,
+    pub(crate) data: Bytes,
+    /// Number for the first try.
+    pub(crate) seq: u32,
+}
+
 /// Stores one block with a majority, in the group `hint` if it can take it, else in another one.
 ///
-/// `seq` is the number for the first try; a block that failed in one group gets a fresh one for the next.
+/// A block that failed in one group gets a fresh number for the next.
 pub(crate) async fn put_block(
     inner: &Arc<Inner>,
     target: &Target,
-    offset: u64,
-    data: Bytes,
-    seq: u32,
+    draft: Draft,
     hint: Option<PgId>,
     durability: PutDurability,
     deadline: Instant,
 ) -> Result<Stored, Error> {
     let begun = Instant::now();
-    let mut seq = seq;
+    let Draft { offset, data, mut seq } = draft;
     let mut hint = hint;
     let mut avoid: Vec<PgId> = Vec::new();
     let mut last: Option<Error> = None;
@@ -112,7 +120,7 @@ pub(crate) async fn put_block(
         let pg = hint.take().or_else(|| inner.cluster.pick_group(inner, &avoid, data.len() as u64));
         let group = pg.and_then(|pg| inner.cluster.view().group(pg).cloned());
         if let Some(group) = group.filter(|_| avoid.len() < GROUPS_PER_ROUND) {
-            match put_to_group(inner, target.block(seq), &group, offset, &data, durability, rounds, deadline).await {
+            match put_to_group(inner, target.block(seq), &group, (offset, &data), durability, rounds, deadline).await {
                 Ok((acked, late, incarnations)) => {
                     let settled = durability != PutDurability::Unsynced;
                     let (pg, replicas) = (group.id, group.replicas);
@@ -159,13 +167,11 @@ type Acks = (Vec<StoreId>, Vec<StoreId>, BTreeMap<StoreId, u64>);
 
 /// Sends one block to all members of a group; returns when a majority (and whoever joins within the grace) has it.
 /// Requests to the others go on by themselves.
-#[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
 async fn put_to_group(
     inner: &Arc<Inner>,
     block: BlockId,
     group: &Group,
-    offset: u64,
-    data: &Bytes,
+    (offset, data): (u64, &Bytes),
     durability: PutDurability,
     round: u32,
     deadline: Instant,
@@ -410,7 +416,8 @@ pub(crate) async fn sync_blocks(
         } else {
             let seq = target.reserve(1)?;
             let durable = PutDurability::Durable;
-            out.push(put_block(inner, target, block.offset, block.data, seq, None, durable, deadline).await?);
+            let draft = Draft { offset: block.offset, data: block.data, seq };
+            out.push(put_block(inner, target, draft, None, durable, deadline).await?);
         }
     }
     out.sort_by_key(|block| block.offset);
@@ -434,9 +441,7 @@ async fn sync_store(
     for block in blocks {
         let missing = reply.missing.iter().any(|id| id.seq == block.seq);
         let same_life = block.incarnations.get(&store) == Some(&reply.incarnation);
-        if !missing && same_life {
-            durable.push(block.seq);
-        } else if resend(inner, target, store, node, block, deadline).await {
+        if (!missing && same_life) || resend(inner, target, store, node, block, deadline).await {
             durable.push(block.seq);
         }
     }
@@ -524,8 +529,8 @@ pub(crate) async fn commit_blocks(
         inner.cluster.refresh(inner, deadline).await?;
         for block in &mut blocks {
             let seq = target.reserve(1)?;
-            let fresh = put_block(inner, target, block.offset, block.data.clone(), seq, None, durability, deadline);
-            *block = fresh.await?;
+            let draft = Draft { offset: block.offset, data: block.data.clone(), seq };
+            *block = put_block(inner, target, draft, None, durability, deadline).await?;
         }
     }
 }

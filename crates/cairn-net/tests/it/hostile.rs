@@ -250,7 +250,7 @@ async fn who_does_not_introduce_himself_or_drips_or_sleeps_or_does_not_read_is_p
         let bytes = [fixed.seal(&header).as_slice(), header.as_slice()].concat();
         let _ = write.write_all(&bytes).await;
         while write.write_all(b"x").await.is_ok() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep-ok(virtual time)
         }
     });
     let began = now();
@@ -268,9 +268,9 @@ async fn who_does_not_introduce_himself_or_drips_or_sleeps_or_does_not_read_is_p
     raw.send(req(1, op::GET, flags::END), &request(get, 0), b"").await;
     let stats = &server.config.stats;
     let began = now();
-    tokio::time::sleep(Duration::from_secs(25)).await;
+    tokio::time::sleep(Duration::from_secs(25)).await; // tidy: sleep-ok(virtual time)
     assert_eq!(stats.connections.load(Ordering::Relaxed), 1);
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await; // tidy: sleep-ok(virtual time)
     assert_eq!(stats.connections.load(Ordering::Relaxed), 0, "after {:?}", now() - began);
     drop(raw);
     get_ok(&link(net.clone(), addr), 1, 100).await;
@@ -341,7 +341,7 @@ async fn a_request_whose_deadline_passed_on_the_way_never_reaches_the_handler() 
     let mut raw = Raw::greet(&net, &server.addr, true).await;
     let late = FixedHeader { deadline_ms: 100, ..req(1, op::PUT, 0) };
     raw.send(late, &put_request(2), b"a").await;
-    tokio::time::sleep(Duration::from_millis(101)).await;
+    tokio::time::sleep(Duration::from_millis(101)).await; // tidy: sleep-ok(virtual time)
     raw.send(FixedHeader { flags: flags::END, ..FixedHeader::new(FrameType::Data, 1, op::PUT) }, b"", b"b").await;
     let (_, header, _) = raw.receive().await.unwrap();
     assert_eq!(pb::Response::decode(header.as_slice()).unwrap().error.unwrap().code(), pb::Code::Deadline);

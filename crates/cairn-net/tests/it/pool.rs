@@ -65,9 +65,9 @@ async fn idle_connections_go_after_a_minute_down_to_the_minimum() {
     get_ok(&link, 1, 10).await;
     let stats = link.stats();
     assert_eq!((stats.control.open, stats.bulk.open), (1, 3));
-    tokio::time::sleep(Duration::from_secs(58)).await;
+    tokio::time::sleep(Duration::from_secs(58)).await; // tidy: sleep-ok(virtual time)
     assert_eq!(link.stats().bulk.open, 3);
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await; // tidy: sleep-ok(virtual time)
     let stats = link.stats();
     assert_eq!((stats.control.open, stats.bulk.open), (0, 1));
     assert_eq!(stats.closed(CloseReason::Idle), 3);
@@ -82,7 +82,7 @@ async fn without_connections_no_task_remains() {
     let link = link(net, &server.addr);
     get_ok(&link, 1, 10).await;
     get_ok(&link, 1, 100_000).await;
-    tokio::time::sleep(Duration::from_secs(70)).await;
+    tokio::time::sleep(Duration::from_secs(70)).await; // tidy: sleep-ok(virtual time)
     let stats = link.stats();
     assert_eq!((stats.control.open, stats.bulk.open, stats.tasks), (0, 0, 0));
     get_ok(&link, 1, 10).await;
@@ -97,14 +97,14 @@ async fn connections_are_replaced_when_they_are_old() {
     let began = now();
     while now() - began < Duration::from_secs(79) {
         get_ok(&link, 1, 10).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep-ok(virtual time)
     }
     assert_eq!(link.stats().dials, 1);
     let mut held = link.start(gated());
     poll_once(&mut held).await;
     while now() - began < Duration::from_secs(122) {
         get_ok(&link, 1, 10).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep-ok(virtual time)
         // It would be over its own deadline otherwise.
         if now() - began > Duration::from_secs(95) && server.echo.gate.available_permits() == 0 {
             server.echo.gate.add_permits(1);
@@ -121,7 +121,7 @@ async fn a_retired_connection_finishes_what_it_has() {
     let link = link_with(net.clone(), &server.addr, |config| config.max_age = Duration::from_secs(10));
     let mut held = link.start(gated());
     poll_once(&mut held).await;
-    tokio::time::sleep(Duration::from_secs(14)).await;
+    tokio::time::sleep(Duration::from_secs(14)).await; // tidy: sleep-ok(virtual time)
     let stats = link.stats();
     assert_eq!((stats.control.open, stats.control.retired, stats.in_flight), (0, 1, 1));
     get_ok(&link, 1, 10).await;
@@ -282,7 +282,7 @@ async fn a_silent_peer_is_pinged_and_given_up_only_when_it_does_not_answer() {
     slow.response_max = 100_000;
     let mut leg = link.start(slow);
     poll_once(&mut leg).await;
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    tokio::time::sleep(Duration::from_secs(100)).await; // tidy: sleep-ok(virtual time)
     assert_eq!(link.stats().bulk.busy, 1, "slow is not dead");
     assert_eq!(link.stats().closed(CloseReason::Stalled), 0);
     net.freeze(&server.addr, true);
@@ -501,7 +501,7 @@ async fn the_body_budget_is_taken_before_the_body_is_read() {
     assert_eq!(error.status().unwrap().code, cairn_proto::status::Code::Overloaded);
     let mut waiting = link.start(put(pattern(2, 500_000)));
     poll_once(&mut waiting).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep-ok(virtual time)
     drop(taken);
     assert_eq!(waiting.await.unwrap().body, pattern(2, 500_000));
     until("the budget is back", || budget.available_permits() == 1_000_000).await;

@@ -180,7 +180,7 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = now() + Duration::from_secs(10);
     while !done() {
         assert!(now() < deadline, "{what} did not happen");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await; // tidy: sleep-ok(polls a condition)
     }
 }
 

@@ -1,5 +1,5 @@
 //! What the connection layer costs beside bare sockets, in one run on one machine: round trips of 4 KiB, and large
-//! responses from memory and from a file. `cargo run --release -p cairn-net --example overhead`.
+//! responses from memory and from a file. `cargo run --release -p cairn-bench --example link_overhead`.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -64,24 +64,24 @@ fn quantiles(mut samples: Vec<Duration>) -> String {
 }
 
 async fn bare_echo(rounds: usize) -> Vec<Duration> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback works");
+    let addr = listener.local_addr().expect("loopback works");
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        let (mut stream, _) = listener.accept().await.expect("loopback works");
+        stream.set_nodelay(true).expect("loopback works");
         let mut frame = vec![0; 40 + SMALL];
         while stream.read_exact(&mut frame).await.is_ok() {
-            stream.write_all(&frame).await.unwrap();
+            stream.write_all(&frame).await.expect("loopback works");
         }
     });
-    let mut stream = TcpStream::connect(addr).await.unwrap();
-    stream.set_nodelay(true).unwrap();
+    let mut stream = TcpStream::connect(addr).await.expect("loopback works");
+    stream.set_nodelay(true).expect("loopback works");
     let mut frame = vec![7; 40 + SMALL];
     let mut samples = Vec::with_capacity(rounds);
     for _ in 0..rounds {
         let began = Instant::now();
-        stream.write_all(&frame).await.unwrap();
-        stream.read_exact(&mut frame).await.unwrap();
+        stream.write_all(&frame).await.expect("loopback works");
+        stream.read_exact(&mut frame).await.expect("loopback works");
         samples.push(began.elapsed());
     }
     samples
@@ -95,7 +95,7 @@ async fn link_echo(link: &Link, rounds: usize) -> Vec<Duration> {
             Call::new(Kind::Put(pb::PutBlock::default()), tokio::time::Instant::now() + Duration::from_secs(9));
         let began = Instant::now();
         call.body = body.clone();
-        let reply = link.start(call).await.unwrap();
+        let reply = link.start(call).await.expect("loopback works");
         assert_eq!(reply.body.len(), SMALL);
         samples.push(began.elapsed());
     }
@@ -104,25 +104,25 @@ async fn link_echo(link: &Link, rounds: usize) -> Vec<Duration> {
 
 /// Bytes per second of requests for [`LARGE`] bytes over bare sockets.
 async fn bare_bulk(total: usize) -> f64 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback works");
+    let addr = listener.local_addr().expect("loopback works");
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        let (mut stream, _) = listener.accept().await.expect("loopback works");
+        stream.set_nodelay(true).expect("loopback works");
         let frame = vec![7; FRAME];
         while stream.read_u8().await.is_ok() {
             for _ in 0..LARGE / FRAME {
-                stream.write_all(&frame).await.unwrap();
+                stream.write_all(&frame).await.expect("loopback works");
             }
         }
     });
-    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let mut stream = TcpStream::connect(addr).await.expect("loopback works");
     let began = Instant::now();
     for _ in 0..total / LARGE {
-        stream.write_u8(1).await.unwrap();
+        stream.write_u8(1).await.expect("loopback works");
         let mut buffer = BytesMut::with_capacity(LARGE);
         while buffer.len() < LARGE {
-            stream.read_buf(&mut buffer).await.unwrap();
+            stream.read_buf(&mut buffer).await.expect("loopback works");
         }
     }
     total as f64 / began.elapsed().as_secs_f64()
@@ -139,13 +139,13 @@ async fn link_bulk(link: &Link, total: usize, at_once: usize, from_file: bool, v
                     let mut call = Call::new(Kind::Get(get), tokio::time::Instant::now() + Duration::from_secs(9));
                     call.response_max = LARGE as u64;
                     call.verify_body = verify;
-                    assert_eq!(link.start(call).await.unwrap().body.len(), LARGE);
+                    assert_eq!(link.start(call).await.expect("loopback works").body.len(), LARGE);
                 }
             })
         })
         .collect();
     for task in tasks {
-        task.await.unwrap();
+        task.await.expect("loopback works");
     }
     total as f64 / began.elapsed().as_secs_f64()
 }
@@ -159,15 +159,15 @@ async fn link_upload(link: &Link, total: usize) -> f64 {
         call.request.kind = Some(Kind::Put(pb::PutBlock::default()));
         call.body = body.clone();
         call.response_max = LARGE as u64;
-        link.start(call).await.unwrap();
+        link.start(call).await.expect("loopback works");
     }
     total as f64 / began.elapsed().as_secs_f64()
 }
 
 fn bodies() -> (Body, Body) {
     let content = Bytes::from(vec![7; LARGE]);
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&content).unwrap();
+    let mut file = tempfile::tempfile().expect("loopback works");
+    file.write_all(&content).expect("loopback works");
     let file: FileHandle = Arc::new(file);
     let parts = (0..LARGE).step_by(FRAME).map(|at| BodyPart::File {
         file: Arc::clone(&file),
@@ -179,8 +179,8 @@ fn bodies() -> (Body, Body) {
 }
 
 async fn measure() {
-    let listener = TcpNet.bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
+    let listener = TcpNet.bind("127.0.0.1:0").await.expect("loopback works");
+    let addr = listener.local_addr().expect("loopback works").to_string();
     let identity = Identity::client(BootId([1; 16])).shared();
     let (memory, file) = bodies();
     let stop = CancellationToken::new();
@@ -201,10 +201,10 @@ async fn measure() {
         report("4 MiB, up and down       ", link_upload(&link, total / 2).await);
     }
     stop.cancel();
-    server.await.unwrap();
+    server.await.expect("loopback works");
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::spawn(measure()).await.unwrap() });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("loopback works");
+    runtime.block_on(async { tokio::spawn(measure()).await.expect("loopback works") });
 }
