@@ -8,7 +8,7 @@ use crate::session::Sessions;
 use crate::stats::{ConnectionStats, Counters};
 use cairn_net::{Identity, Link, LinkConfig, Net, SharedIdentity, TcpNet};
 use cairn_proto::pb;
-use cairn_proto::{BootId, NodeId};
+use cairn_proto::{BootId, ClusterId, NodeId};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
@@ -82,6 +82,14 @@ impl Inner {
     /// A random number from 0 to 1.
     pub(crate) fn unit(&self) -> f64 {
         self.random.lock().f64()
+    }
+
+    /// From now on servers of another cluster refuse this client, and it refuses them.
+    pub(crate) fn learn_cluster(&self, cluster_id: ClusterId) {
+        let known = self.identity.load();
+        if known.cluster_id.is_nil() && !cluster_id.is_nil() {
+            self.identity.store(Arc::new(Identity { cluster_id, ..Identity::clone(&known) }));
+        }
     }
 
     pub(crate) fn link(&self, addr: &str, expect: NodeId) -> Link {

@@ -12,7 +12,7 @@ use cairn_proto::op;
 use cairn_proto::pb;
 use cairn_proto::placement::Group;
 use cairn_proto::status::{Code, Status};
-use cairn_proto::{NodeId, PgId, StoreId};
+use cairn_proto::{ClusterId, NodeId, PgId, StoreId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -437,6 +437,7 @@ impl Cluster {
         }
         let known = self.view();
         if let Some(map) = fetch(inner, known.version, deadline).await? {
+            inner.learn_cluster(ClusterId::from_slice(&map.cluster_id).unwrap_or_default());
             self.view.store(Arc::new(build(inner, &known, map)));
         }
         *last = Some(Instant::now());

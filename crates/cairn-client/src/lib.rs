@@ -48,3 +48,10 @@ pub use stats::{ConnectionStats, ErrorRecord, NodeConnectionStats};
 pub use status::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
 pub use stream::{FileReader, FileWriter};
 pub use write::WriteReceipt;
+
+const _: () = {
+    const fn shareable<T: Clone + Send + Sync + 'static>() {}
+    shareable::<DfsClient>();
+    shareable::<File>();
+    shareable::<Error>();
+};

@@ -167,6 +167,11 @@ fn health(status: &ClusterStatus) -> String {
     if status.degraded_runs > 0 {
         troubles.push(text::count(status.degraded_runs, "degraded run"));
     }
+    let rebuilding = |group: &&GroupStatus| group.members.iter().any(|member| member.state != "full");
+    let rebuilding = status.groups.iter().filter(rebuilding).count();
+    if rebuilding > 0 {
+        troubles.push(format!("{} rebuilding", text::count(rebuilding as u64, "group")));
+    }
     let unrepaired = status.defects.iter().filter(|defect| !defect.repaired).count();
     if unrepaired > 0 {
         troubles.push(text::count(unrepaired as u64, "unrepaired defect"));
