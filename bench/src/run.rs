@@ -10,12 +10,16 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use disk::SyncEvery;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const MIB: u64 = 1024 * 1024;
 /// As often as a streaming writer of the cluster commits.
-const SYNC_SELDOM: SyncEvery = SyncEvery::Bytes(32 * MIB);
+const SYNC_SELDOM_LEN: u64 = 32 * MIB;
+const SYNC_SELDOM: SyncEvery = SyncEvery::Bytes(SYNC_SELDOM_LEN);
 const SYNC_OFTEN: SyncEvery = SyncEvery::Bytes(4 * MIB);
+/// For the machine to get over the files of a round that were removed.
+const ROUND_PAUSE: Duration = Duration::from_secs(5);
 const CLIENTS_MANY: usize = 16;
 /// Free space kept beyond what is written.
 const SPACE_RESERVE: u64 = 1024 * MIB;
@@ -62,6 +66,11 @@ pub async fn all(args: &Args) -> Result<Report> {
     };
     let mut failures = Vec::new();
     for round in 1..=args.rounds() {
+        if round > 1 {
+            tokio::time::sleep(ROUND_PAUSE).await;
+        }
+        let dir = TempDir::with_prefix_in("round-", scratch.path()).context("making a scratch directory")?;
+        bench.scratch = dir.path().to_owned();
         for step in &steps {
             if let Err(error) = bench.step(*step, round).await {
                 eprintln!("round {round}: {step:?} failed: {error:#}");
@@ -79,15 +88,15 @@ pub async fn all(args: &Args) -> Result<Report> {
 /// Most bytes that lie on the disk at once, if the cluster gives nothing back before the end.
 fn space_needed(args: &Args, steps: &[Step]) -> u64 {
     let replicas = u64::from(cluster::NODES);
-    let kept = |step: &Step| match step {
-        Step::DurableSeq | Step::RelaxedSeq => replicas,
-        Step::RawWrite => 2 + u64::from(args.cold),
-        Step::RawWriteThree => 3,
+    let files = |step: &Step| match step {
+        Step::DurableSeq | Step::RelaxedSeq => replicas * u64::from(args.rounds()),
+        Step::RawWrite => 3 + u64::from(args.cold),
+        Step::RawWriteThree | Step::TcpFanoutFiles => 3,
+        Step::PageCacheWrite => 1,
         _ => 0,
     };
-    let kept: u64 = steps.iter().map(kept).sum();
-    let passing = 3;
-    args.size().saturating_mul(kept * u64::from(args.rounds()) + passing).saturating_add(SPACE_RESERVE)
+    let files: u64 = steps.iter().map(files).sum();
+    args.size().saturating_mul(files).saturating_add(SPACE_RESERVE)
 }
 
 fn check_space(dir: &Path, needed: u64) -> Result<()> {
@@ -176,7 +185,7 @@ impl Bench<'_> {
 }
 
 /// One limit of the machine.
-fn limit(step: Step, dir: &Path, pool: &Bytes, size: u64, time: std::time::Duration, cold: bool) -> Result<Vec<Named>> {
+fn limit(step: Step, dir: &Path, pool: &Bytes, size: u64, time: Duration, cold: bool) -> Result<Vec<Named>> {
     disk::settle(dir)?;
     Ok(match step {
         Step::Memcpy => vec![("memcpy", memory::copy(pool, size)?)],
@@ -188,6 +197,9 @@ fn limit(step: Step, dir: &Path, pool: &Bytes, size: u64, time: std::time::Durat
             disk::settle(dir)?;
             let seldom = disk::write(dir, pool, size, SYNC_SELDOM)?;
             let mut samples = vec![("raw_write_sync_4m", often), ("raw_write_sync_32m", seldom)];
+            disk::settle(dir)?;
+            let direct = disk::write_direct(dir, pool, size, SYNC_SELDOM_LEN)?;
+            samples.extend(direct.map(|sample| ("raw_write_direct", sample)));
             if cold {
                 samples.push(("raw_read_cold", disk::read_cold(dir, pool, size)?));
             }

@@ -1,5 +1,6 @@
 //! Bytes over TCP on loopback.
 
+use super::disk;
 use super::link::Link;
 use super::peer;
 use crate::args::PeerRole;
@@ -38,9 +39,9 @@ pub fn copy_threads(pool: &Bytes, size: u64) -> Result<Sample> {
 /// From this process to three others at once, counted once; with a directory each writes its file there, unsynced:
 /// what a relaxed sequential write is held against.
 pub fn fan_out(pool: &Bytes, size: u64, dir: Option<&Path>) -> Result<Sample> {
-    let files = [1, 2, 3].map(|i| dir.map(|dir| dir.join(format!("fan-out-{i}"))));
     let mut links = Vec::new();
-    for file in &files {
+    for _ in 0..3 {
+        let file = dir.map(disk::new_file).transpose()?;
         links.push(Link::start(PeerRole::Receive, size, file.as_deref())?);
     }
     let watch = Watch::start(&[Group::own("bench"), Link::group(&links)])?;
@@ -51,10 +52,5 @@ pub fn fan_out(pool: &Bytes, size: u64, dir: Option<&Path>) -> Result<Sample> {
             .collect();
         legs.into_iter().try_for_each(|leg| leg.join().expect("a leg returns its errors"))
     })?;
-    let sample = watch.stop(Unit::Bytes, size)?;
-    drop(links);
-    for file in files.iter().flatten() {
-        std::fs::remove_file(file).with_context(|| format!("removing {}", file.display()))?;
-    }
-    Ok(sample)
+    watch.stop(Unit::Bytes, size)
 }

@@ -45,16 +45,21 @@ struct Flights {
 
 /// A request under way; counted until dropped.
 struct Flight<'a> {
+    inner: &'a Inner,
     node: &'a Node,
     id: u64,
     bytes: u64,
+    answered: bool,
 }
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         let mut flights = self.node.flights.lock();
-        flights.begun.remove(&self.id);
+        let begun = flights.begun.remove(&self.id);
         flights.bytes -= self.bytes;
+        if let Some(begun) = begun.filter(|_| !self.answered) {
+            self.node.load.lock().on_given_up(begun.elapsed(), self.inner.now());
+        }
     }
 }
 
@@ -123,8 +128,8 @@ impl Node {
         self.load.lock().is_down(now)
     }
 
-    pub(crate) fn latency(&self) -> Duration {
-        self.load.lock().latency()
+    pub(crate) fn latency(&self, now: Duration) -> Duration {
+        self.load.lock().latency(now)
     }
 
     fn oldest(&self) -> Duration {
@@ -141,19 +146,19 @@ impl Node {
         self.flights.lock().bytes
     }
 
-    fn score(&self) -> Duration {
+    fn score(&self, now: Duration) -> Duration {
         let oldest = self.oldest();
         let count = self.flights.lock().begun.len();
-        self.load.lock().score(oldest, count)
+        self.load.lock().score(oldest, count, now)
     }
 
-    fn begin(&self, bytes: u64) -> Flight<'_> {
+    fn begin<'a>(&'a self, inner: &'a Inner, bytes: u64) -> Flight<'a> {
         let mut flights = self.flights.lock();
         let id = flights.next;
         flights.next += 1;
         flights.begun.insert(id, Instant::now());
         flights.bytes += bytes;
-        Flight { node: self, id, bytes }
+        Flight { inner, node: self, id, bytes, answered: false }
     }
 
     /// Sends one request and waits for its answer. Dropping the future cancels the request.
@@ -168,7 +173,7 @@ impl Node {
             LegKind::Retry => bump(&counters.retries),
         }
         let begun = Instant::now();
-        let flight = self.begin(leg.body.len());
+        let mut flight = self.begin(inner, leg.body.len());
         let result = self
             .link
             .start(Call {
@@ -182,12 +187,13 @@ impl Node {
                 response_max: leg.response_max,
             })
             .await;
+        flight.answered = true;
         drop(flight);
         let elapsed = begun.elapsed();
         match result {
             Ok(reply) => {
                 self.answered.fetch_add(1, Ordering::Relaxed);
-                self.load.lock().on_success(elapsed);
+                self.load.lock().on_success(elapsed, inner.now());
                 Ok(reply)
             }
             Err(error) => {
@@ -197,7 +203,11 @@ impl Node {
                 match class {
                     // The server is there and answers: nothing against it.
                     FailureClass::Refused | FailureClass::NotFound | FailureClass::NoSpace => {
-                        self.load.lock().on_success(elapsed);
+                        self.load.lock().on_success(elapsed, inner.now());
+                    }
+                    FailureClass::Overloaded => {
+                        let pause = status.as_ref().map_or(0, |status| u64::from(status.retry_after_ms));
+                        self.load.lock().on_given_up(elapsed.max(Duration::from_millis(pause)), inner.now());
                     }
                     // Our own deadline says little about the server; its silence already counts in the score.
                     FailureClass::TimedOut => {}
@@ -246,7 +256,7 @@ impl Node {
             node: self.id,
             addr: self.addr.clone(),
             down: self.is_down(now),
-            latency: self.latency(),
+            latency: self.latency(now),
             in_flight: self.flights.lock().begun.len() as u64,
             answered: self.answered.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
@@ -418,7 +428,7 @@ impl Cluster {
             .filter_map(|(index, store)| {
                 let node = view.node_of(*store)?;
                 let sure = group.must_have(*store, lacking);
-                Some(Choice { replica: index, rank: u8::from(!sure), down: node.is_down(now), score: node.score() })
+                Some(Choice { replica: index, rank: u8::from(!sure), down: node.is_down(now), score: node.score(now) })
             })
             .collect();
         load::order(choices, |n| inner.draw(n))

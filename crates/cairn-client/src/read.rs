@@ -193,7 +193,7 @@ async fn read_round(
         inner.cluster.refresh(inner, deadline).await.ok()?;
         order = inner.cluster.read_order(inner, wanted.range.pg, &wanted.lacking);
     }
-    let usual = order.first().map_or_else(Default::default, |(_, node)| node.latency());
+    let usual = order.first().map_or_else(Default::default, |(_, node)| node.latency(inner.now()));
     let mut plan = ReadPlan::new((0..order.len()).collect(), usual);
     let begun = Instant::now();
     let mut legs = FuturesUnordered::new();

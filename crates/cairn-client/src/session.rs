@@ -222,7 +222,9 @@ async fn run(
     // A session that was lost before the request could have been executed is replaced once.
     for fresh in [false, true] {
         let session = inner.sessions.session(inner, deadline).await?;
-        let guard = session.slot().await;
+        let guard = tokio::time::timeout_at(deadline, session.slot())
+            .await
+            .map_err(|_| Error::new("mutate", Cause::Deadline(inner.config.meta_timeout)))?;
         let slot = guard.slot.as_ref().expect("a guard holds its slot until dropped");
         let op = pb::OpId { session: session.id.0, epoch: session.epoch, slot: slot.index, seq: slot.seq };
         let request = pb::Request { op_id: Some(op), relaxed, kind: Some(kind.clone()), ..Default::default() };

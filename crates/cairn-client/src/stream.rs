@@ -209,13 +209,15 @@ pub(crate) struct Core {
     /// File offset of the first byte in `buffer`.
     offset: u64,
     pub(crate) pipeline: Option<Pipeline>,
+    /// Something was written since the last flush.
+    dirty: bool,
     failed: Option<Error>,
 }
 
 impl Core {
     pub(crate) fn new(inner: Arc<Inner>, destination: Destination, block_len: u32, relaxed: bool, offset: u64) -> Self {
         let buffer = BytesMut::new();
-        Self { inner, destination, block_len, relaxed, buffer, offset, pipeline: None, failed: None }
+        Self { inner, destination, block_len, relaxed, buffer, offset, pipeline: None, dirty: false, failed: None }
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -236,6 +238,7 @@ impl Core {
             self.buffer.reserve(want);
         }
         self.buffer.extend_from_slice(&bytes[..take]);
+        self.dirty |= take > 0;
         take
     }
 
@@ -303,6 +306,12 @@ impl Core {
 
     /// Sends and commits everything; what was written is visible and as durable as asked when this returns.
     async fn flush(&mut self) -> Result<(), Error> {
+        let result = self.commit().await;
+        self.dirty = result.is_err();
+        result
+    }
+
+    async fn commit(&mut self) -> Result<(), Error> {
         if let (Destination::File(file), None, None) = (&self.destination, &self.pipeline, &self.failed)
             && self.buffer.len() <= INLINE_LEN_DEFAULT as usize
         {
@@ -340,14 +349,14 @@ type Work = Pin<Box<dyn Future<Output = (Box<Core>, Result<(), Error>)> + Send>>
 /// Runs the core's async steps from poll functions: it is either at rest or inside one step.
 pub(crate) enum Machine {
     Rest(Box<Core>),
-    Busy(Work),
+    Busy(Work, Action),
     /// Only while a step begins.
     Moving,
 }
 
 /// A step of the core.
-#[derive(Clone, Copy)]
-enum Action {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
     Push,
     Flush,
 }
@@ -359,19 +368,20 @@ impl Machine {
 
     fn begin(&mut self, action: Action) {
         if let Self::Rest(mut core) = std::mem::replace(self, Self::Moving) {
-            *self = Self::Busy(Box::pin(async move {
+            let work = Box::pin(async move {
                 let result = match action {
                     Action::Push => core.push(false).await,
                     Action::Flush => core.flush().await,
                 };
                 (core, result)
-            }));
+            });
+            *self = Self::Busy(work, action);
         }
     }
 
     /// Waits for the step under way; afterwards the machine is at rest.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Self::Busy(work) = self {
+        if let Self::Busy(work, _) = self {
             let (core, result) = ready!(work.as_mut().poll(cx));
             *self = Self::Rest(core);
             result?;
@@ -393,10 +403,17 @@ impl Machine {
         Poll::Ready(Ok(taken))
     }
 
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, flushing: &mut bool) -> Poll<io::Result<()>> {
+    /// Ready when everything written is committed. A flush that nobody waited for to the end counts, because nothing
+    /// can have been written since.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            let flushing = matches!(self, Self::Busy(_, Action::Flush));
             ready!(self.poll_rest(cx))?;
-            if std::mem::replace(flushing, !*flushing) {
+            let Self::Rest(core) = self else { return Poll::Ready(Err(io::Error::other("the writer is in use"))) };
+            if let Some(error) = &core.failed {
+                return Poll::Ready(Err(error.clone().into()));
+            }
+            if flushing || !core.dirty {
                 return Poll::Ready(Ok(()));
             }
             self.begin(Action::Flush);
@@ -407,7 +424,7 @@ impl Machine {
     pub(crate) async fn into_core(self) -> Result<Box<Core>, Error> {
         match self {
             Self::Rest(core) => Ok(core),
-            Self::Busy(work) => {
+            Self::Busy(work, _) => {
                 let (core, result) = work.await;
                 result.map(|()| core)
             }
@@ -423,7 +440,6 @@ impl Machine {
 pub struct FileWriter {
     file: File,
     machine: Machine,
-    flushing: bool,
     seek: Option<SeekFrom>,
     measuring: Option<JoinHandle<Result<u64, Error>>>,
     position: u64,
@@ -432,7 +448,7 @@ pub struct FileWriter {
 impl FileWriter {
     pub(crate) fn new(file: File, offset: u64) -> Self {
         let machine = Self::machine(&file, offset);
-        Self { file, machine, flushing: false, seek: None, measuring: None, position: offset }
+        Self { file, machine, seek: None, measuring: None, position: offset }
     }
 
     fn machine(file: &File, offset: u64) -> Machine {
@@ -450,8 +466,7 @@ impl AsyncWrite for FileWriter {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.machine.poll_flush(cx, &mut this.flushing)
+        self.get_mut().machine.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -471,7 +486,7 @@ impl AsyncSeek for FileWriter {
         let this = self.get_mut();
         let Some(target) = this.seek else { return Poll::Ready(Ok(this.position)) };
         // What was written so far belongs to the old place; and only then the length is known.
-        ready!(this.machine.poll_flush(cx, &mut this.flushing))?;
+        ready!(this.machine.poll_flush(cx))?;
         let position = match target {
             SeekFrom::Start(position) => position,
             SeekFrom::Current(by) => moved(this.position, by)?,

@@ -26,6 +26,8 @@ use tokio::time::Instant;
 const GROUPS_PER_ROUND: usize = 3;
 /// Bytes that may be under way to a node that does not answer; beyond that it is left to repair.
 const STRAGGLER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Shortest pause before an overloaded node is asked again.
+const OVERLOADED_PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Commits tried with fresh blocks when groups change between write and commit.
 const REWRITES_MAX: usize = 3;
 
@@ -333,6 +335,15 @@ async fn put_leg(
             }
             Err(failure) => failure,
         };
+        if failure.record.class == FailureClass::Overloaded {
+            // It is there and asks for patience, so this is no failure yet.
+            let asked = failure.status.as_ref().map_or(0, |status| u64::from(status.retry_after_ms));
+            let pause = Duration::from_millis(asked).max(OVERLOADED_PAUSE_MIN).mul_f64(0.8 + 0.4 * inner.unit());
+            if Instant::now() + pause < deadline {
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+        }
         let again = matches!(failure.record.class, FailureClass::Reset | FailureClass::Corrupt);
         if !again || attempt > 0 {
             return Err(failure);

@@ -6,6 +6,8 @@ use std::time::Duration;
 const DECAY: f64 = 0.2;
 /// A failure counts as an answer at least this slow, so that a fast failure does not look attractive.
 const FAILURE_PENALTY: Duration = Duration::from_secs(1);
+/// What is known of a latency fades this fast.
+const HALF_LIFE: Duration = Duration::from_secs(5);
 /// A node whose connection failed is not asked again for this long, doubled with each further failure.
 const COOLDOWN_MIN: Duration = Duration::from_millis(250);
 /// The longest such time.
@@ -15,17 +17,26 @@ const COOLDOWN_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Load {
     latency: Duration,
+    /// When `latency` was last heard of.
+    at: Duration,
     failures: u32,
     retry_at: Duration,
 }
 
 impl Load {
     /// An answer came after `latency`.
-    pub(crate) fn on_success(&mut self, latency: Duration) {
+    pub(crate) fn on_success(&mut self, latency: Duration, now: Duration) {
         self.failures = 0;
         self.retry_at = Duration::ZERO;
-        self.latency =
-            if latency > self.latency { latency } else { self.latency.mul_f64(1.0 - DECAY) + latency.mul_f64(DECAY) };
+        let known = self.latency(now);
+        self.latency = if latency > known { latency } else { known.mul_f64(1.0 - DECAY) + latency.mul_f64(DECAY) };
+        self.at = now;
+    }
+
+    /// A request was given up after `elapsed` because another replica was faster: it would have taken longer still.
+    pub(crate) fn on_given_up(&mut self, elapsed: Duration, now: Duration) {
+        self.latency = self.latency(now).max(elapsed);
+        self.at = now;
     }
 
     /// No connection, or it broke.
@@ -33,7 +44,8 @@ impl Load {
         let cooldown = COOLDOWN_MIN.saturating_mul(1 << self.failures.min(8)).min(COOLDOWN_MAX);
         self.failures += 1;
         self.retry_at = now + cooldown;
-        self.latency = self.latency.max(FAILURE_PENALTY);
+        self.latency = self.latency(now).max(FAILURE_PENALTY);
+        self.at = now;
     }
 
     /// True while asking the node again would most likely be in vain.
@@ -41,15 +53,16 @@ impl Load {
         now < self.retry_at
     }
 
-    /// Smoothed latency.
-    pub(crate) fn latency(&self) -> Duration {
-        self.latency
+    /// Smoothed latency, halved for every [`HALF_LIFE`] without news: a node that was slow gets its chance again.
+    pub(crate) fn latency(&self, now: Duration) -> Duration {
+        let age = now.saturating_sub(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
+        self.latency.mul_f64(0.5f64.powf(age))
     }
 
     /// The smaller, the sooner asked: expected wait for one more request. `oldest` is the age of the oldest unanswered
     /// request, `in_flight` their number.
-    pub(crate) fn score(&self, oldest: Duration, in_flight: usize) -> Duration {
-        self.latency.max(oldest).max(Duration::from_micros(50)).saturating_mul(in_flight as u32 + 1)
+    pub(crate) fn score(&self, oldest: Duration, in_flight: usize, now: Duration) -> Duration {
+        self.latency(now).max(oldest).max(Duration::from_micros(50)).saturating_mul(in_flight as u32 + 1)
     }
 }
 
@@ -92,32 +105,46 @@ mod tests {
     #[test]
     fn slow_answers_count_at_once_and_fade() {
         let mut load = Load::default();
-        load.on_success(MS);
-        load.on_success(100 * MS);
-        assert_eq!(load.latency(), 100 * MS);
-        load.on_success(MS);
-        assert!(load.latency() < 85 * MS && load.latency() > 75 * MS);
+        load.on_success(MS, Duration::ZERO);
+        load.on_success(100 * MS, Duration::ZERO);
+        assert_eq!(load.latency(Duration::ZERO), 100 * MS);
+        load.on_success(MS, Duration::ZERO);
+        assert!(load.latency(Duration::ZERO) < 85 * MS && load.latency(Duration::ZERO) > 75 * MS);
+    }
+
+    #[test]
+    fn a_silent_replica_is_left_alone_and_later_tried_again() {
+        let (mut frozen, mut well) = (Load::default(), Load::default());
+        frozen.on_success(MS, Duration::ZERO);
+        frozen.on_given_up(50 * MS, Duration::ZERO);
+        let worse = |well: &Load, now| frozen.score(Duration::ZERO, 0, now) > well.score(Duration::ZERO, 0, now);
+        for second in 1..=20 {
+            well.on_success(MS, second * 1000 * MS);
+            assert!(worse(&well, second * 1000 * MS));
+        }
+        well.on_success(MS, 40_000 * MS);
+        assert!(!worse(&well, 40_000 * MS));
     }
 
     #[test]
     fn a_fast_failure_does_not_look_fast() {
         let mut load = Load::default();
         load.on_failure(Duration::ZERO);
-        assert!(load.score(Duration::ZERO, 0) >= FAILURE_PENALTY);
+        assert!(load.score(Duration::ZERO, 0, Duration::ZERO) >= FAILURE_PENALTY);
         assert!(load.is_down(249 * MS) && !load.is_down(250 * MS));
         for _ in 0..20 {
             load.on_failure(Duration::ZERO);
         }
         assert!(load.is_down(COOLDOWN_MAX - MS) && !load.is_down(COOLDOWN_MAX));
-        load.on_success(MS);
+        load.on_success(MS, Duration::ZERO);
         assert!(!load.is_down(Duration::ZERO));
     }
 
     #[test]
     fn a_silent_node_scores_by_its_oldest_request() {
         let mut load = Load::default();
-        load.on_success(MS);
-        assert!(load.score(500 * MS, 1) >= 1000 * MS);
+        load.on_success(MS, Duration::ZERO);
+        assert!(load.score(500 * MS, 1, Duration::ZERO) >= 1000 * MS);
     }
 
     fn choice(replica: u32, rank: u8, down: bool, score_ms: u32) -> Choice<u32> {

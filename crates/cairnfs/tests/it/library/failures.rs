@@ -80,3 +80,40 @@ async fn no_metadata_is_a_typed_error() {
     assert_eq!((failures.len(), failures[0].attempts), (1, 4));
     assert_eq!(DfsClient::new("nonsense").await.err().unwrap().kind(), ErrorKind::InvalidInput);
 }
+
+/// A flush that failed must not be followed by one that seems to succeed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_stream_stays_failed() {
+    let mut cluster = Cluster::start().await;
+    let pauses = vec![Duration::from_millis(20); 3];
+    let retry = RetryPolicy { pauses, jitter: 0.0 };
+    let client = DfsClient::builder().meta(cluster.addr()).retry(retry).connect().await.unwrap();
+    let mut writer = client.open("/f").await.unwrap().writer();
+    writer.write_all(&vec![1; 3 * BLOCK_LEN as usize]).await.unwrap();
+    writer.flush().await.unwrap();
+    writer.flush().await.unwrap();
+    cluster.stop_node(0).await;
+    cluster.stop_node(1).await;
+    writer.write_all(&[2; 100]).await.unwrap();
+    assert!(writer.flush().await.is_err());
+    assert!(writer.flush().await.is_err());
+    assert!(writer.shutdown().await.is_err());
+    assert_eq!(client.metadata("/f").await.unwrap().size, 3 * u64::from(BLOCK_LEN));
+    cluster.stop().await;
+}
+
+/// A flush whose caller stopped waiting does not stand for what is written afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_flush_counts_only_for_what_it_covered() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let mut writer = client.open("/f").await.unwrap().writer();
+    writer.write_all(&vec![1; 2 * BLOCK_LEN as usize + 5]).await.unwrap();
+    // Polled once and dropped.
+    let begun = futures_util::FutureExt::now_or_never(writer.flush());
+    assert!(begun.is_none(), "a flush takes round trips");
+    writer.write_all(&[2; 7]).await.unwrap();
+    writer.flush().await.unwrap();
+    assert_eq!(client.metadata("/f").await.unwrap().size, 2 * u64::from(BLOCK_LEN) + 12);
+    cluster.stop().await;
+}
