@@ -86,7 +86,7 @@ fn wrong_usage_is_told_apart() {
     for wrong in [&["--only", "nonsense"][..], &["--size", "5M"], &["--rounds", "0"]] {
         assert_eq!(bench(&data, wrong).status.code(), Some(2), "{wrong:?}");
     }
-    let output = bench(&data, &["--quick", "--only", "memcpy", "--size", "16777216G"]);
+    let output = bench(&data, &["--quick", "--only", "raw-write", "--size", "16777216G"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("MiB free"));
     assert!(is_empty(&data));
