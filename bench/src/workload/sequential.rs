@@ -8,7 +8,7 @@ use crate::sample::{Sample, Unit, Watch};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use cairn_client::{DfsClient, OpenOptions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 /// What is compared of each block read: enough to notice a wrong one, too little to cost time. (Every byte was held
 /// against its checksum by the client.)
@@ -34,20 +34,20 @@ pub async fn write(
     watch.stop(Unit::Bytes, size)
 }
 
-/// Reads it back into one buffer of 4 MiB.
+/// Reads it back, block by block as the library hands them out.
 pub async fn read(cluster: &Cluster, client: &DfsClient, path: &str, pool: &Bytes, size: u64) -> Result<Sample> {
-    let mut buffer = vec![0; BLOCK_LEN as usize];
     let watch = Watch::start(&groups(cluster)?)?;
     let file = client.open_with(path, OpenOptions::new().create(false)).await.context("opening the big file")?;
     let mut reader = file.reader();
     for offset in (0..size).step_by(BLOCK_LEN as usize) {
-        reader.read_exact(&mut buffer).await.with_context(|| format!("reading at {offset}"))?;
+        let block = reader.next_bytes().await.with_context(|| format!("reading at {offset}"))?;
+        ensure!(block.len() == BLOCK_LEN as usize, "{} bytes came at {offset} instead of a block", block.len());
         let expected = payload::at(pool, offset, BLOCK_LEN as usize);
-        let is_right = buffer[..COMPARED_LEN] == expected[..COMPARED_LEN]
-            && buffer[buffer.len() - COMPARED_LEN..] == expected[expected.len() - COMPARED_LEN..];
+        let is_right = block[..COMPARED_LEN] == expected[..COMPARED_LEN]
+            && block[block.len() - COMPARED_LEN..] == expected[expected.len() - COMPARED_LEN..];
         ensure!(is_right, "the block at {offset} is not what was written");
     }
-    let end = reader.read(&mut buffer).await.context("reading the end")?;
-    ensure!(end == 0, "the big file is longer than what was written");
+    let end = reader.next_bytes().await.context("reading the end")?;
+    ensure!(end.is_empty(), "the big file is longer than what was written");
     watch.stop(Unit::Bytes, size)
 }

@@ -224,15 +224,17 @@ impl DfsClient {
     }
 
     async fn stat(&self, operation: &'static str, path: &Path, follow: bool) -> Result<Metadata, Error> {
-        let work = async {
-            let inner = &self.inner;
-            let kind = request::Kind::Stat(pb::Stat { at: Some(at(path)?), follow });
-            match inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await? {
-                response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
-                _ => Err(inner.unexpected("stat")),
-            }
-        };
-        self.operation(operation, path, work).await
+        self.operation(operation, path, self.stat_quietly(path, follow)).await
+    }
+
+    /// A look at a path as a part of an operation that is counted as a whole.
+    async fn stat_quietly(&self, path: &Path, follow: bool) -> Result<Metadata, Error> {
+        let inner = &self.inner;
+        let kind = request::Kind::Stat(pb::Stat { at: Some(at(path)?), follow });
+        match inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await? {
+            response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
+            _ => Err(inner.unexpected("stat")),
+        }
     }
 
     /// Attributes of what a path leads to; symbolic links are followed.
@@ -291,7 +293,7 @@ impl DfsClient {
         // From the innermost that exists: usually one or two requests.
         let mut missing = Vec::new();
         for ancestor in path.ancestors().filter(|ancestor| ancestor.file_name().is_some()) {
-            match self.metadata(ancestor).await {
+            match self.stat_quietly(ancestor, true).await {
                 Ok(metadata) if metadata.is_dir() => break,
                 Ok(_) => {
                     let status = cairn_proto::status::Status::new(
@@ -301,7 +303,7 @@ impl DfsClient {
                     return Err(Error::new("create_dir_all", crate::Cause::Status(status)).at("create_dir_all", path));
                 }
                 Err(error) if error.kind() == crate::ErrorKind::NotFound => missing.push(ancestor),
-                Err(error) => return Err(error),
+                Err(error) => return self.operation("create_dir_all", path, async { Err(error) }).await,
             }
         }
         for ancestor in missing.into_iter().rev() {

@@ -2,7 +2,7 @@
 //! blocks in flight.
 
 use crate::client::Inner;
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::file::File;
 use crate::pipeline::Pipeline;
 use crate::write::Target;
@@ -35,7 +35,6 @@ pub struct FileReader {
     window: usize,
     queue: VecDeque<Fetch>,
     current: Bytes,
-    at_end: bool,
     seeking: Option<JoinHandle<Result<u64, Error>>>,
     seek_by: i64,
 }
@@ -60,7 +59,6 @@ impl FileReader {
             window: 1,
             queue: VecDeque::new(),
             current: Bytes::new(),
-            at_end: false,
             seeking: None,
             seek_by: 0,
         }
@@ -85,14 +83,13 @@ impl FileReader {
             self.ahead = position;
         }
         self.position = position;
-        self.at_end = false;
     }
 
     /// Keeps the window full. A request ends at a block boundary.
     fn fill(&mut self) {
         let block_len = u64::from(self.file.block_len());
         let count = (READ_AHEAD_MAX / block_len).clamp(1, READ_AHEAD_COUNT_MAX as u64) as usize;
-        while !self.at_end && self.queue.len() < self.window.min(count) {
+        while self.queue.len() < self.window.min(count) {
             if !self.queue.is_empty() && self.file.known_len().is_some_and(|len| self.ahead >= len) {
                 break;
             }
@@ -108,46 +105,63 @@ impl FileReader {
 impl AsyncRead for FileReader {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        loop {
-            if !this.current.is_empty() {
-                let take = this.current.len().min(buf.remaining());
-                buf.put_slice(&this.current[..take]);
-                this.current.advance(take);
-                this.position += take as u64;
-                return Poll::Ready(Ok(()));
-            }
-            if this.at_end || buf.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            this.fill();
-            let Some(fetch) = this.queue.front_mut() else { return Poll::Ready(Ok(())) };
-            let bytes = match ready!(Pin::new(&mut fetch.task).poll(cx)) {
-                Ok(Ok(bytes)) => bytes,
-                Ok(Err(error)) => {
-                    this.restart();
-                    return Poll::Ready(Err(error.into()));
-                }
-                Err(error) => {
-                    this.restart();
-                    return Poll::Ready(Err(io::Error::other(error)));
-                }
-            };
-            let wanted = fetch.len;
-            this.queue.pop_front();
-            this.window = (this.window * 2).min(READ_AHEAD_COUNT_MAX);
-            if (bytes.len() as u64) < wanted {
-                // What was read ahead lies behind the end as it was then.
-                this.queue.clear();
-                this.ahead = this.position + bytes.len() as u64;
-                this.at_end = bytes.is_empty();
-            }
-            this.current = bytes;
-            this.fill();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
+        ready!(this.poll_current(cx))?;
+        let take = this.current.len().min(buf.remaining());
+        buf.put_slice(&this.current[..take]);
+        this.current.advance(take);
+        this.position += take as u64;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl FileReader {
+    /// The next bytes as they came, without a copy; nothing at the end of the file. Usually a whole block.
+    ///
+    /// # Errors
+    /// Of reading a block; the next call tries the same place again. Cancelling loses nothing.
+    pub async fn next_bytes(&mut self) -> Result<Bytes, Error> {
+        std::future::poll_fn(|cx| self.poll_current(cx)).await?;
+        let bytes = std::mem::take(&mut self.current);
+        self.position += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// Waits until `current` has bytes, or the end is reached.
+    fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while self.current.is_empty() {
+            self.fill();
+            let Some(fetch) = self.queue.front_mut() else { break };
+            let result = ready!(Pin::new(&mut fetch.task).poll(cx)).unwrap_or_else(|error| {
+                let message = format!("the client is shutting down: {error}");
+                Err(Error::new("read", Cause::Invalid(message)))
+            });
+            let bytes = match result {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.restart();
+                    return Poll::Ready(Err(error));
+                }
+            };
+            let wanted = fetch.len;
+            self.queue.pop_front();
+            self.window = (self.window * 2).min(READ_AHEAD_COUNT_MAX);
+            if (bytes.len() as u64) < wanted {
+                // What was read ahead lies behind the end as it was then.
+                self.queue.clear();
+                self.ahead = self.position + bytes.len() as u64;
+                if bytes.is_empty() {
+                    break;
+                }
+            }
+            self.current = bytes;
+            self.fill();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// After an error the next read tries the same place again.
     fn restart(&mut self) {
         self.queue.clear();

@@ -8,9 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use cairn_client::{DfsClient, DirEntry, FileKind, Metadata};
-use tokio::{io::AsyncReadExt, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -206,16 +206,16 @@ async fn read_chunks<F: Future<Output = bool>>(
     let mut reader = opened.map_err(|error| Failure::client(path, &error))?.reader();
     let mut len = 0;
     loop {
-        let mut chunk = BytesMut::with_capacity(local::CHUNK_LEN);
-        while chunk.len() < chunk.capacity() {
-            let read = reader.read_buf(&mut chunk).await.map_err(|error| Failure::io(path, &error))?;
-            if read == 0 {
-                break;
-            }
-        }
-        len += chunk.len() as u64;
-        if chunk.is_empty() || !take(chunk.freeze()).await {
+        let mut bytes = reader.next_bytes().await.map_err(|error| Failure::client(path, &error))?;
+        if bytes.is_empty() {
             return Ok(len);
+        }
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(bytes.len().min(local::CHUNK_LEN));
+            len += chunk.len() as u64;
+            if !take(chunk).await {
+                return Ok(len);
+            }
         }
     }
 }
