@@ -87,7 +87,6 @@ impl AtomicFile {
 
     async fn publish(self) -> Result<Metadata, Error> {
         let inner = self.client.inner.clone();
-        let deadline = inner.deadline(inner.config.write_timeout);
         let mut core = self.machine.into_core().await?;
         let size = core.position();
         let mut publish = pb::Publish {
@@ -98,6 +97,7 @@ impl AtomicFile {
             ..Default::default()
         };
         let reply = if core.pipeline.is_none() && size <= u64::from(INLINE_LEN_DEFAULT) {
+            let deadline = inner.deadline(inner.config.meta_timeout);
             publish.inode = inner.sessions.inode(&inner, deadline).await?.0;
             publish.inline = core.buffer.split().freeze();
             inner.sessions.mutate(&inner, request::Kind::Publish(publish), self.relaxed, deadline).await?
@@ -110,10 +110,12 @@ impl AtomicFile {
             if publish.unnamed {
                 // The earlier batches are committed to the nameless inode; so is the last one.
                 pipeline.flush().await?;
+                let deadline = inner.deadline(inner.config.meta_timeout);
                 inner.sessions.mutate(&inner, request::Kind::Publish(publish), self.relaxed, deadline).await?
             } else {
                 let target = pipeline.target().clone();
                 let blocks = pipeline.take_blocks().await?;
+                let deadline = inner.deadline(inner.config.write_timeout);
                 let make = |pieces| request::Kind::Publish(pb::Publish { pieces, ..publish.clone() });
                 write::commit_blocks(&inner, &target, blocks, self.relaxed, deadline, make).await?.0
             }

@@ -20,6 +20,8 @@ use tokio_util::task::TaskTracker;
 /// How often the cluster map is read again while the client lives.
 const MAP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long [`DfsClient::close`] waits for work that goes on behind returned operations.
+const STRAGGLERS_MAX: Duration = Duration::from_millis(500);
+/// How long it waits for metadata.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// A connection to a cluster. Cloning is cheap and gives another handle to the same; when the last handle is dropped,
@@ -54,7 +56,10 @@ pub(crate) struct Inner {
     pub(crate) cluster: Cluster,
     pub(crate) sessions: Sessions,
     pub(crate) counters: Counters,
+    /// Work that ends by itself.
     pub(crate) tasks: TaskTracker,
+    /// Work that goes on until shutdown.
+    pub(crate) upkeep: TaskTracker,
     pub(crate) shutdown: CancellationToken,
     pub(crate) boot_id: BootId,
     net: Arc<dyn Net>,
@@ -226,6 +231,7 @@ impl DfsClientBuilder {
             sessions: Sessions::default(),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
+            upkeep: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             boot_id,
             net: self.net,
@@ -238,7 +244,7 @@ impl DfsClientBuilder {
         let client = DfsClient { _last: Arc::new(StopOnDrop(inner.shutdown.clone())), inner };
         let deadline = client.inner.deadline(client.inner.config.meta_timeout);
         client.inner.cluster.refresh(&client.inner, deadline).await?;
-        client.inner.tasks.spawn(keep_map_current(client.inner.clone()));
+        client.inner.upkeep.spawn(keep_map_current(client.inner.clone()));
         Ok(client)
     }
 }
@@ -288,18 +294,18 @@ impl DfsClient {
         stats
     }
 
-    /// Ends the session with metadata and waits (bounded) for replica writes that still go on. Other handles to this
-    /// client must not be used afterwards.
+    /// Ends the session with metadata. Requests to replicas that had not answered when their write was committed get a
+    /// moment more; what they still lack then is brought to them by repair. Other handles to this client must not be
+    /// used afterwards.
     pub async fn close(&self) {
-        self.inner.tasks.close();
-        let idle = async {
-            self.inner.sessions.close(&self.inner).await;
-            self.inner.shutdown.cancel();
-            self.inner.tasks.wait().await;
-        };
-        if tokio::time::timeout(CLOSE_MAX, idle).await.is_err() {
-            self.inner.shutdown.cancel();
-        }
+        let inner = &self.inner;
+        inner.tasks.close();
+        // Not in time is no loss.
+        let _ = tokio::time::timeout(STRAGGLERS_MAX, inner.tasks.wait()).await;
+        let _ = tokio::time::timeout(CLOSE_MAX, inner.sessions.close(inner)).await;
+        inner.shutdown.cancel();
+        inner.upkeep.close();
+        let _ = tokio::time::timeout(CLOSE_MAX, inner.upkeep.wait()).await;
     }
 
     /// Runs an operation of the caller: counted, and its error told where and what.

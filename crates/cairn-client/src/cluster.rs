@@ -404,12 +404,16 @@ impl Cluster {
             .filter(|group| !group.sealed)
             .map(|group| {
                 let targets = group.write_targets();
+                let needed = cairn_proto::quorum::needed(group.replicas);
+                // A minority of full disks does not stop a group.
+                let mut free: Vec<u64> = targets.iter().map(|store| view.free_bytes(*store)).collect();
+                free.sort_unstable_by(|a, b| b.cmp(a));
                 Candidate {
                     id: group.id,
                     healthy: targets.iter().filter(|store| view.is_well(**store, now)).count(),
                     targets: targets.len(),
-                    needed: cairn_proto::quorum::needed(group.replicas),
-                    free_bytes: targets.iter().map(|store| view.free_bytes(*store)).max().unwrap_or(0),
+                    needed,
+                    free_bytes: free.get(needed - 1).copied().unwrap_or(0),
                 }
             })
             .collect();

@@ -1,7 +1,6 @@
 //! An open file: reads and writes at any place, block by block or streaming.
 
 use crate::client::{DfsClient, Inner};
-use crate::cluster::Leg;
 use crate::content::Content;
 use crate::error::{Cause, Error, ErrorKind};
 use crate::extents::{self, Checked, ExtentCache};
@@ -9,16 +8,16 @@ use crate::namespace::{Metadata, at, at_inode};
 use crate::options::{Consistency, OpenOptions};
 use crate::read;
 use crate::stream::{FileReader, FileWriter};
+use crate::sync::Unsynced;
 use crate::write::{self, Draft, Stored, Target, WriteReceipt};
 use bytes::{Bytes, BytesMut};
+use cairn_proto::InodeId;
 use cairn_proto::layout::cut_in_blocks;
 use cairn_proto::limits::{APPEND_TAIL_MAX, BLOCK_LEN_DEFAULT, FILE_LEN_MAX, INLINE_LEN_DEFAULT, WINDOW_BYTES_MAX};
 use cairn_proto::pb::{self, PutDurability, request, response};
 use cairn_proto::status::Code;
-use cairn_proto::{InodeId, StoreId};
 use futures_util::stream::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -27,8 +26,6 @@ use tokio::time::Instant;
 const PARALLEL_MAX: usize = 8;
 /// Appends that lost a race for the tail this often are written without joining it.
 const TAIL_TRIES: usize = 3;
-/// Relaxed blocks remembered for [`File::sync`]; beyond that a write syncs by itself.
-const RELAXED_BLOCKS_MAX: usize = 1024;
 
 /// An open file. Cloning gives another handle to the same; no position is kept, so handles can be used from many tasks
 /// at once. A write is visible to every reader once it has returned.
@@ -43,13 +40,8 @@ struct Shared {
     relaxed: bool,
     consistency: Consistency,
     map: Mutex<ExtentCache>,
-    /// Written relaxed and not synced since.
-    unsynced: Mutex<Vec<Unsynced>>,
-}
-
-struct Unsynced {
-    replicas: usize,
-    acked: BTreeMap<StoreId, u64>,
+    /// What was written relaxed and not synced since.
+    unsynced: Arc<Unsynced>,
 }
 
 impl DfsClient {
@@ -114,7 +106,7 @@ impl DfsClient {
             relaxed: options.relaxed.or(inner.config.relaxed).unwrap_or(policy.relaxed),
             consistency: options.consistency,
             map: Mutex::default(),
-            unsynced: Mutex::default(),
+            unsynced: Arc::default(),
         }));
         if options.truncate && attr.size > 0 {
             file.truncate_inner(0).await?;
@@ -151,6 +143,10 @@ impl File {
     /// The length that was last heard of; not validated.
     pub(crate) fn known_len(&self) -> Option<u64> {
         self.0.map.lock().size()
+    }
+
+    pub(crate) fn unsynced(&self) -> &Arc<Unsynced> {
+        &self.0.unsynced
     }
 
     pub(crate) fn forget_map(&self) {
@@ -332,7 +328,7 @@ impl File {
         self.forget_map();
         let (reply, blocks) = result?;
         if relaxed {
-            self.remember_unsynced(&blocks).await?;
+            self.0.unsynced.add(&blocks);
         }
         match reply {
             response::Kind::Commit(reply) => Ok((reply, blocks)),
@@ -456,48 +452,13 @@ impl File {
         self.counted("sync", self.sync_inner()).await
     }
 
-    async fn remember_unsynced(&self, blocks: &[Stored]) -> Result<(), Error> {
-        let full = {
-            let mut unsynced = self.0.unsynced.lock();
-            for block in blocks {
-                let acked = block.acked.iter().filter_map(|s| Some((*s, *block.incarnations.get(s)?))).collect();
-                unsynced.push(Unsynced { replicas: block.replicas, acked });
-            }
-            unsynced.len() >= RELAXED_BLOCKS_MAX
-        };
-        if full { self.sync_inner().await } else { Ok(()) }
-    }
-
     async fn sync_inner(&self) -> Result<(), Error> {
         if !self.0.relaxed {
             return Ok(());
         }
         let inner = self.inner();
         let deadline = self.write_deadline();
-        let blocks = std::mem::take(&mut *self.0.unsynced.lock());
-        let mut lives: BTreeMap<StoreId, u64> = BTreeMap::new();
-        let view = inner.cluster.view();
-        for store in blocks.iter().flat_map(|block| block.acked.keys()) {
-            if lives.contains_key(store) {
-                continue;
-            }
-            let Some(node) = view.node_of(*store) else { continue };
-            let kind = request::Kind::Sync(pb::SyncBlocks { store: store.0, blocks: Vec::new() });
-            if let Ok(reply) = node.call(inner, Leg::plain(kind, deadline)).await
-                && let Some(response::Kind::Sync(reply)) = reply.response.kind
-            {
-                lives.insert(*store, reply.incarnation);
-            }
-        }
-        for block in &blocks {
-            let durable = block.acked.iter().filter(|(store, life)| lives.get(store) == Some(life)).count();
-            let needed = cairn_proto::quorum::needed(block.replicas);
-            if durable < needed {
-                let message = format!("a relaxed write is on disk on {durable} of {needed} needed replicas");
-                let status = cairn_proto::status::Status::new(Code::Unavailable, message);
-                return Err(Error::new("sync", Cause::Status(status)));
-            }
-        }
+        self.0.unsynced.sync(inner, deadline).await?;
         // A durable transaction behind the relaxed ones brings them to disk with it.
         let set = pb::SetAttr { at: Some(at_inode(self.0.inode)), ..Default::default() };
         inner.sessions.mutate(inner, request::Kind::SetAttr(set), false, deadline).await.map(|_| ())

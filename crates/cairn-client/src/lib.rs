@@ -34,6 +34,7 @@ mod session;
 mod stats;
 mod status;
 mod stream;
+mod sync;
 mod write;
 
 pub use atomic::AtomicFile;

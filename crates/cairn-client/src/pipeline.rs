@@ -6,13 +6,14 @@
 
 use crate::client::Inner;
 use crate::error::{Cause, Error};
+use crate::sync::{self, Unsynced};
 use crate::write::{self, Draft, Stored, Target};
 use bytes::Bytes;
 use cairn_proto::PgId;
 use cairn_proto::limits::{COMMIT_PIECES_MAX, WINDOW_BLOCKS_MAX, WINDOW_BYTES_MAX};
 use cairn_proto::pb::{self, PutDurability, request, response};
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -38,14 +39,26 @@ pub(crate) struct Pipeline {
     next_seq: u32,
     end_seq: u32,
     permits: Arc<Semaphore>,
+    /// The first thing that went wrong; nothing more is sent after it.
+    failed: Arc<OnceLock<Error>>,
+    /// Where relaxed blocks are noted once they are committed.
+    unsynced: Option<Arc<Unsynced>>,
     batch: Vec<Put>,
     batch_bytes: u64,
     committing: Option<JoinHandle<Result<pb::CommitReply, Error>>>,
 }
 
 impl Pipeline {
-    pub(crate) fn new(inner: Arc<Inner>, target: Target, relaxed: bool, create: Option<pb::CreateUnnamed>) -> Self {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        target: Target,
+        relaxed: bool,
+        create: Option<pb::CreateUnnamed>,
+        unsynced: Option<Arc<Unsynced>>,
+    ) -> Self {
         Self {
+            failed: Arc::default(),
+            unsynced,
             inner,
             target,
             relaxed,
@@ -91,7 +104,14 @@ impl Pipeline {
     /// Sends one block, at most `block_len` bytes; waits while the window is full. `last` tells that a commit follows
     /// at once: a block that is alone is then made durable right away, which saves the SYNC.
     pub(crate) async fn push(&mut self, offset: u64, data: Bytes, last: bool) -> Result<(), Error> {
+        if let Some(error) = self.failed.get() {
+            return Err(error.clone());
+        }
         let len = data.len() as u64;
+        if !self.batch.is_empty() && self.batch_bytes + len > WINDOW_BYTES_MAX {
+            // Its permits are only given back by its commit.
+            self.close_batch();
+        }
         let permit = self.permits.clone().acquire_many_owned(data.len() as u32).await;
         let permit = permit.expect("the semaphore is never closed");
         let durability = match (self.relaxed, last && self.batch.is_empty()) {
@@ -123,24 +143,31 @@ impl Pipeline {
         self.batch_bytes = 0;
         let (inner, target, relaxed) = (self.inner.clone(), self.target.clone(), self.relaxed);
         let (before, create) = (self.committing.take(), self.create.take());
-        self.committing = Some(self.inner.tasks.spawn(async move {
+        let (failed, unsynced) = (self.failed.clone(), self.unsynced.clone());
+        let work = async move {
             if let Some(before) = before {
                 before.await.map_err(stopped)??;
             }
-            let deadline = inner.deadline(inner.config.write_timeout);
             if let Some(create) = create {
+                let deadline = inner.deadline(inner.config.meta_timeout);
                 inner.sessions.mutate(&inner, request::Kind::CreateUnnamed(create), relaxed, deadline).await?;
             }
             let (blocks, permits) = settle(&inner, &target, batch).await?;
             let (inode, writer) = (target.inode.0, target.writer.id.0);
             let make = |pieces| request::Kind::Commit(pb::Commit { inode, writer, pieces, ..Default::default() });
-            let (reply, _) = write::commit_blocks(&inner, &target, blocks, relaxed, deadline, make).await?;
+            let deadline = inner.deadline(inner.config.write_timeout);
+            let (reply, blocks) = write::commit_blocks(&inner, &target, blocks, relaxed, deadline, make).await?;
             drop(permits);
+            if let Some(unsynced) = unsynced.filter(|_| relaxed) {
+                unsynced.add(&blocks);
+            }
             match reply {
                 response::Kind::Commit(reply) => Ok(reply),
                 _ => Err(inner.unexpected("commit")),
             }
-        }));
+        };
+        self.committing =
+            Some(self.inner.tasks.spawn(async move { work.await.inspect_err(|error| note(&failed, error)) }));
     }
 
     /// Commits everything pushed so far and waits for it. `None` when nothing was ever pushed.
@@ -176,7 +203,13 @@ async fn settle(
         permits.push(permit);
     }
     let deadline = inner.deadline(inner.config.write_timeout);
-    Ok((write::sync_blocks(inner, target, blocks, deadline).await?, permits))
+    Ok((sync::sync_blocks(inner, target, blocks, deadline).await?, permits))
+}
+
+/// Keeps the first error of a stream.
+fn note(failed: &OnceLock<Error>, error: &Error) {
+    // A later one is only its consequence.
+    let _ = failed.set(error.clone());
 }
 
 fn stopped(error: tokio::task::JoinError) -> Error {

@@ -54,6 +54,23 @@ fn judge(status: &Status) -> Verdict {
     }
 }
 
+/// Whether another moment could have brought another answer: all but what the request itself forbids.
+fn depends_on_state(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::Invalid
+            | Code::NameTooLong
+            | Code::TooLarge
+            | Code::Unsupported
+            | Code::Permission
+            | Code::Fenced
+            | Code::StaleSeq
+            | Code::NotInline
+            | Code::NoQuorum
+            | Code::Conflict
+    )
+}
+
 impl MetaServers {
     /// Says once who they are.
     pub(crate) fn set(&self, servers: Vec<Arc<Node>>) {
@@ -121,6 +138,11 @@ impl MetaServers {
                 };
                 if let Some(status) = &failure.status {
                     match judge(status) {
+                        // An earlier attempt may still be done: only the slot's next answer could tell.
+                        Verdict::Final if ambiguous && request.op_id.is_some() && depends_on_state(status.code) => {
+                            log.add(failure.record);
+                            return Err(exhausted(name, &request, log, ambiguous, false));
+                        }
                         Verdict::Final => {
                             let fenced = matches!(status.code, Code::Fenced | Code::StaleSeq);
                             let cause = if fenced {

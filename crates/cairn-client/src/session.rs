@@ -124,7 +124,7 @@ impl Sessions {
         let session = Arc::new(Session::new(&reply));
         *current = Some(session.clone());
         let lease = Duration::from_millis(reply.lease_ms.max(1000));
-        inner.tasks.spawn(renew(inner.clone(), session.clone(), lease / 3));
+        inner.upkeep.spawn(renew(inner.clone(), session.clone(), lease / 3));
         Ok(session)
     }
 
@@ -198,6 +198,9 @@ impl Sessions {
             let response::Kind::AllocInodes(reply) = inner.meta_read(kind, deadline).await? else {
                 return Err(inner.unexpected("alloc_inodes"));
             };
+            if reply.count == 0 || reply.first == 0 {
+                return Err(inner.unexpected("alloc_inodes"));
+            }
             *range = InodeRange { next: reply.first, end: reply.first + u64::from(reply.count), ask: count };
         }
         range.next += 1;

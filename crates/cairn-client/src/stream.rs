@@ -260,16 +260,16 @@ impl Core {
         if self.pipeline.is_none() {
             let inner = &self.inner;
             let deadline = inner.deadline(inner.config.meta_timeout);
-            let (inode, create) = match &mut self.destination {
-                Destination::File(file) => (file.inode(), None),
+            let (inode, create, unsynced) = match &mut self.destination {
+                Destination::File(file) => (file.inode(), None, Some(file.unsynced().clone())),
                 Destination::Unnamed(create) => {
                     create.inode = inner.sessions.inode(inner, deadline).await?.0;
-                    (InodeId(create.inode), Some((**create).clone()))
+                    (InodeId(create.inode), Some((**create).clone()), None)
                 }
             };
             let writer = inner.sessions.writer(inner, deadline).await?;
             let target = Target { inode, writer, block_len: self.block_len };
-            self.pipeline = Some(Pipeline::new(inner.clone(), target, self.relaxed, create));
+            self.pipeline = Some(Pipeline::new(inner.clone(), target, self.relaxed, create, unsynced));
         }
         Ok(self.pipeline.as_mut().expect("made above"))
     }

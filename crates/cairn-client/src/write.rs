@@ -6,11 +6,10 @@ use crate::error::{Cause, Error, FailureClass, QuorumError, Sent};
 use crate::policy::write_plan::{Step, WritePlan};
 use crate::read::to_pb;
 use crate::session::Writer;
-use crate::stats::bump;
 use bytes::Bytes;
 use cairn_net::{Body, BodyPart};
 use cairn_proto::checksum;
-use cairn_proto::limits::{CHUNK_LEN, FRAME_BODY_MAX};
+use cairn_proto::limits::{CHUNK_LEN, COMMIT_PIECES_MAX, FRAME_BODY_MAX};
 use cairn_proto::pb::{self, PutDurability, request, response};
 use cairn_proto::placement::Group;
 use cairn_proto::status::Code;
@@ -79,7 +78,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn block(&self, seq: u32) -> BlockId {
+    pub(crate) fn block(&self, seq: u32) -> BlockId {
         BlockId { inode: self.inode, writer: self.writer.id, seq: BlockSeq(seq) }
     }
 
@@ -287,7 +286,7 @@ fn refresh_soon(inner: &Arc<Inner>) {
 }
 
 /// The frames of a block; their checksums are combined from the chunks', so the bytes are hashed once.
-fn body_of(block: BlockId, data: &Bytes, crcs: &[u32]) -> Body {
+pub(crate) fn body_of(block: BlockId, data: &Bytes, crcs: &[u32]) -> Body {
     let per_frame = (FRAME_BODY_MAX / CHUNK_LEN) as usize;
     let parts = crcs.chunks(per_frame).enumerate().map(|(frame, crcs)| {
         let at = frame * FRAME_BODY_MAX as usize;
@@ -301,7 +300,7 @@ fn body_of(block: BlockId, data: &Bytes, crcs: &[u32]) -> Body {
 
 /// One block to one store. A broken connection or bytes spoilt on the way are tried once more: the block's id makes a
 /// second arrival harmless.
-async fn put_leg(
+pub(crate) async fn put_leg(
     inner: &Arc<Inner>,
     node: &Arc<Node>,
     put: pb::PutBlock,
@@ -352,139 +351,6 @@ async fn put_leg(
     }
 }
 
-/// Makes unsynced blocks durable: one SYNC per store, a majority for each block. What a store has lost since it took
-/// it is sent again.
-pub(crate) async fn sync_blocks(
-    inner: &Arc<Inner>,
-    target: &Target,
-    blocks: Vec<Stored>,
-    deadline: Instant,
-) -> Result<Vec<Stored>, Error> {
-    let (mut out, blocks): (Vec<Stored>, Vec<Stored>) = blocks.into_iter().partition(|block| block.settled);
-    let mut by_store: BTreeMap<StoreId, Vec<u32>> = BTreeMap::new();
-    for block in &blocks {
-        for store in &block.acked {
-            by_store.entry(*store).or_default().push(block.seq);
-        }
-    }
-    let view = inner.cluster.view();
-    let begun = Instant::now();
-    // Stores of different groups answer for different blocks; the write is complete when every block has its majority.
-    let mut plans: Vec<WritePlan> = blocks.iter().map(|b| WritePlan::new(b.replicas, &b.acked)).collect();
-    let (sender, mut answers) = mpsc::channel(by_store.len().max(1));
-    for (store, seqs) in by_store {
-        let Some(node) = view.node_of(store).cloned() else { continue };
-        let (inner, target, sender) = (inner.clone(), target.clone(), sender.clone());
-        let mine: Vec<Stored> = blocks.iter().filter(|b| seqs.contains(&b.seq)).cloned().collect();
-        inner.tasks.clone().spawn(async move {
-            let durable = sync_store(&inner, &target, store, &node, &mine, deadline).await;
-            let _ = sender.send((store, seqs, durable)).await;
-        });
-    }
-    drop(sender);
-    let silent = |store: StoreId| view.node_of(store).is_none_or(|node| node.is_silent());
-    loop {
-        let mut wake = deadline;
-        let mut done = true;
-        for plan in &plans {
-            match plan.step(begun.elapsed(), silent) {
-                Step::Commit | Step::GiveUp => {}
-                Step::Wait(until) => {
-                    done = false;
-                    wake = wake.min(until.map_or(deadline, |until| begun + until));
-                }
-            }
-        }
-        if done {
-            break;
-        }
-        tokio::select! {
-            biased;
-            answer = answers.recv() => {
-                let Some((store, seqs, durable)) = answer else { break };
-                for (block, plan) in blocks.iter().zip(&mut plans).filter(|(block, _)| seqs.contains(&block.seq)) {
-                    if durable.contains(&block.seq) {
-                        plan.on_ack(store, begun.elapsed());
-                    } else {
-                        plan.on_failure(store);
-                    }
-                }
-            }
-            () = tokio::time::sleep_until(wake) => {
-                if Instant::now() >= deadline {
-                    break;
-                }
-            }
-        }
-    }
-    for (mut block, plan) in blocks.into_iter().zip(plans) {
-        let acked = plan.tally().acked();
-        if acked.len() >= plan.tally().needed() {
-            block.late.extend(block.acked.iter().filter(|store| !acked.contains(store)));
-            block.acked = acked.to_vec();
-            block.settled = true;
-            out.push(block);
-        } else {
-            let seq = target.reserve(1)?;
-            let durable = PutDurability::Durable;
-            let draft = Draft { offset: block.offset, data: block.data, seq };
-            out.push(put_block(inner, target, draft, None, durable, deadline).await?);
-        }
-    }
-    out.sort_by_key(|block| block.offset);
-    Ok(out)
-}
-
-/// Numbers of the blocks that `store` holds durably.
-async fn sync_store(
-    inner: &Arc<Inner>,
-    target: &Target,
-    store: StoreId,
-    node: &Arc<Node>,
-    blocks: &[Stored],
-    deadline: Instant,
-) -> Vec<u32> {
-    let ids = blocks.iter().map(|block| to_pb(target.block(block.seq))).collect();
-    let leg = Leg::plain(request::Kind::Sync(pb::SyncBlocks { store: store.0, blocks: ids }), deadline);
-    let Ok(reply) = node.call(inner, leg).await else { return Vec::new() };
-    let Some(response::Kind::Sync(reply)) = reply.response.kind else { return Vec::new() };
-    let mut durable = Vec::new();
-    for block in blocks {
-        let missing = reply.missing.iter().any(|id| id.seq == block.seq);
-        let same_life = block.incarnations.get(&store) == Some(&reply.incarnation);
-        if (!missing && same_life) || resend(inner, target, store, node, block, deadline).await {
-            durable.push(block.seq);
-        }
-    }
-    durable
-}
-
-/// Sends a block once more to a store that lost it, durably.
-async fn resend(
-    inner: &Arc<Inner>,
-    target: &Target,
-    store: StoreId,
-    node: &Arc<Node>,
-    block: &Stored,
-    deadline: Instant,
-) -> bool {
-    let id = target.block(block.seq);
-    let crcs = checksum::chunk_crcs(id, Shard(0), &block.data);
-    let view = inner.cluster.view();
-    let put = pb::PutBlock {
-        block: Some(to_pb(id)),
-        shard: 0,
-        pg: block.pg.0,
-        pg_epoch: view.group(block.pg).map_or(0, |group| group.epoch.0),
-        crcs: checksum::pack(&crcs).into(),
-        durability: PutDurability::Durable as i32,
-        file_offset_hint: block.offset,
-        store: store.0,
-    };
-    bump(&inner.counters.retries);
-    put_leg(inner, node, put, body_of(id, &block.data, &crcs), deadline).await.is_ok()
-}
-
 /// Blocks in order of offset as runs: neighbours with consecutive numbers, one group and the same acks become one piece.
 pub(crate) fn pieces(blocks: &[Stored], block_len: u32) -> Vec<pb::Piece> {
     let mut out: Vec<pb::Piece> = Vec::new();
@@ -515,6 +381,22 @@ pub(crate) fn pieces(blocks: &[Stored], block_len: u32) -> Vec<pb::Piece> {
     out
 }
 
+/// Gives neighbours the same acks where a majority holds both, so that they become one piece: a commit has at most
+/// [`COMMIT_PIECES_MAX`] of them. A replica that loses an ack by that gets a degraded row it does not need.
+fn even_out(blocks: &mut [Stored]) {
+    let mut groups: BTreeMap<PgId, Vec<StoreId>> = BTreeMap::new();
+    for block in blocks.iter() {
+        let common = groups.entry(block.pg).or_insert_with(|| block.acked.clone());
+        common.retain(|store| block.acked.contains(store));
+    }
+    for block in blocks {
+        let common = &groups[&block.pg];
+        if common.len() >= cairn_proto::quorum::needed(block.replicas) {
+            block.acked.clone_from(common);
+        }
+    }
+}
+
 /// Runs the transaction that `make` builds from the blocks' pieces. When a group changed so much that metadata does not
 /// see a majority any more, the blocks are written anew, elsewhere.
 pub(crate) async fn commit_blocks(
@@ -528,7 +410,12 @@ pub(crate) async fn commit_blocks(
     let durability = if relaxed { PutDurability::Relaxed } else { PutDurability::Durable };
     let mut rewrites = 0;
     loop {
-        let kind = make(pieces(&blocks, target.block_len));
+        let mut runs = pieces(&blocks, target.block_len);
+        if runs.len() > COMMIT_PIECES_MAX {
+            even_out(&mut blocks);
+            runs = pieces(&blocks, target.block_len);
+        }
+        let kind = make(runs);
         let error = match inner.sessions.mutate(inner, kind, relaxed, deadline).await {
             Ok(reply) => return Ok((reply, blocks)),
             Err(error) => error,
@@ -608,6 +495,17 @@ mod tests {
             2,
             "a short block ends a run"
         );
+    }
+
+    #[test]
+    fn evened_out_neighbours_are_one_piece() {
+        let mut blocks =
+            vec![block(0, 100, 1, 1, &[1, 2, 3]), block(100, 100, 2, 1, &[2, 3]), block(200, 9, 3, 1, &[3, 2])];
+        even_out(&mut blocks);
+        assert_eq!(pieces(&blocks, 100).len(), 1);
+        let mut blocks = vec![block(0, 100, 1, 1, &[1, 2]), block(100, 100, 2, 1, &[2, 3])];
+        even_out(&mut blocks);
+        assert_eq!(pieces(&blocks, 100).len(), 2, "no majority holds both");
     }
 
     #[test]

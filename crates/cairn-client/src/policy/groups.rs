@@ -13,7 +13,7 @@ pub(crate) struct Candidate {
     pub(crate) targets: usize,
     /// Members needed for a commit.
     pub(crate) needed: usize,
-    /// Free bytes on its fullest member.
+    /// Free bytes that a majority of its members has at least.
     pub(crate) free_bytes: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -141,4 +142,35 @@ fn servers_left_behind_are_named() {
     super::support::Done::from(second).fails(1, &["is in use by another `cairn up`, process"]);
     assert_eq!(cluster.end_up(Signal::INT).code(), Some(0));
     assert_eq!(cluster.pids(), [0; 0]);
+}
+
+/// A frozen node keeps its connections and answers nothing. Frozen after it took blocks and before they were synced, it
+/// must not be waited for.
+#[test]
+fn a_node_frozen_in_the_middle_of_a_stream_is_not_noticed() {
+    let cluster = Cluster::start_processes();
+    for (round, victim) in ["node-1", "node-2", "node-3"].into_iter().enumerate() {
+        let content = noise(round as u64, 90_000_000);
+        let target = format!("/stream-{round}");
+        let mut put = cluster
+            .command(["put", "-", &target])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = put.stdin.take().unwrap();
+        let (before, after) = content.split_at(30_000_000);
+        stdin.write_all(before).unwrap();
+        send(cluster.pid(victim), Signal::STOP);
+        stdin.write_all(after).unwrap();
+        drop(stdin);
+        let put = super::support::Done::from(put.wait_with_output().unwrap());
+        assert_eq!(put.quiet(), "");
+        let copy = cluster.path(format!("copy-{round}"));
+        cluster.run(["get", &target, copy.to_str().unwrap()]).quiet();
+        assert!(fs::read(&copy).unwrap() == content);
+        send(cluster.pid(victim), Signal::CONT);
+        eventually("nothing is degraded", || (cluster.status()["degraded_runs"] == 0).then_some(()));
+    }
 }
