@@ -420,6 +420,12 @@ impl Cluster {
         groups::pick(&candidates, avoid, len, |n| inner.draw(n))
     }
 
+    /// True when every member of the group that takes writes looks well.
+    pub(crate) fn is_all_well(&self, inner: &Inner, pg: PgId) -> bool {
+        let (view, now) = (self.view(), inner.now());
+        view.group(pg).is_some_and(|group| group.write_targets().iter().all(|store| view.is_well(*store, now)))
+    }
+
     /// Replicas of a block in the order in which they are asked.
     pub(crate) fn read_order(&self, inner: &Inner, pg: PgId, lacking: &[u32]) -> Vec<(StoreId, Arc<Node>)> {
         let view = self.view();

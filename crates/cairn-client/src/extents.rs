@@ -27,6 +27,8 @@ pub(crate) struct ExtentCache {
     known: MapSlice,
     begin: u64,
     end: u64,
+    /// The size after the last change through this handle.
+    size_hint: Option<u64>,
 }
 
 impl ExtentCache {
@@ -46,9 +48,9 @@ impl ExtentCache {
         })
     }
 
-    /// The size at the remembered version.
+    /// The size that was last heard of.
     pub(crate) fn size(&self) -> Option<u64> {
-        (self.known.version > 0).then_some(self.known.size)
+        if self.known.version > 0 { Some(self.known.size) } else { self.size_hint }
     }
 
     /// Remembers the map of `[begin, end)`, unless something newer is known.
@@ -62,13 +64,13 @@ impl ExtentCache {
             self.known.extents.extend(slice.extents.iter().filter(|extent| extent.offset >= have).cloned());
             self.end = end;
         } else if !(adjoins && end <= self.end) {
-            *self = Self { known: slice.clone(), begin, end };
+            *self = Self { known: slice.clone(), begin, end, size_hint: None };
         }
     }
 
-    /// Forgets everything: the file was changed through this handle.
-    pub(crate) fn forget(&mut self) {
-        *self = Self::default();
+    /// Forgets the map: the file was changed through this handle, and has `size` bytes now if that is known.
+    pub(crate) fn forget(&mut self, size: Option<u64>) {
+        *self = Self { size_hint: size, ..Self::default() };
     }
 }
 

@@ -149,8 +149,9 @@ impl File {
         &self.0.unsynced
     }
 
-    pub(crate) fn forget_map(&self) {
-        self.0.map.lock().forget();
+    /// The file was changed through this handle; `reply` tells how it ended.
+    pub(crate) fn forget_map(&self, reply: Option<&pb::CommitReply>) {
+        self.0.map.lock().forget(reply.map(|reply| reply.size));
     }
 
     fn write_deadline(&self) -> Instant {
@@ -288,12 +289,15 @@ impl File {
     async fn commit(&self, commit: pb::Commit) -> Result<pb::CommitReply, Error> {
         let inner = self.inner();
         let kind = request::Kind::Commit(commit);
-        let reply = inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await;
-        self.forget_map();
-        match reply? {
-            response::Kind::Commit(reply) => Ok(reply),
-            _ => Err(inner.unexpected("commit")),
+        let reply = match inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await {
+            Ok(response::Kind::Commit(reply)) => Ok(reply),
+            Ok(_) => Err(inner.unexpected("commit")),
+            Err(error) => Err(error),
+        };
+        if !matches!(&reply, Err(error) if error.code() == Some(Code::NotInline)) {
+            self.forget_map(reply.as_ref().ok());
         }
+        reply
     }
 
     /// Stores `data` as blocks and commits them with the conditions of `template`.
@@ -324,16 +328,17 @@ impl File {
             let (inode, writer) = (self.0.inode.0, target.writer.id.0);
             request::Kind::Commit(pb::Commit { inode, writer, pieces, ..template.clone() })
         };
-        let result = write::commit_blocks(inner, &target, blocks, relaxed, deadline, make).await;
-        self.forget_map();
+        let result = match write::commit_blocks(inner, &target, blocks, relaxed, deadline, make).await {
+            Ok((response::Kind::Commit(reply), blocks)) => Ok((reply, blocks)),
+            Ok(_) => Err(inner.unexpected("commit")),
+            Err(error) => Err(error),
+        };
+        self.forget_map(result.as_ref().ok().map(|(reply, _)| reply));
         let (reply, blocks) = result?;
         if relaxed {
             self.0.unsynced.add(&blocks);
         }
-        match reply {
-            response::Kind::Commit(reply) => Ok((reply, blocks)),
-            _ => Err(inner.unexpected("commit")),
-        }
+        Ok((reply, blocks))
     }
 
     /// Writes at the end, wherever that is when metadata sees the commit: concurrent appends do not overwrite each
@@ -432,7 +437,7 @@ impl File {
         let inner = self.inner();
         let kind = request::Kind::Truncate(pb::Truncate { inode: self.0.inode.0, size, mtime_ns: None });
         let result = inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await;
-        self.forget_map();
+        self.forget_map(None);
         result.map(|_| ())
     }
 

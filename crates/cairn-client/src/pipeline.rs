@@ -91,12 +91,20 @@ impl Pipeline {
         Ok(self.next_seq - 1)
     }
 
-    /// The group for the next `len` bytes.
+    /// The group for the next `len` bytes: the one the stream is in, unless that has had its share, or has a member that
+    /// is away while another group is whole.
     fn hint(&self, len: u64) -> Option<PgId> {
+        let (inner, cluster) = (&self.inner, &self.inner.cluster);
         let mut group = self.group.lock();
-        let (pg, used) = group
-            .filter(|(_, used)| used + len <= GROUP_BYTES)
-            .or_else(|| Some((self.inner.cluster.pick_group(&self.inner, &[], len)?, 0)))?;
+        let kept = group.filter(|(_, used)| used + len <= GROUP_BYTES);
+        let (pg, used) = match kept {
+            Some((pg, used)) if cluster.is_all_well(inner, pg) => (pg, used),
+            Some((pg, used)) => match cluster.pick_group(inner, &[], len) {
+                Some(other) if cluster.is_all_well(inner, other) => (other, 0),
+                _ => (pg, used),
+            },
+            None => (cluster.pick_group(inner, &[], len)?, 0),
+        };
         *group = Some((pg, used + len));
         Some(pg)
     }

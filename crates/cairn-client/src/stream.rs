@@ -344,7 +344,7 @@ impl Core {
             None => Ok(()),
         };
         if let Destination::File(file) = &self.destination {
-            file.forget_map();
+            file.forget_map(None);
         }
         self.remember(result)
     }
