@@ -215,15 +215,8 @@ impl File {
     /// # Errors
     /// As [`File::len`].
     pub async fn metadata(&self) -> Result<Metadata, Error> {
-        let inner = self.inner();
-        let work = async {
-            let kind = request::Kind::Stat(pb::Stat { at: Some(at_inode(self.0.inode)), follow: false });
-            match inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await? {
-                response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
-                _ => Err(inner.unexpected("stat")),
-            }
-        };
-        self.counted("metadata", work).await
+        let deadline = self.inner().deadline(self.inner().config.meta_timeout);
+        self.counted("metadata", self.metadata_quietly(deadline)).await
     }
 
     /// Reads from the beginning on, with read-ahead.
@@ -397,7 +390,7 @@ impl File {
     async fn tail(&self, len: u64) -> Result<Option<(u64, Bytes, u64)>, Error> {
         let inner = self.inner();
         let deadline = inner.deadline(inner.config.read_timeout);
-        let size = self.metadata_quietly(deadline).await?;
+        let size = self.metadata_quietly(deadline).await?.size;
         let from = size.saturating_sub(u64::from(APPEND_TAIL_MAX));
         let checked = extents::ask(inner, self.0.inode, &self.0.map, (from, size - from), 0, deadline).await?;
         let Checked::Moved(map) = checked else { return Ok(None) };
@@ -414,10 +407,11 @@ impl File {
         Ok((tail.len() as u64 == tail_len).then_some((last.offset, tail, map.version)))
     }
 
-    async fn metadata_quietly(&self, deadline: Instant) -> Result<u64, Error> {
+    /// [`File::metadata`] as a part of an operation that is counted as a whole.
+    async fn metadata_quietly(&self, deadline: Instant) -> Result<Metadata, Error> {
         let kind = request::Kind::Stat(pb::Stat { at: Some(at_inode(self.0.inode)), follow: false });
         match self.inner().meta_read(kind, deadline).await? {
-            response::Kind::Attr(attr) => Ok(attr.size),
+            response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
             _ => Err(self.inner().unexpected("stat")),
         }
     }

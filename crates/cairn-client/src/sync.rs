@@ -68,7 +68,7 @@ async fn sync_everywhere(inner: &Arc<Inner>, target: &Target, blocks: &[Stored],
     for store in stores {
         let mine: Vec<Stored> = blocks.iter().filter(|block| meant(block).contains(&store)).cloned().collect();
         let Some(node) = view.node_of(store).cloned() else {
-            blocks.iter().zip(&mut plans).for_each(|(_, plan)| plan.on_failure(store));
+            plans.iter_mut().for_each(|plan| plan.on_failure(store));
             continue;
         };
         let (inner, target, sender) = (inner.clone(), target.clone(), sender.clone());
