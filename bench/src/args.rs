@@ -18,13 +18,13 @@ const ROUNDS_DEFAULT: u32 = 3;
 pub struct Args {
     /// Directory for scratch files and the cluster's data: a new directory is made in it and removed at the end
     /// [default: the temporary directory]
-    #[arg(long, value_name = "DIR")]
+    #[arg(global = true, long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Length of the big file, as 1GiB; a multiple of 4 MiB [default: 1GiB, with --quick 64MiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     size: Option<u64>,
     /// How often everything is measured [default: 3, with --quick 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(global = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
     /// Measure only these; ratios are reported where both sides were measured
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -33,13 +33,13 @@ pub struct Args {
     #[arg(long)]
     pub cold: bool,
     /// A short form that shows that everything works; its figures mean little
-    #[arg(long)]
+    #[arg(global = true, long)]
     pub quick: bool,
     /// The program `cairn` [default: the one beside this program]
-    #[arg(long, value_name = "FILE")]
+    #[arg(global = true, long, value_name = "FILE")]
     pub cairn: Option<PathBuf>,
     /// Write the report here instead of to standard output
-    #[arg(long, value_name = "FILE")]
+    #[arg(global = true, long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -122,6 +122,9 @@ impl Step {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Measure what the project claims about connections, as ratios: kept and fresh connections (TCP and TLS), replicas
+    /// written at once and one after another, operations that fail while replicas are gone
+    Claims,
     /// The other end of a measurement between processes
     #[command(hide = true)]
     Peer(Peer),

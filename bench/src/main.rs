@@ -12,6 +12,7 @@
 )]
 
 mod args;
+mod claims;
 mod cluster;
 mod cpu;
 mod limits;
@@ -25,7 +26,7 @@ mod workload;
 use anyhow::{Context, Result};
 use args::{Args, Command};
 use clap::Parser;
-use report::Report;
+use serde::Serialize;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(until_signal(&args));
     // A limit that was interrupted still has its thread; its files and children end with this process.
     runtime.shutdown_background();
-    exit(result.and_then(|report| write(&args, &report).map(|()| report.failures.is_empty())))
+    exit(result)
 }
 
 fn exit(result: Result<bool>) -> ExitCode {
@@ -60,17 +61,28 @@ fn exit(result: Result<bool>) -> ExitCode {
 }
 
 /// Runs everything, or ends early (stopping the cluster and removing its data) on SIGINT or SIGTERM.
-async fn until_signal(args: &Args) -> Result<Report> {
+async fn until_signal(args: &Args) -> Result<bool> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     tokio::select! {
-        result = run::all(args) => result,
+        result = measure(args) => result,
         _ = interrupt.recv() => anyhow::bail!("interrupted"),
         _ = terminate.recv() => anyhow::bail!("terminated"),
     }
 }
 
-fn write(args: &Args, report: &Report) -> Result<()> {
+/// True when every step ran.
+async fn measure(args: &Args) -> Result<bool> {
+    if let Some(Command::Claims) = args.command {
+        write(args, &claims::run(args).await?)?;
+        return Ok(true);
+    }
+    let report = run::all(args).await?;
+    write(args, &report)?;
+    Ok(report.failures.is_empty())
+}
+
+fn write(args: &Args, report: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(report).context("writing the report as JSON")?;
     match &args.json {
         Some(path) => std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display())),

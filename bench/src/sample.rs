@@ -40,7 +40,8 @@ impl Latency {
         self.0.add(&other.0).expect("all have the same bounds");
     }
 
-    fn report(&self) -> LatencyReport {
+    /// For a report.
+    pub fn report(&self) -> LatencyReport {
         let (p50_us, p99_us) = (self.0.value_at_quantile(0.5), self.0.value_at_quantile(0.99));
         LatencyReport { count: self.0.len(), p50_us, p99_us, max_us: self.0.max() }
     }
@@ -197,7 +198,7 @@ struct CpuReport {
 
 /// Latencies of all rounds together.
 #[derive(Serialize)]
-struct LatencyReport {
+pub struct LatencyReport {
     count: u64,
     p50_us: u64,
     p99_us: u64,

@@ -113,6 +113,8 @@ impl FrameWriter {
             self.meter.sent(sent);
             IoSlice::advance_slices(&mut rest, sent);
         }
+        // A stream that encrypts may hold back what it has taken.
+        self.sink.flush().await?;
         self.meter.write_ends();
         self.pieces.clear();
         self.head.clear();
@@ -130,6 +132,7 @@ impl FrameWriter {
         self.head.extend_from_slice(protobuf);
         self.meter.write_begins();
         self.sink.send_file(&self.head, file, *offset, *len).await?;
+        self.sink.flush().await?;
         self.meter.sent(self.head.len() + *len as usize);
         self.meter.write_ends();
         self.head.clear();

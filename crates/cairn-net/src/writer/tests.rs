@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 
-/// Keeps what is written; takes at most `limit` bytes at a time.
+/// Keeps what is written and flushed, as a stream that encrypts; takes at most `limit` bytes at a time.
 #[derive(Clone)]
 struct Sink {
     bytes: Arc<Mutex<Vec<u8>>>,
+    held: Arc<Mutex<Vec<u8>>>,
     calls: Arc<Mutex<usize>>,
     limit: usize,
 }
@@ -27,7 +28,7 @@ impl WriteHalf for Sink {}
 impl AsyncWrite for Sink {
     fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let len = buf.len().min(self.limit);
-        self.bytes.lock().extend_from_slice(&buf[..len]);
+        self.held.lock().extend_from_slice(&buf[..len]);
         *self.calls.lock() += 1;
         Poll::Ready(Ok(len))
     }
@@ -38,11 +39,11 @@ impl AsyncWrite for Sink {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = bufs.iter().flat_map(|buf| buf.iter().copied()).take(self.limit);
-        let mut bytes = self.bytes.lock();
-        let before = bytes.len();
-        bytes.extend(all);
+        let mut held = self.held.lock();
+        let before = held.len();
+        held.extend(all);
         *self.calls.lock() += 1;
-        Poll::Ready(Ok(bytes.len() - before))
+        Poll::Ready(Ok(held.len() - before))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -50,6 +51,7 @@ impl AsyncWrite for Sink {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bytes.lock().append(&mut self.held.lock());
         Poll::Ready(Ok(()))
     }
 
@@ -59,7 +61,7 @@ impl AsyncWrite for Sink {
 }
 
 fn writer(limit: usize) -> (FrameWriter, Sink) {
-    let sink = Sink { bytes: Arc::default(), calls: Arc::default(), limit };
+    let sink = Sink { bytes: Arc::default(), held: Arc::default(), calls: Arc::default(), limit };
     let meter = Arc::new(Meter::new(Arc::new(Totals::new())));
     (FrameWriter::new(Box::new(sink.clone()), meter), sink)
 }
