@@ -86,4 +86,7 @@ pub struct Progress {
     pub bytes_received: u64,
     /// When the last body bytes came, counted from [`crate::Link::start`]; for stall timers.
     pub last_byte: Option<Duration>,
+    /// The longest time between two arrivals of body bytes so far; `None` before the second. Frames, of up to 1 MiB,
+    /// are counted as they are complete.
+    pub max_gap: Option<Duration>,
 }

@@ -77,8 +77,10 @@ pub const SERVER_CONNECTIONS_MAX: usize = 4096;
 pub const SERVER_INFLIGHT_PER_CONNECTION: usize = 256;
 /// Requests of all connections a server works on at once; more are answered `Overloaded`.
 pub const SERVER_REQUESTS_MAX: usize = 16 * 1024;
-/// Body bytes of requests a server holds at once.
+/// Body bytes of bulk requests a server holds at once.
 pub const SERVER_BODY_BYTES: usize = 256 * 1024 * 1024;
+/// Body bytes of control-lane requests a server holds at once.
+pub const SERVER_CONTROL_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Bounds and timers of [`crate::serve`].
 #[derive(Clone, Debug)]
@@ -91,8 +93,10 @@ pub struct ServerConfig {
     pub max_inflight_per_connection: usize,
     /// Requests of all connections at once.
     pub max_requests: usize,
-    /// Bytes of request bodies held at once; permits are taken before a body is read, so memory stays flat.
+    /// Bytes of bulk request bodies held at once; permits are taken before a body is read, so memory stays flat.
     pub body_bytes: Arc<Semaphore>,
+    /// The same for the control lane, where nothing waits: a request without room is answered `Overloaded`.
+    pub control_body_bytes: Arc<Semaphore>,
     /// HELLO must come within this.
     pub hello_timeout: Duration,
     /// A begun frame, the next frame of a begun body, and a write must make progress within this.
@@ -114,6 +118,7 @@ impl ServerConfig {
             max_inflight_per_connection: SERVER_INFLIGHT_PER_CONNECTION,
             max_requests: SERVER_REQUESTS_MAX,
             body_bytes: Arc::new(Semaphore::new(SERVER_BODY_BYTES)),
+            control_body_bytes: Arc::new(Semaphore::new(SERVER_CONTROL_BODY_BYTES)),
             hello_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(180),

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-pub(crate) use receive::{Dialed, handshake};
+pub(crate) use receive::{Dialed, first_ping, handshake};
 
 /// A connection of this age counts as reused even if nothing was asked over it yet.
 const REUSED_AGE: Duration = Duration::from_secs(1);
@@ -189,7 +189,7 @@ impl Conn {
             state: Mutex::new(ConnState {
                 dead: false,
                 retiring: None,
-                next_id: 1,
+                next_id: dialed.next_id,
                 pending: BTreeMap::new(),
                 pings: BTreeMap::new(),
                 served: 0,

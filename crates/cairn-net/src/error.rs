@@ -75,6 +75,11 @@ pub struct LegError {
     pub class: LegErrorClass,
     /// Whether the peer may have the request.
     pub sent: Sent,
+    /// Set when the failure is that of a dial: its number on this link. All legs that waited for one dial fail with the
+    /// same number, so that a failed dial can be counted once.
+    pub dial: Option<u64>,
+    /// The one transparent resend, after a pooled connection turned out to be stale, was used up before.
+    pub resent: bool,
     /// What and where, for people.
     pub message: String,
     /// The error of the operating system, where there is one. One dial's error is shared by all its waiters.
@@ -83,7 +88,7 @@ pub struct LegError {
 
 impl LegError {
     pub(crate) fn new(class: LegErrorClass, sent: Sent, message: impl Into<String>) -> Self {
-        Self { class, sent, message: message.into(), source: None }
+        Self { class, sent, dial: None, resent: false, message: message.into(), source: None }
     }
 
     pub(crate) fn with_source(mut self, source: io::Error) -> Self {

@@ -39,6 +39,8 @@ pub(crate) struct LegShared {
     last_byte: Moment,
     done: Moment,
     bytes_received: AtomicU64,
+    /// The longest time between two arrivals of body bytes.
+    max_gap: Moment,
 }
 
 impl LegShared {
@@ -52,6 +54,7 @@ impl LegShared {
             last_byte: Moment::default(),
             done: Moment::default(),
             bytes_received: AtomicU64::new(0),
+            max_gap: Moment::default(),
         }
     }
 
@@ -72,7 +75,15 @@ impl LegShared {
     /// More of the response's body is here.
     pub fn mark_received(&self, len: u64) {
         self.bytes_received.fetch_add(len, Ordering::Relaxed);
-        self.last_byte.set(self.elapsed());
+        let at = self.elapsed();
+        // Only the connection's reading task writes these.
+        if let Some(before) = self.last_byte.get() {
+            let gap = at.saturating_sub(before);
+            if self.max_gap.get().is_none_or(|longest| longest < gap) {
+                self.max_gap.set(gap);
+            }
+        }
+        self.last_byte.set(at);
     }
 
     pub fn has_first_byte(&self) -> bool {
@@ -94,6 +105,7 @@ impl LegShared {
             first_byte: self.first_byte.get().is_some(),
             bytes_received: self.bytes_received.load(Ordering::Relaxed),
             last_byte: self.last_byte.get(),
+            max_gap: self.max_gap.get(),
         }
     }
 
@@ -182,12 +194,34 @@ impl Job {
             LegErrorClass::Status(_) => Sent::Responded,
             _ => self.shared.sent_so_far(),
         };
-        self.finish(Err(LegError { sent, ..error }));
+        let resent = self.resent;
+        self.finish(Err(LegError { sent, resent, ..error }));
     }
 
     /// Waits until its caller is gone.
     pub async fn abandoned(&mut self) {
         self.outcome.closed().await;
+    }
+}
+
+/// Looks at a [`Leg`] from the side: atomic loads, no lock. It keeps neither the leg nor its link alive.
+#[derive(Clone)]
+pub struct LegWatch(Arc<LegShared>);
+
+impl LegWatch {
+    /// When [`crate::Link::start`] was called: what progress and timing count from.
+    pub fn started(&self) -> Instant {
+        self.0.started
+    }
+
+    /// How far the leg has come.
+    pub fn progress(&self) -> Progress {
+        self.0.progress()
+    }
+
+    /// When its steps happened so far.
+    pub fn timing(&self) -> Timing {
+        self.0.timing()
     }
 }
 
@@ -228,6 +262,11 @@ impl Leg {
     /// When its steps happened so far.
     pub fn timing(&self) -> Timing {
         self.shared.timing()
+    }
+
+    /// A handle that sees the same, also while the leg is polled elsewhere and after it is gone.
+    pub fn watch(&self) -> LegWatch {
+        LegWatch(Arc::clone(&self.shared))
     }
 
     fn cancel(&mut self) {

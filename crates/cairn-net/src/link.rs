@@ -2,6 +2,7 @@
 //! file carries them out.
 
 mod dial;
+mod probe;
 mod report;
 mod upkeep;
 
@@ -23,12 +24,12 @@ use parking_lot::Mutex;
 use prost::Message;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,6 +57,8 @@ struct Lanes {
     bulk: ConnLane,
     /// Off their lane, with requests that may still finish.
     retired: Vec<Arc<Conn>>,
+    /// The probe under way, owned by those who wait for it.
+    probing: Weak<probe::Flight>,
     upkeep_runs: bool,
     closed: bool,
 }
@@ -89,6 +92,7 @@ pub(crate) struct LinkInner {
     connect_timeout_us: AtomicU64,
     rng: Mutex<fastrand::Rng>,
     serial: AtomicU64,
+    dial_serial: AtomicU64,
     closed: CancellationToken,
 }
 
@@ -122,6 +126,7 @@ impl Link {
             control: Lane::multiplexed(),
             bulk: Lane::exclusive(config.bulk_max.max(1)),
             retired: Vec::new(),
+            probing: Weak::new(),
             upkeep_runs: false,
             closed: false,
         };
@@ -142,6 +147,7 @@ impl Link {
             connect_timeout_us: AtomicU64::new(config.connect_timeout.as_micros() as u64),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             serial: AtomicU64::new(0),
+            dial_serial: AtomicU64::new(0),
             closed: CancellationToken::new(),
             config,
         }))))
@@ -183,6 +189,39 @@ impl Link {
         let inner = self.inner();
         inner.runtime.get_or_init(Handle::current);
         inner.ping(limit).await
+    }
+
+    /// Asks the peer for a sign of life over a connection that is dialled for this: dial, HELLO, PING, within `limit`
+    /// altogether. It tells whether the peer takes connections again, whatever those that exist may do. The new
+    /// connection becomes the control lane's, unless a younger one is there by then; an older one finishes what it has.
+    ///
+    /// One probe runs at a time: who asks while one is under way shares its outcome, and its limit.
+    ///
+    /// # Errors
+    /// As [`Link::ping`]; `dial` is set unless the peer took the connection and did not answer the ping. Cancelling
+    /// the last call that waits for a probe ends it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn probe(&self, limit: Duration) -> Result<pb::Pong, LegError> {
+        let inner = self.inner();
+        inner.runtime.get_or_init(Handle::current);
+        inner.probe(limit).await
+    }
+
+    /// When the last byte came from the peer, on whatever connection; `None` = never one. An atomic load.
+    pub fn last_received(&self) -> Option<Instant> {
+        self.inner().totals.last_received()
+    }
+
+    /// When the kernel last took a byte for the peer, on whatever connection; `None` = never one. An atomic load.
+    pub fn last_sent(&self) -> Option<Instant> {
+        self.inner().totals.last_sent()
+    }
+
+    /// When a byte last moved in either direction; `None` = never one.
+    pub fn last_traffic(&self) -> Option<Instant> {
+        self.last_received().max(self.last_sent())
     }
 
     /// The address it leads to.
@@ -373,7 +412,7 @@ impl LinkInner {
         match next {
             Next::Dial { evict } => {
                 if let Some(conn) = evict {
-                    conn.close_if_idle(CloseReason::PeerClosed);
+                    conn.close_if_idle(CloseReason::Evicted);
                 }
                 self.dial(kind);
             }

@@ -41,16 +41,35 @@ pub(crate) struct Meter {
 }
 
 /// Bytes of all connections of one owner.
+#[derive(Debug)]
 pub(crate) struct Totals {
     epoch: Instant,
     pub sent: AtomicU64,
     pub received: AtomicU64,
+    last_sent: Moment,
     last_received: Moment,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Totals {
     pub fn new() -> Self {
-        Self { epoch: now(), sent: AtomicU64::new(0), received: AtomicU64::new(0), last_received: Moment::default() }
+        Self {
+            epoch: now(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            last_sent: Moment::default(),
+            last_received: Moment::default(),
+        }
+    }
+
+    fn sent(&self, len: usize, at: Instant) {
+        self.sent.fetch_add(len as u64, Ordering::Relaxed);
+        self.last_sent.set(at - self.epoch);
     }
 
     fn received(&self, len: usize, at: Instant) {
@@ -61,6 +80,11 @@ impl Totals {
     /// When the last byte came, on whatever connection.
     pub fn last_received(&self) -> Option<Instant> {
         Some(self.epoch + self.last_received.get()?)
+    }
+
+    /// When the kernel last took bytes, on whatever connection.
+    pub fn last_sent(&self) -> Option<Instant> {
+        Some(self.epoch + self.last_sent.get()?)
     }
 }
 
@@ -73,6 +97,11 @@ impl Meter {
         now() - self.epoch
     }
 
+    /// When the connection was made.
+    pub fn made(&self) -> Instant {
+        self.epoch
+    }
+
     /// Bytes came.
     pub fn received(&self, len: usize) {
         let at = now();
@@ -82,8 +111,9 @@ impl Meter {
 
     /// Bytes were taken by the kernel.
     pub fn sent(&self, len: usize) {
-        self.totals.sent.fetch_add(len as u64, Ordering::Relaxed);
-        let at = self.elapsed();
+        let at = now();
+        self.totals.sent(len, at);
+        let at = at - self.epoch;
         self.moved.set(at);
         self.writing.set(at);
     }

@@ -29,6 +29,15 @@ pub(crate) enum Wants {
     Fresh,
 }
 
+/// Where a new connection went.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Placed<C, W> {
+    /// It goes to these, in order; with none it is free.
+    pub waiters: Vec<W>,
+    /// Those it takes the place of: off the lane, to end with what they have.
+    pub displaced: Vec<C>,
+}
+
 /// One lane. A multiplexed lane has one connection that takes everybody; otherwise a connection takes one at a time.
 #[derive(Debug)]
 pub(crate) struct Lane<C, W> {
@@ -87,20 +96,24 @@ impl<C: Clone + PartialEq, W> Lane<C, W> {
         Next::Wait
     }
 
-    /// A dial succeeded. The connection goes to those returned, in order; with none it is free.
-    pub fn dialed(&mut self, conn: C) -> Vec<W> {
+    /// A dial succeeded.
+    pub fn dialed(&mut self, conn: C) -> Placed<C, W> {
         self.dialing -= 1;
-        self.open.push(conn.clone());
+        self.adopt(conn)
+    }
+
+    /// A connection came that the lane has not dialled.
+    pub fn adopt(&mut self, conn: C) -> Placed<C, W> {
         if self.multiplexed {
-            return self.waiting.drain(..).collect();
+            let displaced = std::mem::replace(&mut self.open, vec![conn]);
+            return Placed { waiters: self.waiting.drain(..).collect(), displaced };
         }
-        match self.waiting.pop_front() {
-            Some(waiter) => vec![waiter],
-            None => {
-                self.idle.push(conn);
-                Vec::new()
-            }
+        self.open.push(conn.clone());
+        let waiters: Vec<W> = self.waiting.pop_front().into_iter().collect();
+        if waiters.is_empty() {
+            self.idle.push(conn);
         }
+        Placed { waiters, displaced: Vec::new() }
     }
 
     /// A dial failed. Those returned fail with it: all waiters, unless another dial or a busy connection may still

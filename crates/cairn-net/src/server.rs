@@ -4,13 +4,16 @@
 //! in a task of its own. A peer that sends garbage, drips, or does not read what it asked for loses its connection;
 //! memory held for requests is bounded by [`ServerConfig::body_bytes`].
 
+mod context;
 mod respond;
 mod session;
+mod stats;
+
+pub use context::{RequestContext, WorkTime};
+pub use stats::ServerStats;
 
 use crate::body::Body;
 use crate::config::ServerConfig;
-use crate::identity::PeerInfo;
-use crate::meter::Totals;
 use crate::seam::{Listener, Stream, now};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,13 +23,13 @@ use parking_lot::Mutex;
 use session::Session;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,57 +56,9 @@ pub trait Handler: Send + Sync + 'static {
         body: Vec<Bytes>,
     ) -> Result<(pb::response::Kind, Body), Status>;
 
-    /// Answers PING; must not wait and must not touch a disk.
+    /// Answers PING; must not wait and must not touch a disk. A server that is going away says `draining` by itself.
     fn pong(&self) -> pb::Pong {
         pb::Pong::default()
-    }
-}
-
-/// What is known about a request beside its content.
-#[derive(Clone, Debug)]
-pub struct RequestContext {
-    /// When the caller stops waiting; `None` when it gave no deadline.
-    pub deadline: Option<Instant>,
-    /// Who asks.
-    pub peer: Arc<PeerInfo>,
-    /// See [`cairn_proto::op`].
-    pub op: u16,
-    /// Which attempt at the operation this is, from 0.
-    pub attempt: u8,
-    /// A second copy of a slow request.
-    pub hedge: bool,
-    /// Sent again after a failure.
-    pub retry: bool,
-    /// Cancelled when nobody waits for the answer any more: the caller cancelled, or its connection ended.
-    pub cancelled: CancellationToken,
-}
-
-/// Counters of a server, readable while it runs: clone [`ServerConfig::stats`] before [`serve`].
-#[derive(Debug, Default)]
-pub struct ServerStats {
-    /// Connections open now.
-    pub connections: AtomicUsize,
-    /// Requests being worked on now, cancelled ones that still run included.
-    pub running: AtomicUsize,
-    /// Connections accepted.
-    pub accepted: AtomicU64,
-    /// Connections closed at once because there were too many.
-    pub turned_away: AtomicU64,
-    /// Connections closed because the peer broke the protocol, a bound or a checksum.
-    pub broken: AtomicU64,
-    /// Connections closed because the peer was idle, slow or not reading.
-    pub timed_out: AtomicU64,
-    /// Requests given to the handler.
-    pub requests: AtomicU64,
-    /// Requests refused before the handler saw them: overload, deadline, unknown kind.
-    pub refused: AtomicU64,
-    /// Requests whose caller went away before the response was complete.
-    pub cancelled: AtomicU64,
-}
-
-impl ServerStats {
-    fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -113,7 +68,6 @@ struct Server {
     config: ServerConfig,
     sessions: Mutex<BTreeMap<u64, Entry>>,
     tasks: TaskTracker,
-    totals: Arc<Totals>,
     /// Ends handlers that outlive the drain timeout.
     hard_stop: CancellationToken,
 }
@@ -157,7 +111,6 @@ pub async fn serve(
         config,
         sessions: Mutex::new(BTreeMap::new()),
         tasks: TaskTracker::new(),
-        totals: Arc::new(Totals::new()),
         hard_stop: CancellationToken::new(),
     });
     tokio::select! {
@@ -271,6 +224,7 @@ impl Server {
 
     /// Lets every session finish what it has, within the drain timeout.
     async fn drain(self: &Arc<Self>) {
+        self.config.stats.going_away.store(true, Ordering::Relaxed);
         for entry in self.sessions.lock().values() {
             match entry.session.get() {
                 Some(session) => session.go_away("the server is shutting down"),

@@ -24,11 +24,16 @@ pub enum CloseReason {
     Drain,
     /// No bytes for the stall timeout and no answer to a ping.
     Stalled,
+    /// It was made beside another one that is used now: by a parallel dial or a probe.
+    Spare,
+    /// Unused, closed to make room for a connection that is needed: to the same peer, or to another one when the
+    /// client's total is reached.
+    Evicted,
 }
 
 impl CloseReason {
     /// All of them, in the order of [`LinkStats::closes`].
-    pub const ALL: [CloseReason; 9] = [
+    pub const ALL: [CloseReason; 11] = [
         Self::Idle,
         Self::Age,
         Self::PeerClosed,
@@ -38,6 +43,8 @@ impl CloseReason {
         Self::Protocol,
         Self::Drain,
         Self::Stalled,
+        Self::Spare,
+        Self::Evicted,
     ];
 
     /// Name for logs and metrics.
@@ -52,6 +59,8 @@ impl CloseReason {
             Self::Protocol => "protocol",
             Self::Drain => "drain",
             Self::Stalled => "stalled",
+            Self::Spare => "spare",
+            Self::Evicted => "evicted",
         }
     }
 }
@@ -94,8 +103,12 @@ pub struct LinkStats {
     pub tasks: usize,
     /// Successful dials, HELLO included.
     pub dials: u64,
-    /// Failed dials.
+    /// Failed dials; one failure counts once, however many legs waited for it.
     pub dial_failures: u64,
+    /// Finished probes of [`crate::Link::probe`]: each is a dial of its own, which the two counters above do not count.
+    pub probes: u64,
+    /// Of those, without a PONG in time.
+    pub probe_failures: u64,
     /// Ended connections by reason, as in [`CloseReason::ALL`].
     pub closes: [u64; CloseReason::ALL.len()],
     /// Bytes handed to sockets.
@@ -118,6 +131,8 @@ pub struct LinkStats {
     pub srtt_us: u64,
     /// When the last byte came from the peer, on whatever connection; `None` = never one.
     pub last_received: Option<Instant>,
+    /// When the kernel last took a byte for the peer, on whatever connection; `None` = never one.
+    pub last_sent: Option<Instant>,
 }
 
 impl LinkStats {
@@ -132,6 +147,8 @@ impl LinkStats {
 pub(crate) struct Counters {
     pub dials: AtomicU64,
     pub dial_failures: AtomicU64,
+    pub probes: AtomicU64,
+    pub probe_failures: AtomicU64,
     pub closes: [AtomicU64; CloseReason::ALL.len()],
     pub legs: AtomicU64,
     pub replies: AtomicU64,

@@ -203,6 +203,19 @@ pub mod request {
         GetExtents(super::GetExtents),
     }
 }
+/// Where a server spent its time on a request, in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerTiming {
+    /// From the request's last byte (or the wait for memory before its body) until work on it began.
+    #[prost(uint32, tag = "1")]
+    pub queue_us: u32,
+    /// Waiting for disks.
+    #[prost(uint32, tag = "2")]
+    pub disk_us: u32,
+    /// Computing checksums.
+    #[prost(uint32, tag = "3")]
+    pub checksum_us: u32,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Response {
     #[prost(uint64, tag = "1")]
@@ -210,6 +223,9 @@ pub struct Response {
     /// Set exactly when the frame has the ERROR flag.
     #[prost(message, optional, tag = "2")]
     pub error: ::core::option::Option<Status>,
+    /// Absent when nothing was measured.
+    #[prost(message, optional, tag = "3")]
+    pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
         tags = "257, 258, 259, 260, 261, 262, 263, 513, 516, 517, 518, 519, 520, 521, 522, 769, 770, 781, 782"

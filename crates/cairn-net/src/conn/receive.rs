@@ -25,6 +25,8 @@ pub(crate) struct Dialed {
     pub writer: FrameWriter,
     pub meter: Arc<Meter>,
     pub peer: PeerInfo,
+    /// First request id that was not used.
+    pub next_id: u64,
 }
 
 /// Introduces both sides to each other.
@@ -61,13 +63,38 @@ pub(crate) async fn handshake(
                 let class = if wrong_peer { LegErrorClass::WrongPeer } else { LegErrorClass::Refused };
                 failed(class, refusal.to_string())
             })?;
-            Ok(Dialed { reader, writer, meter, peer })
+            Ok(Dialed { reader, writer, meter, peer, next_id: 1 })
         }
         FrameType::GoAway => {
             let reason = pb::GoAway::decode(reader.header()).map_or_else(|_| String::new(), |away| away.reason);
             Err(failed(LegErrorClass::Refused, format!("the server refused the handshake: {reason}")))
         }
         other => Err(failed(LegErrorClass::Protocol, format!("{other:?} came instead of HELLO_ACK"))),
+    }
+}
+
+/// Asks for a sign of life on a connection that nobody uses yet. Cancelling ends the connection with its owner.
+pub(crate) async fn first_ping(dialed: &mut Dialed) -> Result<pb::Pong, LegError> {
+    let id = dialed.next_id;
+    dialed.next_id += 1;
+    let failed = |class, message: String| LegError::new(class, Sent::Maybe, message);
+    dialed.writer.push(FixedHeader::new(FrameType::Ping, id, 0), b"", None);
+    dialed.writer.flush().await.map_err(|error| {
+        failed(LegErrorClass::Reset, format!("the connection ended during a ping: {error}")).with_source(error)
+    })?;
+    let fixed = dialed.reader.next().await.map_err(|error| {
+        let death = Death::from(error);
+        failed(death.class, format!("the connection ended during a ping: {}", death.message))
+    })?;
+    let header = dialed.reader.header();
+    match fixed.frame_type {
+        FrameType::Pong if fixed.request_id == id && fixed.body_len == 0 => pb::Pong::decode(header)
+            .map_err(|error| failed(LegErrorClass::Protocol, format!("unreadable PONG: {error}"))),
+        FrameType::GoAway => {
+            let reason = pb::GoAway::decode(header).map_or_else(|_| String::new(), |away| away.reason);
+            Err(failed(LegErrorClass::Refused, format!("the server goes away: {reason}")))
+        }
+        other => Err(failed(LegErrorClass::Protocol, format!("{other:?} came instead of PONG"))),
     }
 }
 

@@ -4,17 +4,27 @@ use super::LinkInner;
 use crate::conn::{Conn, Dialed, LaneKind, handshake};
 use crate::error::{LegError, LegErrorClass, Sent};
 use crate::seam::now;
-use crate::stats::Counters;
+use crate::stats::{CloseReason, Counters};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+/// Why a connection was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// The lane asked for it.
+    Dial,
+    /// It was a probe's; the lane takes it only if it is younger than what it has.
+    Probe,
+}
+
 impl LinkInner {
     /// Dials in a task of its own; the lane has counted the dial already.
     pub(super) fn dial(self: &Arc<Self>, kind: LaneKind) {
         let inner = Arc::clone(self);
+        let serial = self.next_dial();
         self.spawn(async move {
             let limit = Duration::from_micros(inner.connect_timeout_us.load(Ordering::Relaxed));
             let outcome = tokio::select! {
@@ -27,13 +37,21 @@ impl LinkInner {
                 Err(LegError::new(LegErrorClass::Connect, Sent::No, message))
             });
             match outcome {
-                Ok((dialed, slot)) => inner.dial_succeeded(kind, dialed, slot),
-                Err(error) => inner.dial_failed(kind, &error),
+                Ok((dialed, slot)) => {
+                    Counters::add(&inner.counters.dials, 1);
+                    inner.established(kind, dialed, slot, Origin::Dial);
+                }
+                Err(error) => inner.dial_failed(kind, &LegError { dial: Some(serial), ..error }),
             }
         });
     }
 
-    async fn connect(&self, kind: LaneKind) -> Result<(Dialed, OwnedSemaphorePermit), LegError> {
+    /// Numbers dials and probes, for [`LegError::dial`].
+    pub(super) fn next_dial(&self) -> u64 {
+        self.dial_serial.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) async fn connect(&self, kind: LaneKind) -> Result<(Dialed, OwnedSemaphorePermit), LegError> {
         let failed = |message: String| LegError::new(LegErrorClass::Connect, Sent::No, message);
         let slot = Arc::clone(&self.config.total_connections)
             .acquire_owned()
@@ -54,22 +72,40 @@ impl LinkInner {
         Ok((dialed, slot))
     }
 
-    fn dial_succeeded(self: &Arc<Self>, kind: LaneKind, dialed: Dialed, slot: OwnedSemaphorePermit) {
-        Counters::add(&self.counters.dials, 1);
+    /// A connection is there: gives it to its lane, and to those who wait.
+    pub(super) fn established(
+        self: &Arc<Self>,
+        kind: LaneKind,
+        dialed: Dialed,
+        slot: OwnedSemaphorePermit,
+        origin: Origin,
+    ) {
         self.peer.store(Some(Arc::new(dialed.peer.clone())));
-        let (conn, waiters, starts_upkeep) = {
+        let (conn, placed, starts_upkeep) = {
             let mut lanes = self.lanes.lock();
             if lanes.closed {
                 return;
             }
+            let lane = lanes.of(kind);
+            let made = dialed.meter.made();
+            if origin == Origin::Probe && lane.open().iter().any(|conn| conn.meter.made() >= made) {
+                self.counters.closed(CloseReason::Spare);
+                return;
+            }
             let conn = Conn::spawn(self, kind, dialed, slot);
-            let waiters = lanes.of(kind).dialed(Arc::clone(&conn));
-            (conn, waiters, !std::mem::replace(&mut lanes.upkeep_runs, true))
+            let placed = match origin {
+                Origin::Dial => lane.dialed(Arc::clone(&conn)),
+                Origin::Probe => lane.adopt(Arc::clone(&conn)),
+            };
+            (conn, placed, !std::mem::replace(&mut lanes.upkeep_runs, true))
         };
         if starts_upkeep {
             self.start_upkeep();
         }
-        self.give_all(&conn, waiters);
+        for older in placed.displaced {
+            older.retire(CloseReason::Spare);
+        }
+        self.give_all(&conn, placed.waiters);
     }
 
     fn dial_failed(self: &Arc<Self>, kind: LaneKind, error: &LegError) {

@@ -48,6 +48,8 @@ impl LinkInner {
             tasks: self.tasks.len(),
             dials: Counters::get(&counters.dials),
             dial_failures: Counters::get(&counters.dial_failures),
+            probes: Counters::get(&counters.probes),
+            probe_failures: Counters::get(&counters.probe_failures),
             closes: std::array::from_fn(|index| Counters::get(&counters.closes[index])),
             bytes_sent: Counters::get(&self.totals.sent),
             bytes_received: Counters::get(&self.totals.received),
@@ -59,6 +61,7 @@ impl LinkInner {
             body_crc_failures: Counters::get(&counters.body_crc_failures),
             srtt_us: Counters::get(&counters.srtt_us),
             last_received: self.totals.last_received(),
+            last_sent: self.totals.last_sent(),
         }
     }
 }

@@ -9,7 +9,7 @@ fn one_dial_serves_all_waiters_of_the_control_lane() {
     let mut lane = Numbers::multiplexed();
     assert_eq!(lane.arrive(1, Wants::Any), Next::Dial { evict: None });
     assert_eq!(lane.arrive(2, Wants::Any), Next::Wait);
-    assert_eq!(lane.dialed(10), [1, 2]);
+    assert_eq!(lane.dialed(10).waiters, [1, 2]);
     assert_eq!(lane.arrive(3, Wants::Fresh), Next::Give(10, 3));
     assert_eq!(lane.removed(&10), Next::Wait);
     assert_eq!(lane.arrive(4, Wants::Fresh), Next::Dial { evict: None });
@@ -21,7 +21,7 @@ fn one_dial_serves_all_waiters_of_the_control_lane() {
 fn a_released_connection_takes_the_next_waiter() {
     let mut lane = Numbers::exclusive(1);
     assert_eq!(lane.arrive(1, Wants::Any), Next::Dial { evict: None });
-    assert_eq!(lane.dialed(10), [1]);
+    assert_eq!(lane.dialed(10).waiters, [1]);
     assert_eq!(lane.arrive(2, Wants::Any), Next::Wait);
     assert_eq!(lane.released(&10), Some(2));
     assert_eq!(lane.released(&10), None);
@@ -35,7 +35,7 @@ fn the_most_recently_used_connection_is_taken() {
     let mut lane = Numbers::exclusive(2);
     for conn in [10, 11] {
         assert_eq!(lane.arrive(conn, Wants::Any), Next::Dial { evict: None });
-        assert_eq!(lane.dialed(conn), [conn]);
+        assert_eq!(lane.dialed(conn).waiters, [conn]);
     }
     for conn in [10, 11] {
         assert_eq!(lane.released(&conn), None);
@@ -47,18 +47,18 @@ fn the_most_recently_used_connection_is_taken() {
 fn who_wants_a_fresh_connection_gets_no_free_one() {
     let mut lane = Numbers::exclusive(1);
     assert_eq!(lane.arrive(1, Wants::Any), Next::Dial { evict: None });
-    assert_eq!(lane.dialed(10), [1]);
+    assert_eq!(lane.dialed(10).waiters, [1]);
     assert_eq!(lane.released(&10), None);
     assert_eq!(lane.arrive(2, Wants::Fresh), Next::Dial { evict: Some(10) });
     assert_eq!(lane.open(), []);
-    assert_eq!(lane.dialed(11), [2]);
+    assert_eq!(lane.dialed(11).waiters, [2]);
 }
 
 #[test]
 fn a_failed_dial_fails_nobody_whom_another_connection_may_serve() {
     let mut lane = Numbers::exclusive(2);
     assert_eq!(lane.arrive(1, Wants::Any), Next::Dial { evict: None });
-    assert_eq!(lane.dialed(10), [1]);
+    assert_eq!(lane.dialed(10).waiters, [1]);
     assert_eq!(lane.arrive(2, Wants::Any), Next::Dial { evict: None });
     assert_eq!(lane.dial_failed(), []);
     assert_eq!(lane.waiting(), 1);
@@ -93,7 +93,7 @@ impl Model {
                 self.act(next);
             }
             3 if self.lane.dialing() > 0 => {
-                for waiter in self.lane.dialed(self.next) {
+                for waiter in self.lane.dialed(self.next).waiters {
                     self.waiting.remove(&waiter);
                     self.busy.insert(self.next);
                 }

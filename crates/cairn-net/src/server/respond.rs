@@ -67,14 +67,16 @@ async fn write_batch(
         match entry {
             Out::Response { active, response } => write_response(session, writer, &active, response).await?,
             Out::Refused { id, op, status, _permit } => {
-                let response = encode_error(status);
+                let response = encode_error(status, None);
                 let fixed =
                     FixedHeader { flags: flags::END | flags::ERROR, ..FixedHeader::new(FrameType::Response, id, op) };
                 writer.push(fixed, &response.protobuf, None);
             }
             Out::Cancelled { id, op, _permit } => push_cancelled(writer, id, op),
             Out::Pong { id, _permit } => {
-                writer.push_message(FixedHeader::new(FrameType::Pong, id, 0), &handler.pong());
+                let mut pong = handler.pong();
+                pong.draining |= session.is_going_away();
+                writer.push_message(FixedHeader::new(FrameType::Pong, id, 0), &pong);
             }
             Out::GoAway(reason) => {
                 writer.push_message(FixedHeader::new(FrameType::GoAway, 0, 0), &pb::GoAway { reason });
@@ -130,28 +132,32 @@ pub(super) struct Encoded {
 }
 
 /// Encodes an outcome. What the lane cannot carry becomes an error that says so.
-pub(super) fn encode(outcome: Result<(pb::response::Kind, Body), Status>, is_bulk: bool) -> Encoded {
+pub(super) fn encode(
+    outcome: Result<(pb::response::Kind, Body), Status>,
+    is_bulk: bool,
+    timing: Option<pb::ServerTiming>,
+) -> Encoded {
     let body_max = if is_bulk { RESPONSE_LEN_MAX } else { u64::from(CONTROL_BODY_MAX) };
     let (kind, body) = match outcome {
         Ok((_, body)) if body.len() > body_max => {
             let message = format!("the response has {} bytes, this connection carries {body_max}", body.len());
-            return encode_error(Status::new(Code::TooLarge, message));
+            return encode_error(Status::new(Code::TooLarge, message), timing);
         }
         Ok(outcome) => outcome,
-        Err(status) => return encode_error(status),
+        Err(status) => return encode_error(status, timing),
     };
-    let response = pb::Response { total_len: body.len(), kind: Some(kind), error: None };
+    let response = pb::Response { total_len: body.len(), kind: Some(kind), error: None, timing };
     let protobuf = response.encode_to_vec();
     if protobuf.len() > FRAME_HEADER_MAX as usize {
         let message = format!("the response's header has {} bytes, a frame carries {FRAME_HEADER_MAX}", protobuf.len());
-        return encode_error(Status::new(Code::TooLarge, message));
+        return encode_error(Status::new(Code::TooLarge, message), timing);
     }
     Encoded { flags: 0, protobuf, body }
 }
 
-fn encode_error(mut status: Status) -> Encoded {
+fn encode_error(mut status: Status, timing: Option<pb::ServerTiming>) -> Encoded {
     let cut = status.message.floor_char_boundary(MESSAGE_LEN_MAX);
     status.message.truncate(cut);
-    let response = pb::Response { total_len: 0, kind: None, error: Some(status.to_pb()) };
+    let response = pb::Response { total_len: 0, kind: None, error: Some(status.to_pb()), timing };
     Encoded { flags: flags::ERROR, protobuf: response.encode_to_vec(), body: Body::empty() }
 }

@@ -1,7 +1,8 @@
 //! One accepted connection: the handshake, then requests until it ends.
 
 use super::respond::{self, Out};
-use super::{Handler, RequestContext, Server, ServerStats, SessionView};
+use super::stats::ClientEntry;
+use super::{Handler, RequestContext, Server, ServerStats, SessionView, WorkTime};
 use crate::body::Body;
 use crate::handshake;
 use crate::identity::PeerInfo;
@@ -32,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 const RETRY_AFTER_MS: u32 = 50;
 /// How long a request may wait for its share of the body budget when it carries no earlier deadline.
 const BUDGET_WAIT: Duration = Duration::from_secs(10);
+
+const EXPIRED: &str = "the deadline passed before the server could begin";
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -136,9 +139,13 @@ impl Session {
         let _ = self.queue.send(Out::GoAway(reason.to_owned()));
     }
 
+    pub fn is_going_away(&self) -> bool {
+        self.going_away.load(Ordering::Relaxed)
+    }
+
     /// True when nothing is left to do after GOAWAY.
     pub fn is_finished(&self) -> bool {
-        self.going_away.load(Ordering::Relaxed) && self.active.lock().is_empty()
+        self.is_going_away() && self.active.lock().is_empty()
     }
 
     /// The connection is gone: nobody waits for any answer.
@@ -191,7 +198,7 @@ pub(super) async fn run(
     cell: &OnceLock<Arc<Session>>,
 ) -> Closed {
     let (read, write) = stream.split();
-    let meter = Arc::new(Meter::new(Arc::clone(&server.totals)));
+    let meter = Arc::new(Meter::new(Arc::clone(&server.config.stats.totals)));
     let mut reader = FrameReader::new(read, CONTROL_READ_LEN, Arc::clone(&meter));
     let mut writer = FrameWriter::new(write, Arc::clone(&meter));
     let greeting = timeout(server.config.hello_timeout, greet(server, &mut reader, &mut writer, addr)).await;
@@ -203,6 +210,7 @@ pub(super) async fn run(
     if is_bulk {
         reader.set_read_len(BULK_READ_LEN);
     }
+    let _client = (peer.role == pb::Role::Client).then(|| ClientEntry::new(&server.config.stats, peer.boot_id));
     let (queue, entries) = mpsc::unbounded_channel();
     let session = Arc::new(Session {
         peer: Arc::new(peer),
@@ -266,8 +274,8 @@ struct Receiver<'a> {
 
 /// A request's first frame, judged.
 enum Admission {
-    /// Its body may be read; the permit pays for it.
-    Admitted(Option<OwnedSemaphorePermit>),
+    /// Its body may be read; the permit pays for it, and was waited for.
+    Admitted { permit: Option<OwnedSemaphorePermit>, waited: Duration },
     /// It is answered at once, its body read past.
     Refused(Status),
 }
@@ -300,7 +308,7 @@ impl Receiver<'_> {
         let deadline = (fixed.deadline_ms > 0).then(|| now() + Duration::from_millis(fixed.deadline_ms.into()));
         match self.admit(&request, deadline).await {
             Admission::Refused(status) => self.refuse(&fixed, request.total_len, status).await,
-            Admission::Admitted(permit) => self.accept(fixed, request, deadline, permit).await,
+            Admission::Admitted { permit, waited } => self.accept(fixed, request, deadline, permit, waited).await,
         }
     }
 
@@ -329,31 +337,46 @@ impl Receiver<'_> {
         if request.kind.is_none() {
             return Admission::Refused(Status::new(Code::Unsupported, "this server does not know the operation"));
         }
-        let overloaded = |why| Admission::Refused(Status::new(Code::Overloaded, why).retry_after_ms(RETRY_AFTER_MS));
         if self.session.running.load(Ordering::Relaxed) >= config.max_inflight_per_connection {
-            return overloaded("too many requests on this connection");
+            return self.overloaded("too many requests on this connection");
         }
         if config.stats.running.load(Ordering::Relaxed) >= config.max_requests {
-            return overloaded("too many requests");
+            return self.overloaded("too many requests");
         }
         if request.total_len == 0 {
-            return Admission::Admitted(None);
+            return Admission::Admitted { permit: None, waited: Duration::ZERO };
         }
-        let budget = Arc::clone(&config.body_bytes);
         let cost = request.total_len as u32;
-        if let Ok(permit) = Arc::clone(&budget).try_acquire_many_owned(cost) {
-            return Admission::Admitted(Some(permit));
+        let budget = if self.session.is_bulk { &config.body_bytes } else { &config.control_body_bytes };
+        if let Ok(permit) = Arc::clone(budget).try_acquire_many_owned(cost) {
+            return Admission::Admitted { permit: Some(permit), waited: Duration::ZERO };
+        }
+        if !self.session.is_bulk {
+            // Waiting here would keep the pings and cancellations behind it from being read.
+            return self.overloaded("no memory for the body of this request");
         }
         // The peer is not to blame for this wait.
         self.session.meter.settle();
-        let latest = now() + BUDGET_WAIT;
+        let began = now();
+        let latest = began + BUDGET_WAIT;
         let until = deadline.map_or(latest, |deadline| deadline.min(latest));
-        let permit = timeout_at(until, budget.acquire_many_owned(cost)).await;
+        let permit = timeout_at(until, Arc::clone(budget).acquire_many_owned(cost)).await;
         self.session.meter.owe();
         match permit {
-            Ok(Ok(permit)) => Admission::Admitted(Some(permit)),
-            _ => overloaded("no memory for the body of this request"),
+            Ok(Ok(permit)) => Admission::Admitted { permit: Some(permit), waited: now() - began },
+            _ if deadline.is_some_and(|deadline| deadline <= now()) => Admission::Refused(self.expired()),
+            _ => self.overloaded("no memory for the body of this request"),
         }
+    }
+
+    fn overloaded(&self, why: &str) -> Admission {
+        ServerStats::count(&self.server.config.stats.overloaded);
+        Admission::Refused(Status::new(Code::Overloaded, why).retry_after_ms(RETRY_AFTER_MS))
+    }
+
+    fn expired(&self) -> Status {
+        ServerStats::count(&self.server.config.stats.expired);
+        Status::new(Code::Deadline, EXPIRED)
     }
 
     /// Answers without reading the body into memory.
@@ -379,6 +402,7 @@ impl Receiver<'_> {
         request: pb::Request,
         deadline: Option<Instant>,
         permit: Option<OwnedSemaphorePermit>,
+        waited: Duration,
     ) -> Result<(), Closed> {
         let (id, op) = (fixed.request_id, fixed.op);
         let body = match self.receive_body(fixed, request.total_len).await? {
@@ -389,12 +413,15 @@ impl Receiver<'_> {
                 return Ok(());
             }
         };
-        if deadline.is_some_and(|deadline| deadline <= now()) {
+        let received = now();
+        if deadline.is_some_and(|deadline| deadline <= received) {
             ServerStats::count(&self.server.config.stats.refused);
-            let status = Status::new(Code::Deadline, "the deadline passed before the server could begin");
+            let status = self.expired();
             self.session.push_aside(|permit| Out::Refused { id, op, status, _permit: permit }).await;
             return Ok(());
         }
+        let work = Arc::new(WorkTime::default());
+        work.add_queue(waited);
         let context = RequestContext {
             deadline,
             peer: Arc::clone(&self.session.peer),
@@ -402,7 +429,9 @@ impl Receiver<'_> {
             attempt: fixed.attempt,
             hedge: fixed.has(flags::HEDGE),
             retry: fixed.has(flags::RETRY),
+            received,
             cancelled: CancellationToken::new(),
+            work,
         };
         self.start(id, context, request, body, permit);
         Ok(())
@@ -456,7 +485,10 @@ impl Receiver<'_> {
         let id = fixed.request_id;
         match fixed.frame_type {
             FrameType::Cancel => self.session.cancel(id, &self.server.config.stats).await,
-            FrameType::Ping => self.session.push_aside(|permit| Out::Pong { id, _permit: permit }).await,
+            FrameType::Ping => {
+                ServerStats::count(&self.server.config.stats.pings);
+                self.session.push_aside(|permit| Out::Pong { id, _permit: permit }).await;
+            }
             // The peer will not ask again; it closes when it has its answers.
             FrameType::GoAway => {}
             other => return Err(broken(format!("unexpected {other:?} frame"))),
@@ -480,10 +512,18 @@ impl Receiver<'_> {
             token: context.cancelled.clone(),
         });
         self.session.active.lock().insert(id, Arc::clone(&active));
-        let answer = Answer::new(Arc::clone(self.server), Arc::clone(self.session), active);
+        let answer = Answer::new(Arc::clone(self.server), Arc::clone(self.session), active, Arc::clone(&context.work));
         let handler: Arc<dyn Handler> = Arc::clone(&self.server.handler);
         let hard_stop = self.server.hard_stop.clone();
         self.server.tasks.spawn(async move {
+            let began = now();
+            context.work.add_queue(began - context.received);
+            // It may have waited long for its turn on a busy runtime.
+            if context.deadline.is_some_and(|deadline| deadline <= began) {
+                drop(permit);
+                answer.expire();
+                return;
+            }
             let outcome = tokio::select! {
                 biased;
                 outcome = handler.handle(&context, request, body) => outcome,
@@ -520,15 +560,24 @@ struct Answer {
     server: Arc<Server>,
     session: Arc<Session>,
     active: Option<Arc<Active>>,
+    work: Arc<WorkTime>,
 }
 
 impl Answer {
-    fn new(server: Arc<Server>, session: Arc<Session>, active: Arc<Active>) -> Self {
+    fn new(server: Arc<Server>, session: Arc<Session>, active: Arc<Active>, work: Arc<WorkTime>) -> Self {
         let stats = &server.config.stats;
         ServerStats::count(&stats.requests);
         stats.running.fetch_add(1, Ordering::Relaxed);
         session.running.fetch_add(1, Ordering::Relaxed);
-        Self { server, session, active: Some(active) }
+        Self { server, session, active: Some(active), work }
+    }
+
+    /// Its deadline passed before work on it began.
+    fn expire(mut self) {
+        let stats = &self.server.config.stats;
+        ServerStats::count(&stats.refused);
+        ServerStats::count(&stats.expired);
+        self.push(Err(Status::new(Code::Deadline, EXPIRED)));
     }
 
     fn give(mut self, outcome: Result<(pb::response::Kind, Body), Status>) {
@@ -546,7 +595,7 @@ impl Answer {
             }
             state.phase = Phase::Sending;
         }
-        let response = respond::encode(outcome, self.session.is_bulk);
+        let response = respond::encode(outcome, self.session.is_bulk, self.work.timing());
         let _ = self.session.queue.send(Out::Response { active, response });
     }
 }

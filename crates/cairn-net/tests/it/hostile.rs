@@ -384,7 +384,7 @@ pub async fn accept(listener: &mut dyn Listener) -> Raw {
 
 fn response(total_len: u64) -> Vec<u8> {
     let kind = Some(response::Kind::Get(pb::GetBlockReply::default()));
-    pb::Response { total_len, kind, error: None }.encode_to_vec()
+    pb::Response { total_len, kind, ..Default::default() }.encode_to_vec()
 }
 
 fn resp(id: u64, flags: u16) -> FixedHeader {

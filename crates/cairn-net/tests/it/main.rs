@@ -5,5 +5,7 @@ mod cancel;
 mod echo;
 mod hostile;
 mod pool;
+mod probe;
+mod server;
 mod support;
 mod wire;

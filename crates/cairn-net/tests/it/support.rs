@@ -53,6 +53,7 @@ impl Handler for Echo {
         self.seen.fetch_add(1, Ordering::SeqCst);
         match request.kind {
             Some(Kind::Put(put)) => {
+                ctx.work.add_disk(Duration::from_micros(put.pg_epoch));
                 let content: Bytes = body.concat().into();
                 let reply = pb::PutBlockReply { incarnation: put.pg_epoch, existed: ctx.retry };
                 Ok((response::Kind::Put(reply), Body::from_bytes(content)))

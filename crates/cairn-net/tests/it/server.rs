@@ -1,0 +1,131 @@
+//! What a server tells of itself: timings of requests, clients, counters.
+
+use crate::hostile::Raw;
+use crate::support::{call, error_of, get, get_ok, link, pattern, poll_once, put, start, start_with, until};
+use cairn_net::testing::PipeNet;
+use cairn_net::{Identity, Link, LinkConfig};
+use cairn_proto::frame::{FixedHeader, FrameType, flags};
+use cairn_proto::pb::request::Kind;
+use cairn_proto::status::Code;
+use cairn_proto::{BootId, NodeId, op, pb};
+use prost::Message;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+#[tokio::test(start_paused = true)]
+async fn what_a_request_cost_travels_with_its_answer() {
+    let net = PipeNet::new();
+    let budget = Arc::new(Semaphore::new(1_000_000));
+    let server = start_with(&net, "127.0.0.1:0", |config| config.body_bytes = Arc::clone(&budget)).await;
+    let link = link(net, &server.addr);
+    assert_eq!(get_ok(&link, 1, 10).await.response.timing, None, "nothing was measured");
+    let mut upload = put(pattern(1, 200_000));
+    upload.request.kind = Some(Kind::Put(pb::PutBlock { pg_epoch: 1234, ..Default::default() }));
+    let taken = Arc::clone(&budget).acquire_many_owned(900_000).await.unwrap();
+    let mut leg = link.start(upload);
+    poll_once(&mut leg).await;
+    tokio::time::sleep(Duration::from_millis(30)).await; // tidy: sleep-ok(virtual time)
+    drop(taken);
+    let timing = leg.await.unwrap().response.timing.unwrap();
+    assert_eq!((timing.disk_us, timing.checksum_us), (1234, 0));
+    assert!((29_000..=31_000).contains(&timing.queue_us), "it waited for memory: {timing:?}");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_memory_beyond_the_deadline_is_no_overload() {
+    let net = PipeNet::new();
+    let budget = Arc::new(Semaphore::new(0));
+    let server = start_with(&net, "127.0.0.1:0", |config| config.body_bytes = Arc::clone(&budget)).await;
+    let link = link(net, &server.addr);
+    let mut upload = put(pattern(1, 200_000));
+    upload.deadline = cairn_net::now() + Duration::from_millis(500);
+    let mut leg = link.start(upload);
+    poll_once(&mut leg).await;
+    let stats = &server.config.stats;
+    until("it is dropped", || stats.expired.load(Ordering::Relaxed) == 1).await;
+    assert_eq!((stats.refused.load(Ordering::Relaxed), stats.overloaded.load(Ordering::Relaxed)), (1, 0));
+    assert_eq!(server.echo.seen.load(Ordering::SeqCst), 0);
+    drop(leg);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_control_lane_never_waits_for_memory() {
+    let net = PipeNet::new();
+    let server = start_with(&net, "127.0.0.1:0", |config| {
+        config.body_bytes = Arc::new(Semaphore::new(0));
+        config.control_body_bytes = Arc::new(Semaphore::new(100));
+    })
+    .await;
+    let link = link(net, &server.addr);
+    assert_eq!(link.start(put(pattern(1, 100))).await.unwrap().body, pattern(1, 100));
+    let error = error_of(link.start(put(pattern(1, 101))).await);
+    let status = error.status().unwrap();
+    assert_eq!(status.code, Code::Overloaded);
+    assert!(status.retry_after_ms > 0);
+    assert_eq!(server.config.stats.overloaded.load(Ordering::Relaxed), 1);
+    link.ping(Duration::from_millis(10)).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_are_counted_as_processes_and_bytes_as_they_pass() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let stats = &server.config.stats;
+    let one = link(net.clone(), &server.addr);
+    let same = link(net.clone(), &server.addr);
+    let identity = Identity::client(BootId([9; 16])).shared();
+    let other =
+        Link::new(Arc::new(net.clone()), server.addr.clone(), NodeId(5), identity, Arc::new(LinkConfig::default()), 1);
+    let node = Identity { role: pb::Role::Node, ..Identity::client(BootId([8; 16])) }.shared();
+    let peer = Link::new(Arc::new(net), server.addr.clone(), NodeId(5), node, Arc::new(LinkConfig::default()), 1);
+    for link in [&one, &same, &other, &peer] {
+        get_ok(link, 1, 10).await;
+        get_ok(link, 1, 100_000).await;
+    }
+    assert_eq!((stats.connections.load(Ordering::Relaxed), stats.clients()), (8, 2));
+    drop((one, same));
+    until("it is gone", || stats.clients() == 1).await;
+    assert!(stats.bytes_sent() > 400_000 && stats.bytes_received() > 8 * 40);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_says_so_to_pings() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let stats = Arc::clone(&server.config.stats);
+    let mut raw = Raw::greet(&net, &server.addr, false).await;
+    let request = pb::Request { kind: Some(Kind::List(pb::ListBlocks::default())), ..Default::default() };
+    let fixed = FixedHeader { flags: flags::END, ..FixedHeader::new(FrameType::Request, 1, op::LIST) };
+    raw.send(fixed, &request.encode_to_vec(), b"").await;
+    let mut draining = Vec::new();
+    let mut stopping = Some(server);
+    for id in [2, 3] {
+        raw.send(FixedHeader::new(FrameType::Ping, id, 0), b"", b"").await;
+        let (_, header, _) = raw.receive().await.unwrap();
+        draining.push(pb::Pong::decode(header.as_slice()).unwrap().draining);
+        assert_eq!(stats.going_away.load(Ordering::Relaxed), id == 3);
+        if let Some(server) = stopping.take() {
+            tokio::spawn(server.stop());
+            assert_eq!(raw.receive().await.unwrap().0.frame_type, FrameType::GoAway);
+        }
+    }
+    assert_eq!(draining, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_counted() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let link = link(net, &server.addr);
+    link.ping(Duration::from_secs(1)).await.unwrap();
+    let _ = error_of(link.start(call(Kind::Sync(pb::SyncBlocks::default()))).await);
+    assert_eq!(link.start(get(3, 3)).await.unwrap().body, pattern(3, 3));
+    assert_eq!(server.config.stats.pings.load(Ordering::Relaxed), 1);
+    server.stop().await;
+}
