@@ -25,15 +25,35 @@ const MAP_PAGES_MAX: usize = 10_000;
 /// A refresh is skipped when another one ended this recently.
 const REFRESH_MIN: Duration = Duration::from_millis(100);
 
+/// Shortest time a node with a failed connection is left alone.
+const COOLDOWN_MIN: Duration = Duration::from_millis(250);
+/// The longest.
+const COOLDOWN_MAX: Duration = Duration::from_secs(5);
+
 /// A server with its connections, whether storage node or metadata server (id 0).
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) addr: String,
     pub(crate) link: Link,
     load: Mutex<Load>,
+    cooldown: Mutex<Cooldown>,
     flights: Mutex<Flights>,
     answered: AtomicU64,
     failed: AtomicU64,
+}
+
+/// A node whose connection failed is not asked again for a while, twice as long after each further failure.
+#[derive(Default)]
+struct Cooldown {
+    failures: u32,
+    until: Duration,
+}
+
+impl Cooldown {
+    fn on_failure(&mut self, now: Duration) {
+        self.until = now + COOLDOWN_MIN.saturating_mul(1 << self.failures.min(8)).min(COOLDOWN_MAX);
+        self.failures += 1;
+    }
 }
 
 #[derive(Default)]
@@ -58,7 +78,7 @@ impl Drop for Flight<'_> {
         let begun = flights.begun.remove(&self.id);
         flights.bytes -= self.bytes;
         if let Some(begun) = begun.filter(|_| !self.answered) {
-            self.node.load.lock().on_given_up(begun.elapsed(), self.inner.now());
+            self.node.load.lock().on_censored(begun.elapsed(), self.inner.now());
         }
     }
 }
@@ -113,6 +133,7 @@ impl Node {
             link: inner.link(&addr, id),
             addr,
             load: Mutex::default(),
+            cooldown: Mutex::default(),
             flights: Mutex::default(),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -125,7 +146,7 @@ impl Node {
     }
 
     pub(crate) fn is_down(&self, now: Duration) -> bool {
-        self.load.lock().is_down(now)
+        now < self.cooldown.lock().until
     }
 
     pub(crate) fn latency(&self, now: Duration) -> Duration {
@@ -194,6 +215,7 @@ impl Node {
             Ok(reply) => {
                 self.answered.fetch_add(1, Ordering::Relaxed);
                 self.load.lock().on_success(elapsed, inner.now());
+                *self.cooldown.lock() = Cooldown::default();
                 Ok(reply)
             }
             Err(error) => {
@@ -207,11 +229,14 @@ impl Node {
                     }
                     FailureClass::Overloaded => {
                         let pause = status.as_ref().map_or(0, |status| u64::from(status.retry_after_ms));
-                        self.load.lock().on_given_up(elapsed.max(Duration::from_millis(pause)), inner.now());
+                        self.load.lock().on_censored(elapsed.max(Duration::from_millis(pause)), inner.now());
                     }
                     // Our own deadline says little about the server; its silence already counts in the score.
                     FailureClass::TimedOut => {}
-                    _ => self.load.lock().on_failure(inner.now()),
+                    _ => {
+                        self.load.lock().on_error(inner.now());
+                        self.cooldown.lock().on_failure(inner.now());
+                    }
                 }
                 let record = self.failure(op::name(op), class, sent_of(&error), elapsed, error.to_string());
                 tracing::debug!(node = %self.id, addr = %self.addr, op = record.op, class = ?class, "{}", record.message);
@@ -438,7 +463,7 @@ impl Cluster {
             .filter_map(|(index, store)| {
                 let node = view.node_of(*store)?;
                 let sure = group.must_have(*store, lacking);
-                Some(Choice { replica: index, rank: u8::from(!sure), down: node.is_down(now), score: node.score(now) })
+                Some(Choice { replica: index, rank: u8::from(!sure), open: node.is_down(now), score: node.score(now) })
             })
             .collect();
         load::order(choices, |n| inner.draw(n))

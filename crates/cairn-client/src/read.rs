@@ -5,7 +5,7 @@ use crate::cluster::{FailureLog, Leg, LegFailure, LegKind, Node};
 use crate::error::{Cause, Error, FailureClass, Sent};
 use crate::extents::{self, Checked, ExtentCache, MapSlice};
 use crate::options::Consistency;
-use crate::policy::read_plan::{ReadPlan, Step};
+use crate::policy::read_plan::{Permits, ReadPlan, Step, Times};
 use crate::stats::bump;
 use bytes::{Bytes, BytesMut};
 use cairn_net::Body;
@@ -17,6 +17,7 @@ use cairn_proto::{BlockId, InodeId, Shard, StoreId};
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Blocks of one read fetched at the same time.
@@ -180,6 +181,25 @@ async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, deadline: Instant) -> R
     }
 }
 
+/// The earliest that a second replica is asked beside a silent first one.
+const NEXT_LEG_MIN: Duration = Duration::from_millis(50);
+/// The latest.
+const NEXT_LEG_MAX: Duration = Duration::from_secs(2);
+/// Another replica is asked after this multiple of the latency that is usual at the first.
+const NEXT_LEG_FACTOR: u32 = 4;
+
+/// Every leg that the plan wants may begin.
+struct Freely;
+
+impl Permits for Freely {
+    fn hedge(&mut self) -> bool {
+        true
+    }
+    fn retry(&mut self) -> bool {
+        true
+    }
+}
+
 async fn read_round(
     inner: &Arc<Inner>,
     wanted: &Wanted,
@@ -194,15 +214,17 @@ async fn read_round(
         order = inner.cluster.read_order(inner, wanted.range.pg, &wanted.lacking);
     }
     let usual = order.first().map_or_else(Default::default, |(_, node)| node.latency(inner.now()));
-    let mut plan = ReadPlan::new((0..order.len()).collect(), usual);
+    let patience = usual.saturating_mul(NEXT_LEG_FACTOR).clamp(NEXT_LEG_MIN, NEXT_LEG_MAX);
+    let times = Times { hedge_after: patience, soft_after: patience * 2, stall_after: None };
+    let mut plan = ReadPlan::new((0..order.len()).collect(), Vec::new(), times, Duration::ZERO);
     let begun = Instant::now();
     let mut legs = FuturesUnordered::new();
     let mut started = 0u8;
     let mut failed = false;
     loop {
-        let until = match plan.step(begun.elapsed()) {
-            Step::Start(index) => {
-                let (store, node) = &order[index];
+        let until = match plan.step(begun.elapsed(), &mut Freely) {
+            Step::Start { replica, leg: number, .. } => {
+                let (store, node) = &order[replica];
                 let kind = match (started, failed, round) {
                     (0, _, 0) => LegKind::First,
                     (_, _, 1..) => LegKind::Retry,
@@ -210,7 +232,7 @@ async fn read_round(
                     _ => LegKind::Hedge,
                 };
                 let leg = read_leg(inner, *store, node, wanted.range, kind, started, deadline);
-                legs.push(async move { leg.await.map_err(|failure| (*store, node, failure)) });
+                legs.push(async move { leg.await.map_err(|failure| (number, *store, node, failure)) });
                 started = started.saturating_add(1);
                 continue;
             }
@@ -222,7 +244,7 @@ async fn read_round(
             biased;
             Some(result) = legs.next() => match result {
                 Ok(bytes) => return Some(bytes),
-                Err((store, node, failure)) => {
+                Err((number, store, node, failure)) => {
                     failed = true;
                     let must_have = || {
                         let view = inner.cluster.view();
@@ -232,7 +254,7 @@ async fn read_round(
                         report(inner, store, node, wanted.range.block, 0);
                     }
                     log.add(failure.record);
-                    plan.on_failure(begun.elapsed());
+                    plan.on_failure(number, begun.elapsed());
                 }
             },
             Some(()) = timer => {}

@@ -81,7 +81,7 @@ async fn sync_everywhere(inner: &Arc<Inner>, target: &Target, blocks: &[Stored],
     drop(sender);
     let silent = |store: StoreId| view.node_of(store).is_none_or(|node| node.is_silent());
     loop {
-        let steps = plans.iter().map(|plan| plan.step(begun.elapsed(), silent));
+        let steps = plans.iter_mut().map(|plan| plan.step(begun.elapsed(), silent));
         let waits: Vec<Option<_>> =
             steps.filter_map(|s| if let Step::Wait(until) = s { Some(until) } else { None }).collect();
         if waits.is_empty() || Instant::now() >= deadline {

@@ -20,29 +20,53 @@ pub(crate) enum Step {
     GiveUp,
 }
 
+/// What an ack meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ack {
+    /// It came before the decision.
+    Counted,
+    /// The write was decided before, and that stands. After a commit the degraded row of this store can be cleared;
+    /// after giving up its block is an orphan.
+    Late,
+    /// Of a store that was not asked, or that answered before.
+    Ignored,
+}
+
 /// One block on its way to its replicas.
 ///
 /// The grace equals the time the majority took (at most [`GRACE_MAX`]): replicas that share the load of the first ones
 /// get as long again, so that most commits carry all of them and repair has little to do; a dead or frozen node costs
-/// nothing once it is known to be silent.
+/// nothing once it is known to be silent or its breaker is not closed.
+///
+/// Once [`WritePlan::step`] has said `Commit` or `GiveUp` it says so for ever. The tally goes on counting, for a caller
+/// that commits several blocks together; [`WritePlan::decided_acks`] is what stood at the decision.
 #[derive(Clone, Debug)]
 pub(crate) struct WritePlan {
     tally: Tally,
     quorum_at: Option<Duration>,
+    /// The decision, and how many acks there were.
+    decided: Option<(Step, usize)>,
 }
 
 impl WritePlan {
     /// A block meant for `replicas` copies, sent to `targets`.
     pub(crate) fn new(replicas: usize, targets: &[StoreId]) -> Self {
-        Self { tally: Tally::new(replicas, targets), quorum_at: None }
+        Self { tally: Tally::new(replicas, targets), quorum_at: None, decided: None }
     }
 
     /// `store` has it.
-    pub(crate) fn on_ack(&mut self, store: StoreId, now: Duration) {
+    pub(crate) fn on_ack(&mut self, store: StoreId, now: Duration) -> Ack {
+        if !self.tally.pending().contains(&store) {
+            return Ack::Ignored;
+        }
         self.tally.ack(store);
-        if self.quorum_at.is_none() && self.tally.outcome() != Outcome::Pending {
+        if self.decided.is_some() {
+            return Ack::Late;
+        }
+        if self.quorum_at.is_none() && matches!(self.tally.outcome(), Outcome::Quorum | Outcome::All) {
             self.quorum_at = Some(now);
         }
+        Ack::Counted
     }
 
     /// `store` will not have it.
@@ -50,24 +74,37 @@ impl WritePlan {
         self.tally.fail(store);
     }
 
-    /// What to do at `now`; `silent` tells of a store whether its node has been silent for [`SILENCE`].
-    pub(crate) fn step(&self, now: Duration, silent: impl Fn(StoreId) -> bool) -> Step {
-        match self.tally.outcome() {
+    /// What to do at `now`; `no_grace` tells of a store that it is not worth waiting for: its node has been silent for
+    /// [`SILENCE`], or its breaker is not closed.
+    pub(crate) fn step(&mut self, now: Duration, no_grace: impl Fn(StoreId) -> bool) -> Step {
+        if let Some((decided, _)) = self.decided {
+            return decided;
+        }
+        let step = match self.tally.outcome() {
             Outcome::All => Step::Commit,
             Outcome::Impossible => Step::GiveUp,
             Outcome::Pending => Step::Wait(None),
-            Outcome::Quorum if self.tally.pending().iter().all(|store| silent(*store)) => Step::Commit,
+            Outcome::Quorum if self.tally.pending().iter().all(|store| no_grace(*store)) => Step::Commit,
             Outcome::Quorum => {
                 let reached = self.quorum_at.unwrap_or(now);
                 let until = reached + reached.min(GRACE_MAX);
                 if now >= until { Step::Commit } else { Step::Wait(Some(until)) }
             }
+        };
+        if !matches!(step, Step::Wait(_)) {
+            self.decided = Some((step, self.tally.acked().len()));
         }
+        step
     }
 
     /// The count so far.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// The stores that had it when the write was decided; `None` before.
+    pub(crate) fn decided_acks(&self) -> Option<&[StoreId]> {
+        self.decided.map(|(_, count)| &self.tally.acked()[..count])
     }
 }
 
