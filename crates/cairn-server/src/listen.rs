@@ -15,6 +15,20 @@ pub enum ListenError {
          reaches the port could read and destroy data; use a loopback address (127.0.0.0/8 or ::1)"
     )]
     NotLoopback(SocketAddr),
+    /// Others could not dial it.
+    #[error("\"{0}\" is not an address to advertise: write HOST:PORT as others reach it, for example 10.0.0.7:9001")]
+    Unreachable(String),
+}
+
+/// Checks an address that others will be told: `host:port` with a port that can be dialled. Not held to loopback, because
+/// it opens nothing; a forwarder that listens there has to protect what it forwards.
+pub fn advertised_addr(advertise: &str) -> Result<String, ListenError> {
+    let unreachable = || ListenError::Unreachable(advertise.to_owned());
+    let (host, port) = advertise.rsplit_once(':').ok_or_else(unreachable)?;
+    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    let named = !host.is_empty() && host != "[]" && !bare_ipv6 && host.chars().all(|c| c.is_ascii_graphic());
+    let dialled = port.parse::<u16>().is_ok_and(|port| port != 0);
+    if named && dialled { Ok(advertise.to_owned()) } else { Err(unreachable()) }
 }
 
 /// Reads a listening address and admits loopback only. Names (`localhost`) count as 127.0.0.1 and nothing else is
@@ -37,6 +51,16 @@ mod tests {
     fn loopback_is_admitted() {
         for listen in ["127.0.0.1:9000", "127.8.9.10:0", "[::1]:9000", "localhost:9000", "[::ffff:127.0.0.1]:1"] {
             assert!(loopback_addr(listen).is_ok(), "{listen}");
+        }
+    }
+
+    #[test]
+    fn advertised_addresses_can_be_dialled() {
+        for advertise in ["10.0.0.7:9001", "node-1.example:9001", "[::1]:9001", "127.0.0.1:1"] {
+            assert_eq!(advertised_addr(advertise), Ok(advertise.to_owned()));
+        }
+        for advertise in ["", "9001", ":9001", "host", "host:0", "host:70000", "::1:9001", "[]:1", "a b:1"] {
+            assert_eq!(advertised_addr(advertise), Err(ListenError::Unreachable(advertise.to_owned())));
         }
     }
 

@@ -18,8 +18,8 @@ Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0
 
 Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
 ~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
-replicas, listen, base_port, processes; [meta_server] data, listen, replicas; [node] data, listen, zone, rack, host,
-capacity.
+replicas, listen, base_port, processes; [meta_server] data, listen, replicas; [node] data, listen, advertise, zone,
+rack, host, capacity.
 
 Try it:  cairn up &   cairn put -r /usr/share/doc /doc   cairn ls -l /doc   cairn status"
 )]
@@ -168,6 +168,9 @@ pub struct NodeRole {
     /// Address and port to listen on [default: 127.0.0.1:9001]
     #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
+    /// Address that clients and other servers are told, where a forwarder stands before the node [default: --listen]
+    #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_ADVERTISE", hide_env_values = true)]
+    pub advertise: Option<String>,
     /// Zone the node is in: copies are spread over zones, then racks, then hosts
     #[arg(long, value_name = "NAME", env = "CAIRN_NODE_ZONE", hide_env_values = true)]
     pub zone: Option<String>,

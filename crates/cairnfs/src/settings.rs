@@ -185,6 +185,7 @@ pub struct MetaSettings {
 pub struct NodeSettings {
     pub data: Option<PathBuf>,
     pub listen: Option<String>,
+    pub advertise: Option<String>,
     pub zone: Option<String>,
     pub rack: Option<String>,
     pub host: Option<String>,

@@ -22,7 +22,7 @@ pub struct NodeServerConfig {
     pub stores: Vec<PathBuf>,
     /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
     pub listen: String,
-    /// The address that others are told, where it differs from the one listened on.
+    /// The address that others are told, `host:port`, where it differs from the one listened on.
     pub advertise: Option<String>,
     /// Addresses of the metadata servers, `host:port` each.
     pub metas: Vec<String>,

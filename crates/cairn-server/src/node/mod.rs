@@ -32,7 +32,7 @@ use crate::entropy;
 use crate::error::StartError;
 use crate::limits::{META_TIMEOUT, STOP_GRACE};
 use crate::links::{Dialer, MetaClient, Peers};
-use crate::listen::loopback_addr;
+use crate::listen::{advertised_addr, loopback_addr};
 use crate::tasks::{Tasks, blocking};
 use arc_swap::ArcSwap;
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
@@ -65,9 +65,10 @@ impl NodeServer {
     /// was registered before serves reads and writes at once, a new one as soon as it has its number.
     ///
     /// # Errors
-    /// When the address is not on loopback or not free, or a directory cannot be used. Nothing keeps running then.
+    /// When the address is not on loopback or not free, the advertised one cannot be dialled, or a directory cannot be used. Nothing keeps running then.
     pub async fn start(config: NodeServerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
         let listen = loopback_addr(&config.listen)?;
+        let advertise = config.advertise.as_deref().map(advertised_addr).transpose()?;
         let opened = blocking({
             let config = config.clone();
             move || open(&config)
@@ -77,7 +78,7 @@ impl NodeServer {
         let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
         let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
 
-        let node = Arc::new(build(&config, net, addr, home, stores));
+        let node = Arc::new(build(&config, net, advertise.unwrap_or_else(|| addr.to_string()), home, stores));
         let known = node.home.identity.lock().registration.clone();
         if let Some(granted) = known {
             // Read from our own file, in which every store has one number.
@@ -171,19 +172,13 @@ fn store_options(config: &StoreConfig) -> StoreOptions {
     options
 }
 
-fn build(
-    config: &NodeServerConfig,
-    net: Arc<dyn Net>,
-    addr: SocketAddr,
-    home: Home,
-    stores: Vec<Arc<StoreSlot>>,
-) -> Node {
+fn build(config: &NodeServerConfig, net: Arc<dyn Net>, addr: String, home: Home, stores: Vec<Arc<StoreSlot>>) -> Node {
     let boot = BootId(entropy::unique());
     let speaks_as = Identity { role: Role::Node, ..Identity::client(boot) }.shared();
     let dialer = Dialer { net, identity: speaks_as.clone(), config: Arc::new(LinkConfig::default()) };
     Node {
         boot,
-        addr: config.advertise.clone().unwrap_or_else(|| addr.to_string()),
+        addr,
         zone: config.zone.clone(),
         rack: config.rack.clone(),
         host: config.host.clone(),

@@ -23,6 +23,7 @@ fn wrong_usage_is_status_2() {
     run(&["up", "--listen", "0.0.0.0"]).fails(2, &["loopback"]);
     run(&["up", "--meta", "127.0.0.1:1"]).fails(2, &["--meta"]);
     run(&["node"]).fails(2, &["--data"]);
+    run(&["node", "--data", "/no/such", "--advertise", "host:0"]).fails(1, &["host:0", "advertise"]);
     run(&["completions", "dos"]).fails(2, &["bash", "zsh", "fish"]);
     run(&["--meta", "nonsense", "ls"]).fails(2, &["nonsense"]);
     run(&["--log", "cairn=loud", "ls"]).fails(2, &["cairn=loud", "allowed"]);
