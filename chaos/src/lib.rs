@@ -1,0 +1,12 @@
+//! Faults, load and judgement: starts a cluster of real processes behind fault-injecting proxies, drives open-loop load
+//! through the client library, and holds what users saw against the acceptance criteria (docs/chaos.md).
+//!
+//! Outside the product: works on clocks, disks, sockets and processes directly, and on the cluster only through
+//! `cairn-client` and the program `cairn`.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a fault injector works on the machine itself: clocks, sockets, processes"
+)]
+
+pub mod proxy;

@@ -1,0 +1,3 @@
+//! `cairn-chaos`: runs scenarios.
+
+fn main() {}
