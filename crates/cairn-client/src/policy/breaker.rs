@@ -142,6 +142,8 @@ pub(crate) struct Breaker {
     consecutive: u32,
     window: Window,
     doublings: u32,
+    /// The ceiling under which the last probe began.
+    ceiling: Duration,
     /// The pause before the next probe is counted from here.
     since: Duration,
     unit: f64,
@@ -165,6 +167,7 @@ impl Breaker {
             consecutive: 0,
             window: Window::default(),
             doublings: 0,
+            ceiling: Duration::MAX,
             since: Duration::ZERO,
             unit: 0.5,
             closed_at: None,
@@ -254,6 +257,7 @@ impl Breaker {
         let due = self.probe_at(ceiling).is_some_and(|at| now >= at);
         if due {
             self.state = BreakerState::Probing;
+            self.ceiling = ceiling;
         }
         due
     }
@@ -266,7 +270,10 @@ impl Breaker {
         }
         if !ok {
             self.state = BreakerState::Open;
-            self.doublings = (self.doublings + 1).min(DOUBLINGS_MAX);
+            // No further than the ceiling: when it rises again (one of several dead nodes is back and nobody waits any
+            // more), the others are still looked for within seconds, not half a minute later.
+            let reached = (0..DOUBLINGS_MAX).find(|k| PAUSE_MIN.saturating_mul(1 << k) >= self.ceiling);
+            self.doublings = (self.doublings + 1).min(reached.unwrap_or(DOUBLINGS_MAX));
             (self.since, self.unit) = (now, unit);
             return None;
         }

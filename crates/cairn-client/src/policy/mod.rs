@@ -8,11 +8,15 @@
 pub(crate) mod breaker;
 #[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
 pub(crate) mod budget;
+#[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
+pub(crate) mod classify;
 pub(crate) mod groups;
 #[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
 pub(crate) mod histogram;
 #[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
 pub(crate) mod load;
+#[cfg(test)]
+mod model;
 #[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
 pub(crate) mod parking;
 mod primitives;
