@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: every check, in an order in which the cheap ones come first.
 
 use crate::process::{self, cargo};
-use crate::{codegen, deny, tidy};
+use crate::{codegen, deny, shuttle, tidy};
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -35,6 +35,7 @@ const STEPS: &[Step] = &[
     Step { name: "docs", run: docs },
     Step { name: "doc tests", run: doc_tests },
     Step { name: "tests", run: tests },
+    Step { name: "shuttle", run: interleavings },
 ];
 
 enum Outcome {
@@ -129,6 +130,11 @@ fn tests(root: &Path) -> Result<Report> {
     }
     println!("cargo-nextest is missing (`cargo xtask setup` installs it): running `cargo test`");
     run_tests(root, &["test", "--workspace", "--all-targets", "--locked", "--no-fail-fast"])
+}
+
+fn interleavings(root: &Path) -> Result<Report> {
+    let names = shuttle::run(root, shuttle::ITERATIONS_SHORT)?;
+    Ok(Report::note(names.join(", ")))
 }
 
 fn run_tests(root: &Path, args: &[&str]) -> Result<Report> {

@@ -175,7 +175,7 @@ mod tests {
             version: "1.0.0".to_string(),
             license: Some("MIT".to_string()),
             source: Some(CRATES_IO.to_string()),
-            dependencies: Vec::new(),
+            ..Package::default()
         }
     }
 

@@ -15,6 +15,7 @@ mod deny;
 mod process;
 mod quickstart;
 mod setup;
+mod shuttle;
 mod spdx;
 mod tidy;
 mod workspace;
@@ -58,6 +59,12 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Run the small concurrent parts under a scheduler that tries many interleavings.
+    Shuttle {
+        /// Interleavings of each test.
+        #[arg(long, default_value_t = shuttle::ITERATIONS)]
+        iterations: u32,
+    },
     /// Generate the protobuf messages.
     Codegen {
         /// Only check that the generated file is current.
@@ -81,6 +88,7 @@ fn run(command: Command) -> Result<()> {
         Command::Tidy => tidy::run(&root).map(|summary| println!("{summary}")),
         Command::Deny => deny::run(&root).map(|summary| println!("{summary}")),
         Command::Setup { all } => setup::run(all),
+        Command::Shuttle { iterations } => shuttle::run(&root, iterations).map(drop),
         Command::Codegen { check } => codegen::run(&root, check),
     }
 }

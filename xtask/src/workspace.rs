@@ -3,6 +3,7 @@
 use crate::process::cargo;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The part of `cargo metadata` that is read here.
@@ -25,6 +26,9 @@ pub struct Package {
     pub source: Option<String>,
     /// What its manifest asks for.
     pub dependencies: Vec<Dependency>,
+    /// Its features, each with what it turns on.
+    #[serde(default)]
+    pub features: BTreeMap<String, Vec<String>>,
 }
 
 /// One dependency as a manifest states it.

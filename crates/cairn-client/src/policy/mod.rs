@@ -25,6 +25,8 @@ pub(crate) mod probes;
 #[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
 pub(crate) mod read_plan;
 pub mod rounds;
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;
 #[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
 pub(crate) mod timers;
 #[allow(dead_code, reason = "used by the connection layer that is being rewritten")]
