@@ -22,10 +22,14 @@ fn uuid_of(bytes: &Bytes, what: &str) -> Result<[u8; 16], Status> {
     bytes[..].try_into().map_err(|_| Status::new(Code::Invalid, format!("{what} has {} bytes, not 16", bytes.len())))
 }
 
+/// At most [`LABEL_LEN_MAX`] bytes of a text that a node says.
+fn short(text: &str) -> String {
+    let cut = (0..=LABEL_LEN_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..cut].to_owned()
+}
+
 fn beat_row(beat: &pb::StoreBeat) -> rows::StoreBeat {
-    let mut trouble = beat.trouble.clone();
-    let cut = (0..=LABEL_LEN_MAX.min(trouble.len())).rev().find(|at| trouble.is_char_boundary(*at)).unwrap_or(0);
-    trouble.truncate(cut);
+    let trouble = short(&beat.trouble);
     rows::StoreBeat {
         capacity_bytes: beat.capacity_bytes,
         used_bytes: beat.used_bytes,
@@ -106,13 +110,16 @@ impl Meta {
                 Some(live) => live.row = row.clone(),
                 None => {
                     let beat = beat_row(&pb::StoreBeat::default());
-                    cluster.stores.insert(*id, StoreLive { row: row.clone(), beat, dirty: false });
+                    cluster
+                        .stores
+                        .insert(*id, StoreLive { row: row.clone(), beat, dirty: false, alarm: String::new() });
                 }
             }
         }
         for (id, beat) in done.store_ids.iter().zip(&ask.stores) {
             if let Some(store) = cluster.stores.get_mut(id) {
                 store.beat = beat_row(beat);
+                store.alarm = short(&beat.alarm);
                 store.dirty = true;
             }
         }
@@ -157,7 +164,9 @@ impl Meta {
         for beat in &ask.stores {
             if let Some(store) = cluster.stores.get_mut(&beat.id) {
                 let next = beat_row(beat);
-                changed |= next.trouble != store.beat.trouble;
+                let alarm = short(&beat.alarm);
+                changed |= next.trouble != store.beat.trouble || alarm != store.alarm;
+                store.alarm = alarm;
                 store.dirty |= next != store.beat;
                 store.beat = next;
             }
@@ -201,6 +210,7 @@ impl Meta {
                 blocks: store.beat.blocks,
                 quarantined: store.beat.quarantined,
                 trouble: store.beat.trouble.clone(),
+                alarm: store.alarm.clone(),
             })
         };
         let info = |(id, node): (&u32, &NodeLive)| pb::NodeInfo {

@@ -226,7 +226,7 @@ keys! {
     Slot = 0x32 { /// The session.
         session: u64, /// The slot.
         slot: u32 } -> rows::Slot;
-    /// An open writer; a number below the counter without a row is closed.
+    /// An open writer; one that is closed stands in a range of [`ClosedWriters`] instead.
     Writer = 0x33 { /// Its number.
         writer: u64 } -> rows::Writer;
     /// The writers of a session.
@@ -244,6 +244,9 @@ keys! {
         start: u64, /// The session that holds it.
         session: u64, /// Which owner in that session.
         owner: u64 } -> rows::Raw;
+    /// Consecutive closed writers: nothing of them commits any more.
+    ClosedWriters = 0x37 { /// The first of them.
+        first: u64 } -> rows::RunLen;
     /// An entry of a server's change log.
     Feed = 0x40 { /// The server.
         server: u32, /// Its position, counted from 1.

@@ -13,6 +13,7 @@ mod duties;
 mod error;
 mod extents;
 mod groups;
+mod judge;
 pub mod keys;
 pub mod kv;
 pub mod limits;
@@ -31,6 +32,7 @@ mod state;
 mod truncate;
 mod tx;
 mod write;
+mod writers;
 
 pub use duties::{GarbageRow, GroupMembers};
 pub use error::OpenError;

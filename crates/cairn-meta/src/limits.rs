@@ -21,6 +21,8 @@ pub const MAP_ROWS_PER_TX_MAX: usize = 16 * 1024;
 pub const MAP_ROWS_PER_STEP: usize = 256;
 /// A file with at most so many extent rows loses them in the transaction that removes it.
 pub const MAP_ROWS_DROPPED_AT_ONCE: usize = 8;
+/// Extent rows looked through to judge the blocks of one request; blocks of a file with more stay undecided.
+pub const JUDGED_MAP_ROWS_MAX: usize = 1 << 20;
 /// Extent rows fetched by one scan.
 pub const SCAN_ROWS: usize = 512;
 /// Rows cleared by one step of ending a session.
@@ -37,6 +39,8 @@ pub const DEFECTS_MAX: usize = 256;
 pub const INODES_PER_REQUEST_MAX: u32 = 4096;
 /// Numbers of a counter reserved by one durable write.
 pub const COUNTER_RESERVE: u64 = 4096;
+/// Shortest lease of a session.
+pub const LEASE_MIN: Duration = Duration::from_millis(100);
 /// Open sessions.
 pub const SESSIONS_MAX: usize = 100_000;
 /// Nodes and stores of a cluster.

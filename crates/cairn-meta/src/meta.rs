@@ -6,7 +6,8 @@ use crate::error::{Fault, Op, OpenError, engine_status};
 use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
 use crate::limits::{
-    ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, FORMAT_VERSION, INODE_LOCKS, SESSIONS_MAX, STORES_MAX,
+    ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN, SESSIONS_MAX,
+    STORES_MAX,
 };
 use crate::rows;
 use crate::slot::Step;
@@ -33,6 +34,8 @@ pub struct MetaOptions {
     pub block_len: u32,
     /// A file that as a whole is at most this long is kept in its extent row.
     pub inline_max: u32,
+    /// A session that was silent this long ends; clients renew theirs three times as often.
+    pub lease: Duration,
     /// Addresses of the metadata servers, told to clients.
     pub metas: Vec<String>,
     /// What time it is.
@@ -74,6 +77,10 @@ fn check_options(options: &MetaOptions) -> Result<(), OpenError> {
     }
     if !block_len_allowed(options.block_len) {
         return refuse("block_len", options.block_len, "64 KiB to 64 MiB in steps of 64 KiB");
+    }
+    if options.lease < LEASE_MIN {
+        let value = u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX);
+        return Err(OpenError::Option { option: "lease_ms", value, allowed: "at least 100 ms" });
     }
     if options.inline_max as usize > PAGE_BYTES_MAX / 2 {
         return refuse("inline_max", options.inline_max, "0 to 24 KiB");
@@ -214,6 +221,8 @@ impl Meta {
             Kind::ListDegraded(ask) => self.list_degraded(ask).await,
             Kind::ClearDegraded(ask) => self.clear_degraded(ask).await,
             Kind::JoinDone(ask) => self.join_done(ask).await,
+            Kind::JudgeWriters(ask) => self.judge_writers(ask).await,
+            Kind::JudgeBlocks(ask) => self.judge_blocks(ask).await,
             Kind::Stat(ask) => self.stat(ask).await,
             Kind::ReadDir(ask) => self.read_dir(ask).await,
             Kind::GetExtents(ask) => self.get_extents(ask).await,
@@ -424,7 +433,7 @@ async fn load(tx: &mut Tx, now: Duration, cluster_id: ClusterId) -> Op<Opened> {
     for (key, row) in tx.table::<keys::Store>(STORES_MAX).await? {
         let beat =
             rows::StoreBeat { capacity_bytes: 0, used_bytes: 0, blocks: 0, quarantined: 0, trouble: String::new() };
-        cluster.stores.insert(key.store, StoreLive { row, beat, dirty: false });
+        cluster.stores.insert(key.store, StoreLive { row, beat, dirty: false, alarm: String::new() });
     }
     for (key, beat) in tx.table::<keys::StoreBeat>(STORES_MAX).await? {
         if let Some(store) = cluster.stores.get_mut(&key.store) {

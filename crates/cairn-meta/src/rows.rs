@@ -425,7 +425,7 @@ rows! {
         /// Why it takes no writes; empty when well.
         trouble: String
     }
-    /// How many consecutive blocks a row is about.
+    /// How many consecutive blocks, or writers, a row is about.
     RunLen = 1 { /// At least 1.
         count: u32 }
     /// Totals of the namespace.

@@ -10,12 +10,10 @@ use crate::rows;
 use crate::slot::check_session;
 use crate::state::SessionLive;
 use crate::tx::Tx;
-use cairn_proto::limits::SESSION_LEASE_MS;
+use crate::writers;
 use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
-use std::time::Duration;
-
 /// What there is of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Left {
@@ -44,7 +42,11 @@ impl Meta {
         })?;
         let live = SessionLive { last_seen: self.now(), beats: 0, dirty: false };
         self.inner.sessions.lock().live.insert(session, live);
-        Ok(Reply::OpenSession(pb::OpenSessionReply { session, epoch: 1, lease_ms: SESSION_LEASE_MS }))
+        Ok(Reply::OpenSession(pb::OpenSessionReply { session, epoch: 1, lease_ms: self.lease_ms() }))
+    }
+
+    fn lease_ms(&self) -> u64 {
+        u64::try_from(self.inner.options.lease.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Notes a sign of life.
@@ -114,7 +116,7 @@ impl Meta {
     /// # Errors
     /// As [`Meta::execute`]; call again.
     pub async fn expire_sessions(&self) -> Result<bool, Status> {
-        let lease = Duration::from_millis(SESSION_LEASE_MS);
+        let lease = self.inner.options.lease;
         let silent = self.inner.sessions.lock().silent(self.now(), lease);
         let Some(session) = silent else { return Ok(false) };
         tracing::info!(session, "session expired");
@@ -143,11 +145,7 @@ impl Meta {
                 Some(row) if row.session != ask.session => {
                     fail(Code::Fenced, format!("writer {} is not of session {}", ask.writer, ask.session))
                 }
-                Some(_) => {
-                    tx.delete(&key);
-                    tx.delete(&keys::SessionWriter { session: ask.session, writer: ask.writer });
-                    Ok(())
-                }
+                Some(_) => writers::close(tx, ask.session, ask.writer).await,
                 // Closed before: the answer may have been lost.
                 None => Ok(()),
             }
@@ -184,8 +182,7 @@ async fn clear_step(tx: &mut Tx, session: u64) -> Op<bool> {
     }
     let range = keys::with_fields::<keys::SessionWriter>(&[&field]);
     for (key, _) in tx.scan::<keys::SessionWriter>(&range, room, Order::Forward).await? {
-        tx.delete(&keys::Writer { writer: key.writer });
-        tx.delete(&key);
+        writers::close(tx, session, key.writer).await?;
         room -= 1;
     }
     let range = keys::with_fields::<keys::Slot>(&[&field]);

@@ -27,6 +27,8 @@ pub(crate) struct StoreLive {
     pub beat: rows::StoreBeat,
     /// The report is newer than its row.
     pub dirty: bool,
+    /// What its node wants an operator to look at; empty when well. Kept in memory only: every report says it again.
+    pub alarm: String,
 }
 
 /// The storage side of the cluster.

@@ -49,6 +49,9 @@ pub const WINDOW_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const COMMIT_PIECES_MAX: usize = 64;
 /// Blocks named by one SYNC, DELETE or LIST request or reply.
 pub const BLOCKS_PER_REQUEST_MAX: usize = 1024;
+/// Blocks judged by one request: so many that a file's map is seldom walked twice, and few enough that the answer fits a
+/// page even when no two neighbours share a verdict.
+pub const BLOCKS_JUDGED_MAX: usize = 8 * 1024;
 /// Encoded bytes of a page of directory entries, extents or rows; keeps every reply header under
 /// [`FRAME_HEADER_MAX`].
 pub const PAGE_BYTES_MAX: usize = 48 * 1024;
@@ -67,6 +70,8 @@ const _: () = {
     assert!(PAGE_BYTES_MAX + 8 * 1024 < FRAME_HEADER_MAX as usize);
     assert!(INLINE_LEN_DEFAULT < FRAME_HEADER_MAX / 2);
     assert!((INLINE_LEN_DEFAULT as usize) < PAGE_BYTES_MAX);
+    // A span of one block takes six bytes.
+    assert!(BLOCKS_JUDGED_MAX * 6 <= PAGE_BYTES_MAX);
     // The ids of a SYNC (20 bytes each, some framing) fit a header.
     assert!(BLOCKS_PER_REQUEST_MAX * 48 < FRAME_HEADER_MAX as usize);
 };

@@ -59,6 +59,8 @@ ops! {
     CLEAR_DEGRADED = 523, "clear_degraded", ClearDegraded, false;
     JOIN_DONE = 524, "join_done", JoinDone, false;
     CLOSE_WRITER = 525, "close_writer", CloseWriter, false;
+    JUDGE_WRITERS = 526, "judge_writers", JudgeWriters, false;
+    JUDGE_BLOCKS = 527, "judge_blocks", JudgeBlocks, false;
     STAT = 769, "stat", Stat, false;
     READ_DIR = 770, "read_dir", ReadDir, false;
     MKDIR = 771, "mkdir", Mkdir, true;

@@ -121,7 +121,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782"
+        tags = "257, 258, 259, 260, 261, 262, 263, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -172,6 +172,10 @@ pub mod request {
         JoinDone(super::JoinDone),
         #[prost(message, tag = "525")]
         CloseWriter(super::CloseWriter),
+        #[prost(message, tag = "526")]
+        JudgeWriters(super::JudgeWriters),
+        #[prost(message, tag = "527")]
+        JudgeBlocks(super::JudgeBlocks),
         /// Metadata: namespace.
         #[prost(message, tag = "769")]
         Stat(super::Stat),
@@ -228,7 +232,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 513, 516, 517, 518, 519, 520, 521, 522, 769, 770, 781, 782"
+        tags = "257, 258, 259, 260, 261, 262, 263, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 769, 770, 781, 782"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -266,6 +270,10 @@ pub mod response {
         Heartbeat(super::HeartbeatReply),
         #[prost(message, tag = "522")]
         ListDegraded(super::ListDegradedReply),
+        #[prost(message, tag = "526")]
+        JudgeWriters(super::JudgeWritersReply),
+        #[prost(message, tag = "527")]
+        JudgeBlocks(super::JudgeBlocksReply),
         #[prost(message, tag = "769")]
         Attr(super::Attr),
         #[prost(message, tag = "770")]
@@ -538,6 +546,9 @@ pub struct StoreInfo {
     /// Empty when well; otherwise why it takes no writes.
     #[prost(string, tag = "7")]
     pub trouble: ::prost::alloc::string::String,
+    /// Empty when well; otherwise what an operator has to look at although the store serves.
+    #[prost(string, tag = "8")]
+    pub alarm: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeInfo {
@@ -583,7 +594,7 @@ pub struct ClusterMap {
 pub struct ClusterMapReply {
     #[prost(uint64, tag = "1")]
     pub version: u64,
-    /// The caller's version is current: nothing else is set.
+    /// The caller's version is current: nothing else is set but `clients`.
     #[prost(bool, tag = "2")]
     pub unchanged: bool,
     #[prost(message, repeated, tag = "3")]
@@ -600,6 +611,10 @@ pub struct ClusterMapReply {
     /// Addresses of the metadata servers.
     #[prost(string, repeated, tag = "8")]
     pub metas: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// About how many clients are connected to this metadata server; set also when `unchanged`. A client spreads what all
+    /// clients may do at once (probes of a node that came back) over this many.
+    #[prost(uint64, tag = "9")]
+    pub clients: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterStatus {}
@@ -667,6 +682,15 @@ pub struct StoreBeat {
     /// True when the store was made empty by this process.
     #[prost(bool, tag = "11")]
     pub fresh: bool,
+    /// Blocks deleted by the sweep since the process started.
+    #[prost(uint64, tag = "12")]
+    pub swept_blocks: u64,
+    /// Blocks of writers that metadata never closed nor has open: kept.
+    #[prost(uint64, tag = "13")]
+    pub future_blocks: u64,
+    /// Empty when well; otherwise what an operator has to look at although the store serves.
+    #[prost(string, tag = "14")]
+    pub alarm: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RegisterNode {
@@ -749,11 +773,65 @@ pub struct ListDegradedReply {
     #[prost(bytes = "bytes", tag = "2")]
     pub next_cursor: ::prost::bytes::Bytes,
 }
-/// The store now holds these runs, durably. A row that no longer stands is ignored.
+/// The store holds every block of these runs, durably: a node that caught up says so, or a client whose PUT was
+/// acknowledged after its commit (a late acknowledgement). Whoever says so must know it of each block of the run, from the
+/// store itself: a PUT acknowledged as durable, or a SYNC that did not name it missing at the incarnation of its PUT.
+///
+/// Exactly the rows named go. A row that is not there, or is about fewer or more blocks than the run says, because the
+/// blocks were collected meanwhile or another caller came first, is ignored; so the request may be repeated and may come
+/// at any time after the commit that made the rows. At most 1024 rows.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClearDegraded {
     #[prost(message, repeated, tag = "1")]
     pub rows: ::prost::alloc::vec::Vec<DegradedRow>,
+}
+/// Which writers are closed, so that their blocks may be judged. At most 1024.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JudgeWriters {
+    #[prost(uint64, repeated, tag = "1")]
+    pub writers: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JudgeWritersReply {
+    #[prost(uint64, tag = "1")]
+    pub duty_epoch: u64,
+    /// In the order of the request.
+    #[prost(enumeration = "WriterState", repeated, tag = "2")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
+}
+/// Consecutive blocks of one group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupRun {
+    #[prost(uint32, tag = "1")]
+    pub pg: u32,
+    #[prost(message, optional, tag = "2")]
+    pub run: ::core::option::Option<Run>,
+}
+/// What is to become of blocks that a store holds. At most 1024 runs of 8192 blocks together, in ascending order of
+/// (inode, writer, seq) and without overlap.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JudgeBlocks {
+    #[prost(uint32, tag = "1")]
+    pub store: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub runs: ::prost::alloc::vec::Vec<GroupRun>,
+}
+/// So many blocks, in the order of the request, have this verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerdictSpan {
+    #[prost(enumeration = "Verdict", tag = "1")]
+    pub verdict: i32,
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+}
+/// Destructive when acted upon: refused by a node that has seen a higher duty_epoch.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JudgeBlocksReply {
+    #[prost(uint64, tag = "1")]
+    pub duty_epoch: u64,
+    /// Their counts add up to the blocks asked for.
+    #[prost(message, repeated, tag = "2")]
+    pub spans: ::prost::alloc::vec::Vec<VerdictSpan>,
 }
 /// A joining store holds the union of the other members' inventories, taken after `epoch` began.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1379,6 +1457,74 @@ impl NodeState {
             "NODE_STATE_SUSPECT" => Some(Self::Suspect),
             "NODE_STATE_OUT" => Some(Self::Out),
             "NODE_STATE_REPLACED" => Some(Self::Replaced),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WriterState {
+    /// Neither opened nor closed by this metadata: it was rolled back to before the writer's time.
+    Unknown = 0,
+    /// May still commit.
+    Open = 1,
+    /// Was closed in a transaction: will never commit again.
+    Closed = 2,
+}
+impl WriterState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "WRITER_STATE_UNKNOWN",
+            Self::Open => "WRITER_STATE_OPEN",
+            Self::Closed => "WRITER_STATE_CLOSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WRITER_STATE_UNKNOWN" => Some(Self::Unknown),
+            "WRITER_STATE_OPEN" => Some(Self::Open),
+            "WRITER_STATE_CLOSED" => Some(Self::Closed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Verdict {
+    /// Wait and ask again: the writer is open, or the collector has the block in hand.
+    Undecided = 0,
+    /// A file refers to it. May become garbage, which the collector sees to.
+    Live = 1,
+    /// Nothing refers to it, and nothing ever will: delete it.
+    Dead = 2,
+    /// Nothing refers to it, but this metadata knows nothing of its writer: keep it, tell the operator.
+    Future = 3,
+}
+impl Verdict {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Undecided => "VERDICT_UNDECIDED",
+            Self::Live => "VERDICT_LIVE",
+            Self::Dead => "VERDICT_DEAD",
+            Self::Future => "VERDICT_FUTURE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "VERDICT_UNDECIDED" => Some(Self::Undecided),
+            "VERDICT_LIVE" => Some(Self::Live),
+            "VERDICT_DEAD" => Some(Self::Dead),
+            "VERDICT_FUTURE" => Some(Self::Future),
             _ => None,
         }
     }

@@ -29,4 +29,4 @@ pub use error::StartError;
 pub use listen::{ListenError, loopback_addr};
 pub use local::{LocalCluster, LocalClusterConfig, LocalClusterError};
 pub use meta::{MetaServer, MetaServerConfig};
-pub use node::{FenceError, IdentityError, Membership, NodeServer, NodeServerConfig, StoreConfig};
+pub use node::{FenceError, IdentityError, Membership, NodeServer, NodeServerConfig, StoreConfig, SweepTotals};

@@ -1,6 +1,6 @@
 //! Every bound of the servers, with the relations between them checked at compile time.
 
-use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCKS_PER_REQUEST_MAX, FRAME_BODY_MAX};
+use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCKS_JUDGED_MAX, BLOCKS_PER_REQUEST_MAX, FRAME_BODY_MAX};
 use std::time::Duration;
 
 // ---------------------------------------------------------------- metadata server
@@ -17,6 +17,8 @@ pub const CLUSTER_DUTY_PERIOD: Duration = Duration::from_secs(1);
 pub const BEATS_PERIOD: Duration = Duration::from_secs(1);
 /// How often expired sessions are closed.
 pub const EXPIRY_PERIOD: Duration = Duration::from_secs(5);
+/// Sessions with a shorter lease than usual are looked at so many times within it.
+pub const EXPIRY_CHECKS: u32 = 4;
 /// How often dropped maps are taken apart, while there are none.
 pub const DROP_MAPS_PERIOD: Duration = Duration::from_secs(1);
 /// How often the garbage rows are looked through.
@@ -86,6 +88,23 @@ pub const INVENTORY_PAGE: u32 = BLOCKS_PER_REQUEST_MAX as u32;
 /// First and longest pause before unfinished repairs (degraded runs, quarantined blocks, joins) are tried again while
 /// nothing changes; a new cluster map calls earlier.
 pub const REPAIR_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How often a node looks for orphans, where no option says otherwise. Within some two of these after a writer is closed its
+/// orphans are gone.
+pub const SWEEP_PERIOD: Duration = Duration::from_secs(10);
+/// Longest pause between looks at a closed writer of whom some block stays undecided.
+pub const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// Writers whose blocks wait to be judged, of one store; further ones are found in its index again.
+pub const SWEEP_CANDIDATES_MAX: usize = 64 * 1024;
+/// Dead blocks of one store that are held back until all of them are known.
+pub const SWEEP_HELD_MAX: usize = 64 * 1024;
+/// Pause after each page of blocks that metadata has judged.
+pub const SWEEP_PAGE_PAUSE: Duration = Duration::from_millis(50);
+/// Share of what a store held when it was opened that a sweep may delete, in percent, where no option says otherwise.
+pub const SWEEP_MASS_PERCENT: u8 = 10;
+/// So many blocks may always go.
+pub const SWEEP_MASS_MIN: u64 = 1024;
+/// Time one judgement of blocks may take: metadata walks the maps of their files.
+pub const JUDGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a cluster that is starting is asked whether it is ready.
 pub const READY_POLL: Duration = Duration::from_millis(10);
 /// How long a graceful stop waits for work in flight.
@@ -101,4 +120,8 @@ const _: () = {
     // Copies in flight hold whole blocks: half a gigabyte at most, and 32 MiB with blocks of the default size.
     assert!(COPIES_IN_FLIGHT_MAX as u64 * BLOCK_LEN_MAX as u64 <= 512 << 20);
     assert!(GARBAGE_PAGE <= GARBAGE_TRACKED_MAX);
+    // A whole page fits beside what is held already.
+    assert!(2 * BLOCKS_JUDGED_MAX <= SWEEP_HELD_MAX);
+    assert!(SWEEP_MASS_MIN as usize <= SWEEP_HELD_MAX);
+    assert!(SWEEP_PERIOD.as_millis() * 3 < 60_000);
 };

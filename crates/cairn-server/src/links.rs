@@ -81,13 +81,18 @@ impl MetaClient {
         Self { links, preferred: AtomicUsize::new(0), timeout }
     }
 
-    /// Asks once: each server in turn until one answers, be it with an error. The requests of nodes may all be repeated.
+    /// As [`MetaClient::call_within`] the usual time.
     pub(crate) async fn call(&self, kind: Kind) -> Result<response::Kind, CallError> {
+        self.call_within(kind, self.timeout).await
+    }
+
+    /// Asks once: each server in turn until one answers, be it with an error. The requests of nodes may all be repeated.
+    pub(crate) async fn call_within(&self, kind: Kind, timeout: Duration) -> Result<response::Kind, CallError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let mut last = CallError::Nobody;
         for n in 0..self.links.len() {
             let index = (first + n) % self.links.len();
-            let deadline = now() + self.timeout;
+            let deadline = now() + timeout;
             match start(&self.links[index], Call::new(kind.clone(), deadline)).await {
                 Ok((kind, _)) => {
                     self.preferred.store(index, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! A whole cluster in one process, on loopback and under one directory: for `cairn up`, tests and benchmarks.
 
 use crate::error::StartError;
-use crate::limits::READY_POLL;
+use crate::limits::{READY_POLL, SWEEP_PERIOD};
 use crate::meta::{MetaServer, MetaServerConfig};
 use crate::node::{Membership, NodeServer, NodeServerConfig, StoreConfig};
 use crate::view::ClusterView;
@@ -33,6 +33,10 @@ pub struct LocalClusterConfig {
     pub block_len: u32,
     /// Time between the first sight of a garbage row and the deletion of its blocks.
     pub gc_grace: Duration,
+    /// A client's session that was silent this long ends, and its writers with it.
+    pub session_lease: Duration,
+    /// How often a node looks for blocks without a file.
+    pub sweep_every: Duration,
     /// How the stores use their disks.
     pub store: StoreConfig,
     /// How long [`LocalCluster::start`] waits for the cluster to become ready.
@@ -51,6 +55,8 @@ impl LocalClusterConfig {
             base_port: 0,
             block_len: meta.block_len,
             gc_grace: meta.gc_grace,
+            session_lease: meta.session_lease,
+            sweep_every: SWEEP_PERIOD,
             store: StoreConfig::default(),
             ready_timeout: Duration::from_secs(30),
         }
@@ -65,6 +71,7 @@ impl LocalClusterConfig {
             replicas: self.replicas,
             block_len: self.block_len,
             gc_grace: self.gc_grace,
+            session_lease: self.session_lease,
             ..MetaServerConfig::new(self.data.join("meta-1"), self.listen(0)?)
         })
     }
@@ -76,7 +83,7 @@ impl LocalClusterConfig {
     pub fn node(&self, number: usize, meta: SocketAddr) -> Result<NodeServerConfig, LocalClusterError> {
         let data = self.data.join(format!("node-{number}"));
         let config = NodeServerConfig::new(data, self.listen(number)?, vec![meta.to_string()]);
-        Ok(NodeServerConfig { store: self.store.clone(), ..config })
+        Ok(NodeServerConfig { store: self.store.clone(), sweep_every: self.sweep_every, ..config })
     }
 
     fn listen(&self, number: usize) -> Result<String, LocalClusterError> {

@@ -5,7 +5,7 @@
 //! is copied only when it changes while a snapshot is alive.
 
 use crate::format::BlockKey;
-use cairn_proto::{BlockId, PgId, Shard};
+use cairn_proto::{BlockId, PgId, Shard, WriterId};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -60,6 +60,11 @@ impl Entry {
             shard: key.shard.0,
             state: State::Live,
         }
+    }
+
+    /// Who wrote it.
+    pub fn writer(&self) -> WriterId {
+        WriterId(self.writer)
     }
 
     /// Its key.

@@ -20,6 +20,7 @@ use cairn_proto::checksum::{chunk_count, chunk_crc};
 use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCKS_PER_REQUEST_MAX, CHUNK_LEN};
 use cairn_proto::{Incarnation, PgEpoch, PgId, StoreUuid, WriterId};
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -325,22 +326,64 @@ impl Store {
     /// A full inventory costs one pass over the index, however many calls it takes.
     pub fn list(&self, pg: PgId, after: Option<BlockKey>, limit: usize) -> Vec<BlockInfo> {
         let mut found = Vec::new();
-        let mut after = after;
+        self.walk(after, |entry| {
+            if entry.pg == pg.0 && entry.state == State::Live {
+                found.push(BlockInfo { key: entry.key(), len: entry.len });
+            }
+            found.len() < limit
+        });
+        found.truncate(limit);
+        found
+    }
+
+    /// Up to `limit` blocks, quarantined ones too, of the writers that `wanted` says yes to, in key order, from the first
+    /// key above `after`; each with its group. Costs one pass over the index, however many calls it takes.
+    pub fn list_of(
+        &self,
+        wanted: &dyn Fn(WriterId) -> bool,
+        after: Option<BlockKey>,
+        limit: usize,
+    ) -> Vec<(BlockKey, PgId)> {
+        let mut found = Vec::new();
+        self.walk(after, |entry| {
+            if wanted(entry.writer()) {
+                found.push((entry.key(), PgId(entry.pg)));
+            }
+            found.len() < limit
+        });
+        found.truncate(limit);
+        found
+    }
+
+    /// The `limit` lowest writers above `after` that have a block here, quarantined ones too. Costs one pass over the
+    /// index.
+    pub fn writers_after(&self, after: WriterId, limit: usize) -> BTreeSet<WriterId> {
+        let mut found = BTreeSet::new();
+        self.walk(None, |entry| {
+            let writer = entry.writer();
+            if writer > after && found.insert(writer) && found.len() > limit {
+                found.pop_last();
+            }
+            true
+        });
+        found
+    }
+
+    /// Shows entries above `after` in key order until `look` has seen enough. The index is let go now and then, so that
+    /// nobody waits for the whole walk.
+    fn walk(&self, mut after: Option<BlockKey>, mut look: impl FnMut(&Entry) -> bool) {
         loop {
             let catalog = self.shared.catalog.read();
             let mut seen = 0;
             for entry in catalog.index.iter_after(after).take(LIST_STEP) {
-                if found.len() >= limit {
-                    return found;
-                }
-                if entry.pg == pg.0 && entry.state == State::Live {
-                    found.push(BlockInfo { key: entry.key(), len: entry.len });
+                if !look(entry) {
+                    return;
                 }
                 after = Some(entry.key());
                 seen += 1;
             }
             if seen < LIST_STEP {
-                return found;
+                return;
             }
         }
     }

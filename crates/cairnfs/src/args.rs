@@ -183,6 +183,9 @@ pub struct NodeRole {
     /// Use at most this many bytes, as 500G [default: the disk]
     #[arg(long, value_name = "BYTES", env = "CAIRN_NODE_CAPACITY", hide_env_values = true)]
     pub capacity: Option<ByteSize>,
+    /// Stop deleting old blocks without a file when more than this share of the store would go [default: 10]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub sweep_mass_percent: Option<u8>,
     /// Write the process id to this file, remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,

@@ -85,6 +85,7 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     config.rack = place(args.rack, &file.rack);
     config.host = place(args.host, &file.host);
     config.store.capacity_bytes = args.capacity.or(file.capacity).map(|size| size.0);
+    config.sweep_mass_percent = args.sweep_mass_percent.unwrap_or(config.sweep_mass_percent);
     let mut signals = Signals::catch()?;
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
     let server = tokio::select! {

@@ -64,6 +64,7 @@ fn bytes_are_pinned() {
             line(&Lock { inode, kind: 1, start: 4096, session, owner: 2 }),
             "36010203040506070801000000000000100051525354555657580000000000000002",
         ),
+        (line(&ClosedWriters { first: writer }), "371112131415161718"),
         (line(&Feed { server: 3, position: 77 }), "4000000003000000000000004d"),
     ];
     assert_eq!(pinned.len(), TAGS.len(), "every key has a fixture");

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use cairn_meta::GarbageRow;
 use cairn_proto::limits::BLOCK_LEN_MAX;
 use cairn_proto::pb;
+use cairn_proto::pb::Verdict;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::Code;
@@ -16,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const UNIT: u64 = 1024;
 const UNITS_PER_BLOCK: u64 = BLOCK as u64 / UNIT;
 const FILE_UNITS: u64 = 400;
+/// Block numbers judged at the end; more than most runs write.
+const JUDGED: u32 = 1000;
 /// No file of the model is that long.
 const READ_TO: u64 = 1 << 40;
 
@@ -333,6 +336,24 @@ impl Run {
         assert_eq!(self.world.status().await.file_bytes, stat.size);
     }
 
+    /// Blocks of the file are live, those that wait for the collector undecided, and all others, committed or not,
+    /// `orphan`.
+    async fn check_judgement(&self, orphan: Verdict) {
+        let inode = self.model.inode;
+        let referenced = self.model.referenced();
+        let expected: Vec<Verdict> = (0..JUDGED)
+            .map(|seq| match (inode, seq) {
+                block if referenced.contains(&block) => Verdict::Live,
+                block if self.model.blocks.contains(&block) => Verdict::Undecided,
+                _ => orphan,
+            })
+            .collect();
+        let first = pb::BlockId { inode, writer: self.world.writer, seq: 0 };
+        let run = pb::Run { first: Some(first), count: JUDGED };
+        let verdicts = self.world.judge(vec![pb::GroupRun { pg: 1, run: Some(run) }]).await.expect("judged");
+        assert_eq!(verdicts, expected);
+    }
+
     /// With nothing left to drop, garbage is exactly what nothing refers to.
     async fn check_garbage(&self) {
         while self.world.meta.drop_maps().await.expect("dropped") {}
@@ -357,7 +378,11 @@ proptest! {
                 run.apply(op).await;
                 run.check().await;
             }
+            run.check_judgement(Verdict::Undecided).await;
+            run.world.close_writer().await;
+            run.check_judgement(Verdict::Dead).await;
             run.check_garbage().await;
+            run.check_judgement(Verdict::Dead).await;
         });
     }
 }

@@ -5,6 +5,7 @@ mod concurrency;
 mod durability;
 mod engine;
 mod extents;
+mod judge;
 mod names;
 mod once;
 mod sessions;

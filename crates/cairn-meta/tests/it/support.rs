@@ -42,6 +42,7 @@ pub fn options(clock: Arc<dyn Clock>) -> MetaOptions {
         replicas: 3,
         block_len: BLOCK,
         inline_max: INLINE_MAX,
+        lease: Duration::from_millis(cairn_proto::limits::SESSION_LEASE_MS),
         metas: vec!["127.0.0.1:9000".into()],
         clock,
         seed: 7,

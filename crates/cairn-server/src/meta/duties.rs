@@ -3,7 +3,9 @@
 //! Every step is bounded and may be repeated; a step that fails is tried again at the next tick.
 
 use super::collector::Collector;
-use crate::limits::{BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_PERIOD, GARBAGE_PERIOD};
+use crate::limits::{
+    BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_CHECKS, EXPIRY_PERIOD, GARBAGE_PERIOD,
+};
 use cairn_meta::Meta;
 use cairn_proto::status::Status;
 use std::sync::Arc;
@@ -27,11 +29,13 @@ pub(crate) async fn look_after_cluster(meta: Meta, changed: Arc<Notify>, stop: C
 }
 
 /// Ends sessions whose lease ran out.
-pub(crate) async fn expire(meta: Meta, stop: CancellationToken) {
+pub(crate) async fn expire(meta: Meta, lease: Duration, stop: CancellationToken) {
+    // A short lease, as in tests, is not to be outlasted by the pause between looks.
+    let period = EXPIRY_PERIOD.min(lease / EXPIRY_CHECKS);
     let never = Notify::new();
     loop {
         let Some(outcome) = stop.run_until_cancelled(meta.expire_sessions()).await else { return };
-        if !again("expire sessions", outcome, EXPIRY_PERIOD, &never, &stop).await {
+        if !again("expire sessions", outcome, period, &never, &stop).await {
             return;
         }
     }

@@ -4,7 +4,7 @@ use crate::limits::{META_REQUESTS_MAX, OVERLOADED_RETRY_MS};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_meta::Meta;
-use cairn_net::{Body, Handler, RequestContext};
+use cairn_net::{Body, Handler, RequestContext, ServerStats};
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
 use cairn_proto::status::{Code, Status};
@@ -19,12 +19,19 @@ pub(crate) struct MetaHandler {
     requests: Semaphore,
     /// Told when nodes or memberships may have changed.
     cluster_changed: Arc<Notify>,
+    stats: Arc<ServerStats>,
     draining: AtomicBool,
 }
 
 impl MetaHandler {
-    pub(crate) fn new(meta: Meta, cluster_changed: Arc<Notify>) -> Self {
-        Self { meta, requests: Semaphore::new(META_REQUESTS_MAX), cluster_changed, draining: AtomicBool::new(false) }
+    pub(crate) fn new(meta: Meta, cluster_changed: Arc<Notify>, stats: Arc<ServerStats>) -> Self {
+        let requests = Semaphore::new(META_REQUESTS_MAX);
+        Self { meta, requests, cluster_changed, stats, draining: AtomicBool::new(false) }
+    }
+
+    /// About how many clients there are: each has one connection to metadata, and so has each node.
+    fn clients(&self) -> u64 {
+        self.stats.connections.load(Ordering::Relaxed) as u64
     }
 
     /// Says from now on that the server is about to end.
@@ -60,7 +67,11 @@ impl Handler for MetaHandler {
         if registers && result.is_ok() {
             self.cluster_changed.notify_one();
         }
-        result.map(|kind| (kind, Body::empty()))
+        let mut kind = result?;
+        if let response::Kind::ClusterMap(map) = &mut kind {
+            map.clients = self.clients();
+        }
+        Ok((kind, Body::empty()))
     }
 
     fn pong(&self) -> pb::Pong {

@@ -15,7 +15,7 @@ use cairn_meta::clock::{Clock, SystemClock};
 use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
-use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT};
+use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT, SESSION_LEASE_MS};
 use cairn_proto::pb::Role;
 use cairn_proto::{BootId, ClusterId};
 use collector::Collector;
@@ -43,6 +43,8 @@ pub struct MetaServerConfig {
     pub inline_max: u32,
     /// Time between the first sight of a garbage row and the deletion of its blocks.
     pub gc_grace: Duration,
+    /// A client's session that was silent this long ends, and its writers with it.
+    pub session_lease: Duration,
     /// Memory for cached rows, in bytes.
     pub cache_bytes: u64,
 }
@@ -58,6 +60,7 @@ impl MetaServerConfig {
             block_len: BLOCK_LEN_DEFAULT,
             inline_max: INLINE_LEN_DEFAULT,
             gc_grace: GARBAGE_GRACE_DEFAULT,
+            session_lease: Duration::from_millis(SESSION_LEASE_MS),
             cache_bytes: META_CACHE_BYTES,
         }
     }
@@ -94,6 +97,7 @@ impl MetaServer {
             replicas: config.replicas,
             block_len: config.block_len,
             inline_max: config.inline_max,
+            lease: config.session_lease,
             metas,
             clock,
             seed: entropy::rng().u64(..),
@@ -105,16 +109,17 @@ impl MetaServer {
         let cluster_id = meta.cluster_id();
         let speaks_as = Identity { role: Role::Meta, cluster_id, ..Identity::client(boot) }.shared();
         let changed = Arc::new(Notify::new());
-        let handler = Arc::new(MetaHandler::new(meta.clone(), changed.clone()));
-        let dialer = Dialer { net, identity: speaks_as.clone(), config: Arc::new(LinkConfig::default()) };
+        let served_as = ServerConfig::new(speaks_as.clone());
+        let handler = Arc::new(MetaHandler::new(meta.clone(), changed.clone(), served_as.stats.clone()));
+        let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
         let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace);
 
         let tasks = Tasks::new();
         let stop = tasks.duty_stop();
-        tasks.spawn_server(serve(listener, handler.clone(), ServerConfig::new(speaks_as), tasks.server_stop()));
+        tasks.spawn_server(serve(listener, handler.clone(), served_as, tasks.server_stop()));
         tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed, stop.clone()));
         tasks.spawn_duty(duties::persist_beats(meta.clone(), stop.clone()));
-        tasks.spawn_duty(duties::expire(meta.clone(), stop.clone()));
+        tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));
         tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::collect(collector, config.gc_grace, stop));
         tracing::info!(%addr, cluster = %cluster_id, "metadata server listens");

@@ -1,6 +1,8 @@
 //! Settings of a storage node.
 
+use crate::limits::{SWEEP_MASS_PERCENT, SWEEP_PERIOD};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How a store uses its disk; `None` = the store's own default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,11 @@ pub struct NodeServerConfig {
     pub host: String,
     /// How each store uses its disk.
     pub store: StoreConfig,
+    /// How often the node looks for blocks without a file.
+    pub sweep_every: Duration,
+    /// Share of what a store holds when it is opened that a sweep may delete, in percent; 100 = all of it. When more
+    /// would go, none goes, and the store's alarm says so.
+    pub sweep_mass_percent: u8,
 }
 
 impl NodeServerConfig {
@@ -49,6 +56,8 @@ impl NodeServerConfig {
             rack: String::new(),
             host: String::new(),
             store: StoreConfig::default(),
+            sweep_every: SWEEP_PERIOD,
+            sweep_mass_percent: SWEEP_MASS_PERCENT,
         }
     }
 

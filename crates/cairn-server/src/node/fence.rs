@@ -71,6 +71,10 @@ impl Seen {
     }
 }
 
+fn keep(disk: &dyn Disk, seen: &Seen) -> io::Result<()> {
+    state_file::replace(disk, FILE, &serde_json::to_vec(seen).expect("numbers are always JSON"))
+}
+
 /// The fence of one node. Synchronous: raising it writes a file.
 pub(crate) struct Fence {
     seen: Mutex<Seen>,
@@ -109,8 +113,22 @@ impl Fence {
         // The lock is held over the write: commands are few, and two writers of one file would race.
         let mut seen = self.seen.lock();
         if let Some(next) = seen.admit(command)? {
-            let content = serde_json::to_vec(&next).expect("numbers are always JSON");
-            state_file::replace(disk, FILE, &content)?;
+            keep(disk, &next)?;
+            *seen = next;
+        }
+        Ok(())
+    }
+
+    /// Admits what metadata says on the authority of a duty alone, about blocks and not about a membership, or refuses it.
+    /// When it returns Ok, lower epochs are refused from now on, also after a crash.
+    pub(crate) fn admit_duty(&self, disk: &dyn Disk, duty_epoch: u64) -> Result<(), AdmitError> {
+        let mut seen = self.seen.lock();
+        if duty_epoch < seen.duty_epoch {
+            return Err(Stale::Duty { shown: duty_epoch, seen: seen.duty_epoch }.into());
+        }
+        if duty_epoch > seen.duty_epoch {
+            let next = Seen { duty_epoch, ..seen.clone() };
+            keep(disk, &next)?;
             *seen = next;
         }
         Ok(())
@@ -149,6 +167,22 @@ mod tests {
             ));
             fence.admit(&disk, command(5, 1, 3), PgEpoch(3)).expect("the same again");
             fence.admit(&disk, command(5, 2, 1), PgEpoch(0)).expect("another group");
+        }
+    }
+
+    #[test]
+    fn a_duty_without_a_group_is_held_against_the_same_epoch() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let disk = RealDisk::open(dir.path()).expect("it is free");
+        let fence = Fence::load(&disk).expect("none yet");
+        fence.admit(&disk, command(5, 1, 3), PgEpoch(0)).expect("first");
+        assert!(matches!(fence.admit_duty(&disk, 4), Err(AdmitError::Stale(Stale::Duty { shown: 4, seen: 5 }))));
+        fence.admit_duty(&disk, 5).expect("the same");
+        fence.admit_duty(&disk, 7).expect("a later one");
+        for fence in [Fence::load(&disk).expect("kept"), fence] {
+            assert!(fence.admit_duty(&disk, 6).is_err());
+            assert!(fence.admit(&disk, command(6, 1, 3), PgEpoch(0)).is_err());
+            assert!(fence.admit(&disk, command(7, 1, 2), PgEpoch(0)).is_err(), "groups are remembered");
         }
     }
 

@@ -2,9 +2,11 @@
 //!
 //! A request comes in at `handler.rs`, which asks one store (`slot.rs`). Beside it run the duties, one file each:
 //! `heartbeat.rs` (registration, usage, defects), `map.rs` (the cluster map), `catch_up.rs` (degraded runs), `heal.rs`
-//! (bad blocks), `join.rs` (new memberships), `audit.rs` (after a crash). They all copy blocks through `copy.rs`.
+//! (bad blocks), `join.rs` (new memberships), `audit.rs` (after a crash), which copy blocks through `copy.rs`, and
+//! `sweep.rs`, which deletes those without a file.
 
 mod audit;
+mod candidates;
 mod catch_up;
 mod config;
 mod copy;
@@ -22,11 +24,13 @@ mod recent;
 mod slot;
 mod state;
 mod status;
+mod sweep;
 
 pub use config::{NodeServerConfig, StoreConfig};
 pub use fence::FenceError;
 pub use identity::IdentityError;
 pub use state::Membership;
+pub use sweep::SweepTotals;
 
 use crate::entropy;
 use crate::error::StartError;
@@ -37,7 +41,7 @@ use crate::tasks::{Tasks, blocking};
 use arc_swap::ArcSwap;
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
 use cairn_proto::pb::Role;
-use cairn_proto::{BootId, ClusterId, NodeId};
+use cairn_proto::{BootId, ClusterId, NodeId, StoreId};
 use cairn_store::{Disk, RealDisk, Store, StoreOptions};
 use fence::Fence;
 use handler::NodeHandler;
@@ -49,6 +53,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use sweep::Sweep;
 use tokio::sync::watch;
 
 /// A storage node that runs in this process.
@@ -94,6 +99,7 @@ impl NodeServer {
         tasks.spawn_duty(catch_up::run(node.clone(), stop.clone()));
         tasks.spawn_duty(heal::run(node.clone(), stop.clone()));
         tasks.spawn_duty(join::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
         if node.stores.iter().any(|slot| slot.is_suspicious()) {
             tasks.spawn_duty(audit::run(node.clone(), stop));
         }
@@ -119,6 +125,11 @@ impl NodeServer {
     /// How it stands with metadata, now and at every change.
     pub fn membership(&self) -> watch::Receiver<Membership> {
         self.node.membership.subscribe()
+    }
+
+    /// What the sweep of each store has done in this life of the process, with the store's number (0 until it has one).
+    pub fn sweep_totals(&self) -> Vec<(StoreId, SweepTotals)> {
+        self.node.stores.iter().map(|slot| (slot.id().unwrap_or_default(), slot.sweep.totals())).collect()
     }
 
     /// Stops in order: peers are told to go away, requests in hand are finished (for at most [`STOP_GRACE`]), everything
@@ -157,7 +168,9 @@ fn open(config: &NodeServerConfig) -> Result<Opened, StartError> {
         if report.is_damaged() {
             tracing::warn!(path = %path.display(), "store opened with defects");
         }
-        stores.push(Arc::new(StoreSlot::new(Arc::new(store), &report)));
+        let newest = store.highest_writer();
+        let sweep = Sweep::new(newest, report.blocks, config.sweep_every, config.sweep_mass_percent);
+        stores.push(Arc::new(StoreSlot::new(Arc::new(store), &report, sweep)));
     }
     Ok(Opened { home: Home { disk, identity: Mutex::new(identity), fence }, stores })
 }
@@ -185,6 +198,7 @@ fn build(config: &NodeServerConfig, net: Arc<dyn Net>, addr: String, home: Home,
         home: Arc::new(home),
         stores,
         speaks_as,
+        sweep_every: config.sweep_every,
         meta: MetaClient::new(&dialer, &config.metas, META_TIMEOUT),
         peers: Peers::new(dialer),
         view: ArcSwap::default(),

@@ -1,13 +1,15 @@
 //! One store of a node: the synchronous [`Store`] with its number, and its completions as futures.
 
+use super::sweep::Sweep;
 use crate::tasks::blocking;
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
-use cairn_proto::{PgId, StoreId, StoreUuid, pb};
+use cairn_proto::{PgId, StoreId, StoreUuid, WriterId, pb};
 use cairn_store::{
     BlockInfo, BlockKey, Closed, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, ReadError, Store,
     StoredBlock, SyncAck, SyncError,
 };
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -22,6 +24,7 @@ pub(crate) struct StoreSlot {
     suspicious: bool,
     id: OnceLock<StoreId>,
     pace: Arc<Mutex<WritePace>>,
+    pub(crate) sweep: Arc<Sweep>,
 }
 
 /// When requests that wait for the disk last moved.
@@ -70,9 +73,10 @@ impl Drop for Waiting {
 }
 
 impl StoreSlot {
-    pub(crate) fn new(store: Arc<Store>, report: &OpenReport) -> Self {
+    pub(crate) fn new(store: Arc<Store>, report: &OpenReport, sweep: Sweep) -> Self {
         let suspicious = report.is_damaged() || report.scanned_records > 0;
-        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), pace: Arc::default() }
+        let sweep = Arc::new(sweep);
+        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), pace: Arc::default(), sweep }
     }
 
     pub(crate) fn is_suspicious(&self) -> bool {
@@ -96,7 +100,15 @@ impl StoreSlot {
     /// Stores a block; resolves as its durability says. Cancelled, the put goes on.
     pub(crate) async fn put(&self, put: Put) -> Result<PutAck, PutError> {
         let (done, outcome) = self.completion();
-        self.store.put(put, done);
+        let (sweep, writer) = (self.sweep.clone(), put.key.block.writer);
+        let noted = move |result: Result<PutAck, PutError>| {
+            // One that was not synced may be in the index all the same.
+            if matches!(result, Ok(_) | Err(PutError::Poisoned(_))) {
+                sweep.note(writer);
+            }
+            done(result);
+        };
+        self.store.put(put, Box::new(noted));
         outcome.await.unwrap_or(Err(PutError::Closed(Closed)))
     }
 
@@ -154,6 +166,23 @@ impl StoreSlot {
         blocking(move || slot.store.list(pg, after, limit)).await
     }
 
+    /// A page of the blocks of some writers, in order, each with its group.
+    pub(crate) async fn list_of(
+        self: &Arc<Self>,
+        writers: Arc<BTreeSet<WriterId>>,
+        after: Option<BlockKey>,
+        limit: usize,
+    ) -> Vec<(BlockKey, PgId)> {
+        let slot = self.clone();
+        blocking(move || slot.store.list_of(&|writer| writers.contains(&writer), after, limit)).await
+    }
+
+    /// The lowest writers above `after` that have a block here.
+    pub(crate) async fn writers_after(self: &Arc<Self>, after: WriterId, limit: usize) -> BTreeSet<WriterId> {
+        let slot = self.clone();
+        blocking(move || slot.store.writers_after(after, limit)).await
+    }
+
     /// Blocks that are known to be damaged.
     pub(crate) async fn quarantined(self: &Arc<Self>) -> Vec<cairn_store::QuarantinedBlock> {
         let slot = self.clone();
@@ -163,6 +192,7 @@ impl StoreSlot {
     /// What a heartbeat says of it, without defects.
     pub(crate) fn beat(&self) -> pb::StoreBeat {
         let usage = self.store.usage();
+        let sweep = self.sweep.totals();
         let trouble = match usage.poisoned {
             Some(poisoned) => poisoned.to_string(),
             None if usage.free_bytes < u64::from(BLOCK_LEN_DEFAULT) => "full".to_owned(),
@@ -180,6 +210,9 @@ impl StoreSlot {
             defects: Vec::new(),
             quarantined: u32::try_from(usage.quarantined).unwrap_or(u32::MAX),
             fresh: self.fresh,
+            swept_blocks: sweep.swept_blocks,
+            future_blocks: sweep.future_blocks,
+            alarm: self.sweep.alarm(),
         }
     }
 

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -86,6 +87,8 @@ pub(crate) struct Node {
     pub(crate) home: Arc<Home>,
     pub(crate) stores: Vec<Arc<StoreSlot>>,
     pub(crate) speaks_as: SharedIdentity,
+    /// How often orphans are looked for.
+    pub(crate) sweep_every: Duration,
     pub(crate) meta: MetaClient,
     pub(crate) peers: Peers,
     pub(crate) view: ArcSwap<ClusterView>,

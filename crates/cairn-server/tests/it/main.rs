@@ -11,3 +11,4 @@ mod collection;
 mod hostile;
 mod repair;
 mod support;
+mod sweep;

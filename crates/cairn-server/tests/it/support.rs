@@ -95,6 +95,11 @@ impl Cluster {
         self.nodes[number - 1] = Some(NodeServer::start(config, self.net.clone()).await.unwrap());
     }
 
+    /// A client with a session and a writer of its own.
+    pub async fn another_client(&self) -> Client {
+        Client::connect(self.net.clone(), self.meta.as_ref().unwrap().addr().to_string()).await
+    }
+
     pub async fn stop(self) {
         for node in self.nodes.into_iter().flatten() {
             node.stop().await;
@@ -199,34 +204,79 @@ impl Client {
 
     /// Writes a file of one block; members whose node does not answer get no copy.
     pub async fn write_file(&mut self, name: &str, content: Bytes) -> Stored {
-        let at = pb::At { dir: 1, path: name.as_bytes().to_vec().into() };
-        let create = pb::Create { at: Some(at), exclusive: true, ..Default::default() };
-        let inode = match self.mutate(Kind::Create(create)).await.unwrap() {
-            Answer::Attr(attr) => attr.inode,
+        let put = self.put_everywhere(content).await;
+        self.commit(name, put).await
+    }
+
+    /// Sends a block for a file that is not there yet to all members of a group; whoever took it.
+    pub async fn put_everywhere(&mut self, content: Bytes) -> (Stored, Vec<u32>) {
+        let inode = match self.meta(Kind::AllocInodes(pb::AllocInodes { count: 1 })).await.unwrap() {
+            Answer::AllocInodes(range) => range.first,
             other => panic!("{other:?}"),
         };
         let (_, groups) = self.map().await;
-        let group = groups.first().unwrap();
         let block = BlockId::new(inode, self.writer, self.next_block);
         self.next_block += 1;
-        let stored = Stored { path: name.as_bytes().to_vec(), block, pg: group.id.0, content };
+        let stored = Stored { path: Vec::new(), block, pg: groups.first().unwrap().id.0, content };
+        let acked = self.put_block_everywhere(&stored).await;
+        (stored, acked)
+    }
+
+    /// Sends a block to all members of its group; whoever took it.
+    pub async fn put_block_everywhere(&self, stored: &Stored) -> Vec<u32> {
+        let (_, groups) = self.map().await;
+        let group = groups.iter().find(|group| group.id.0 == stored.pg).unwrap();
         let mut acked = Vec::new();
         for store in group.write_targets() {
-            if self.put(store.0, &stored, group.epoch.0).await.is_ok() {
+            if self.put(store.0, stored, group.epoch.0).await.is_ok() {
                 acked.push(store.0);
             }
         }
+        acked
+    }
+
+    /// Makes a file of a block that was sent.
+    pub async fn commit(&mut self, name: &str, (stored, acked): (Stored, Vec<u32>)) -> Stored {
+        let path = name.as_bytes().to_vec();
         let piece = pb::Piece {
             offset: 0,
             len: stored.content.len() as u64,
-            first_seq: block.seq.0,
+            first_seq: stored.block.seq.0,
             block_len: 4 << 20,
             pg: stored.pg,
             acked,
         };
-        let commit = pb::Commit { inode, writer: self.writer, pieces: vec![piece], ..Default::default() };
-        self.mutate(Kind::Commit(commit)).await.unwrap();
-        stored
+        let publish = pb::Publish {
+            at: Some(pb::At { dir: 1, path: path.clone().into() }),
+            inode: stored.block.inode.0,
+            writer: self.writer,
+            size: stored.content.len() as u64,
+            pieces: vec![piece],
+            ..Default::default()
+        };
+        self.mutate(Kind::Publish(publish)).await.unwrap();
+        Stored { path, ..stored }
+    }
+
+    /// Ends the session, in order.
+    pub async fn close(&self) {
+        let close = pb::CloseSession { session: self.session.session, epoch: self.session.epoch };
+        self.meta(Kind::CloseSession(close)).await.unwrap();
+    }
+
+    /// Renews the session until `other` is done.
+    pub async fn keep_alive_while<T>(&self, other: impl Future<Output = T>) -> T {
+        let renewals = async {
+            loop {
+                let renew = pb::RenewSession { session: self.session.session, epoch: self.session.epoch };
+                self.meta(Kind::RenewSession(renew)).await.unwrap();
+                sleep(Duration::from_millis(self.session.lease_ms / 10)).await; // tidy: sleep-ok(the period of renewals)
+            }
+        };
+        tokio::select! {
+            done = other => done,
+            () = renewals => unreachable!("renewals go on"),
+        }
     }
 
     pub async fn put(&self, store: u32, stored: &Stored, pg_epoch: u64) -> Result<pb::PutBlockReply, Status> {

@@ -3,9 +3,9 @@
 use crate::support::*;
 use bytes::Bytes;
 use cairn_proto::checksum::chunk_crcs;
-use cairn_proto::{PgEpoch, PgId, WriterId};
+use cairn_proto::{BlockId, PgEpoch, PgId, WriterId};
 use cairn_store::{
-    BlockKey, Cause, Durability, ErrorKind, OpenDiskError, OpenError, PutError, ReadError, RealDisk, Store,
+    BlockKey, Cause, Durability, ErrorKind, OpenDiskError, OpenError, Put, PutError, ReadError, RealDisk, Store,
 };
 use std::sync::Arc;
 
@@ -199,6 +199,38 @@ fn inventories_are_by_group_in_key_order_and_paged() {
         }
     }
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn blocks_of_a_writer_are_listed_over_all_groups_and_states() {
+    let (_dir, disk) = real_disk();
+    let (store, _) = open(&disk, manual());
+    let mut expected = Vec::new();
+    for n in 0..50 {
+        let pg = PgId(n % 2);
+        put(&store, Put { pg, ..put_of(key(n), content(n, 10), Durability::Relaxed) }).unwrap();
+        expected.push((key(n), pg));
+    }
+    expected.sort();
+    let of = |writer: u64| move |found: WriterId| found == WriterId(writer);
+    let mut listed: Vec<(BlockKey, PgId)> = Vec::new();
+    loop {
+        let page = store.list_of(&of(5), listed.last().map(|(key, _)| *key), 7);
+        let last = page.len() < 7;
+        listed.extend(page);
+        if last {
+            break;
+        }
+    }
+    assert_eq!(listed, expected);
+    assert!(store.list_of(&of(6), None, 7).is_empty());
+    let late = BlockKey::replica(BlockId::new(1, 9, 0));
+    put(&store, put_of(late, vec![1], Durability::Durable)).unwrap();
+    store.quarantine(late, Cause::Payload);
+    assert_eq!(store.list_of(&of(9), None, 7), [(late, PG)]);
+    assert_eq!(store.writers_after(WriterId(0), 7), [WriterId(5), WriterId(9)].into());
+    assert_eq!(store.writers_after(WriterId(0), 1), [WriterId(5)].into());
+    assert_eq!(store.writers_after(WriterId(5), 7), [WriterId(9)].into());
 }
 
 #[test]

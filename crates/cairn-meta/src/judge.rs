@@ -1,0 +1,236 @@
+//! What is to become of blocks that lie on a store: metadata alone knows whether anything refers to them.
+//!
+//! A write that failed, or was given up before its commit, leaves blocks that no extent names. A store asks here before
+//! it deletes any. The answer `dead` has to be *stable*, because the store acts on it later, when everything else may
+//! have moved on. It is, for a block of a closed writer that nothing refers to:
+//!
+//! - Only a commit makes a first reference, and every commit reads the row of its writer. The row went in the transaction
+//!   that closed the writer; a commit that ran beside it conflicts with it, and none begins later.
+//! - Every other change of a map only cuts references or moves a file as a whole. (Clones will add references, but only to
+//!   blocks that have one.)
+//! - A writer's number and a block's id are never used twice: a copy that arrives after the judgement, from a writer that
+//!   was asleep or from a member that still has it, is the same dead block.
+//!
+//! What *was* referred to is the collector's business, which waits for a grace and for every member: such a block has a
+//! garbage row from the transaction that dropped its last reference to the one that saw it gone everywhere, and is
+//! `undecided` here meanwhile. (Holds of snapshots and backups keep that row.) All of it is read in one transaction: in
+//! one snapshot a block that a file lost either still stands in the former map or has its garbage row already. The
+//! transaction writes nothing, so it never conflicts and holds nobody up.
+
+use crate::error::Op;
+use crate::keys::{self, Key};
+use crate::kv::{Durability, KeyRange, Order};
+use crate::limits::{JUDGED_MAP_ROWS_MAX, SCAN_ROWS};
+use crate::map::block_count;
+use crate::meta::{Meta, transact};
+use crate::rows::{Content, Run};
+use crate::tx::Tx;
+use crate::writers;
+use cairn_proto::limits::{BLOCKS_JUDGED_MAX, BLOCKS_PER_REQUEST_MAX};
+use cairn_proto::pb::response::Kind as Reply;
+use cairn_proto::pb::{self, Verdict, WriterState};
+use cairn_proto::status::{Code, Status};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What metadata finds about a block, as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Found {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The collector has it, or will have: a garbage row, a map that is being dropped, or what could not be looked
+    /// through.
+    Leaving,
+    /// An extent of the file as it is now.
+    Extent,
+}
+
+/// The decision.
+fn verdict(found: Found, writer: WriterState) -> Verdict {
+    match (found, writer) {
+        (Found::Extent, _) => Verdict::Live,
+        (Found::Leaving, _) | (Found::Nothing, WriterState::Open) => Verdict::Undecided,
+        (Found::Nothing, WriterState::Closed) => Verdict::Dead,
+        (Found::Nothing, WriterState::Unknown) => Verdict::Future,
+    }
+}
+
+/// A run that was asked about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Asked {
+    pg: u32,
+    inode: u64,
+    writer: u64,
+    seq: u32,
+    /// First number behind the run.
+    end: u32,
+    /// Index of its first block among all that were asked about.
+    at: usize,
+}
+
+/// The runs of a request, checked: in ascending order, without overlap, within bounds.
+fn asked(runs: &[pb::GroupRun]) -> Result<(Vec<Asked>, usize), String> {
+    if runs.len() > BLOCKS_PER_REQUEST_MAX {
+        return Err(format!("{} runs; at most {BLOCKS_PER_REQUEST_MAX}", runs.len()));
+    }
+    let mut all: Vec<Asked> = Vec::with_capacity(runs.len());
+    let mut blocks = 0;
+    for run in runs {
+        let (count, first) = run.run.as_ref().map_or((0, None), |run| (run.count, run.first));
+        let first = first.filter(|_| count > 0).ok_or("a run without blocks")?;
+        let end = first.seq.checked_add(count).ok_or("block numbers of a run overflow")?;
+        let next = Asked { pg: run.pg, inode: first.inode, writer: first.writer, seq: first.seq, end, at: blocks };
+        if let Some(last) = all.last()
+            && (last.inode, last.writer, last.end) > (next.inode, next.writer, next.seq)
+        {
+            return Err("runs overlap or are not in ascending order".into());
+        }
+        blocks += count as usize;
+        if blocks > BLOCKS_JUDGED_MAX {
+            return Err(format!("more than {BLOCKS_JUDGED_MAX} blocks"));
+        }
+        all.push(next);
+    }
+    Ok((all, blocks))
+}
+
+/// Blocks of `asked`, which are of one inode, that `run` of `len` bytes refers to, as indexes.
+fn referred(asked: &[Asked], run: &Run, len: u64) -> impl Iterator<Item = Range<usize>> {
+    let (seq, end) = (run.seq, run.seq.saturating_add(block_count(run, len)));
+    let (inode, writer) = (run.inode, run.writer);
+    let first = asked.partition_point(|asked| (asked.inode, asked.writer, asked.end) <= (inode, writer, seq));
+    asked[first..]
+        .iter()
+        .take_while(move |asked| (asked.inode, asked.writer) == (inode, writer) && asked.seq < end)
+        .map(move |asked| {
+            let (from, to) = (asked.seq.max(seq), asked.end.min(end));
+            asked.at + (from - asked.seq) as usize..asked.at + (to - asked.seq) as usize
+        })
+}
+
+/// Looks through the maps of one inode, former generations included.
+async fn look_at_maps(tx: &mut Tx, asked: &[Asked], found: &mut [Found], budget: &mut usize) -> Op<()> {
+    let Some(inode) = asked.first().map(|asked| asked.inode) else { return Ok(()) };
+    let current = tx.get(&keys::Inode { inode }).await?.map(|row| row.generation);
+    let mut range = keys::with_fields::<keys::Extent>(&[&inode.to_be_bytes()]);
+    loop {
+        let rows = tx.scan::<keys::Extent>(&range, SCAN_ROWS, Order::Forward).await?;
+        for (key, row) in &rows {
+            let Content::Blocks(run) = &row.content else { continue };
+            let here = if Some(key.generation) == current { Found::Extent } else { Found::Leaving };
+            for blocks in referred(asked, run, row.len) {
+                // A block of the current map stays live, whatever else refers to it.
+                found[blocks].iter_mut().filter(|found| **found != Found::Extent).for_each(|found| *found = here);
+            }
+        }
+        *budget = budget.saturating_sub(rows.len());
+        match rows.last() {
+            Some((last, _)) if rows.len() == SCAN_ROWS && *budget > 0 => {
+                range.start = KeyRange::successor(&last.encode());
+                // A long map is walked in turns with what others ask.
+                tokio::task::yield_now().await;
+            }
+            Some(_) if rows.len() == SCAN_ROWS => {
+                set_aside(asked, found);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// The map is too long to be looked through here: what was not found in its first part may be in the rest.
+fn set_aside(asked: &[Asked], found: &mut [Found]) {
+    for asked in asked {
+        let blocks = &mut found[asked.at..asked.at + (asked.end - asked.seq) as usize];
+        blocks.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = Found::Leaving);
+    }
+}
+
+/// Notes blocks that a garbage row names, and all that clones may share.
+async fn look_at_garbage(tx: &mut Tx, asked: &Asked, found: &mut [Found]) -> Op<()> {
+    let Asked { pg, inode, writer, seq, end, .. } = *asked;
+    if !found.contains(&Found::Nothing) {
+        return Ok(());
+    }
+    let shared = keys::with_fields::<keys::SharedRange>(&[&inode.to_be_bytes(), &writer.to_be_bytes()]);
+    if !tx.scan::<keys::SharedRange>(&shared, 1, Order::Forward).await?.is_empty() {
+        found.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = Found::Leaving);
+        return Ok(());
+    }
+    let at = |seq| keys::Garbage { pg, inode, writer, seq }.encode();
+    let mut rows = tx.scan::<keys::Garbage>(&KeyRange { start: at(0), end: at(seq) }, 1, Order::Reverse).await?;
+    let inside = KeyRange { start: at(seq), end: at(end) };
+    // No two rows name one block, so there are no more of them than blocks.
+    rows.extend(tx.scan::<keys::Garbage>(&inside, (end - seq) as usize, Order::Forward).await?);
+    for (key, row) in rows {
+        let (from, to) = (key.seq.max(seq), key.seq.saturating_add(row.count).min(end));
+        if from < to {
+            let blocks = &mut found[(from - seq) as usize..(to - seq) as usize];
+            blocks.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = Found::Leaving);
+        }
+    }
+    Ok(())
+}
+
+/// Runs of equal verdicts.
+fn spans(verdicts: impl Iterator<Item = Verdict>) -> Vec<pb::VerdictSpan> {
+    let mut spans: Vec<pb::VerdictSpan> = Vec::new();
+    for verdict in verdicts {
+        match spans.last_mut() {
+            Some(last) if last.verdict() == verdict => last.count += 1,
+            _ => spans.push(pb::VerdictSpan { verdict: verdict as i32, count: 1 }),
+        }
+    }
+    spans
+}
+
+async fn judge(tx: &mut Tx, asked: &[Asked], blocks: usize) -> Op<Vec<pb::VerdictSpan>> {
+    let mut found = vec![Found::Nothing; blocks];
+    let mut budget = JUDGED_MAP_ROWS_MAX;
+    for of_inode in asked.chunk_by(|one, next| one.inode == next.inode) {
+        look_at_maps(tx, of_inode, &mut found, &mut budget).await?;
+    }
+    let mut states: BTreeMap<u64, WriterState> = BTreeMap::new();
+    let mut verdicts = Vec::with_capacity(blocks);
+    for run in asked {
+        let found = &mut found[run.at..run.at + (run.end - run.seq) as usize];
+        look_at_garbage(tx, run, found).await?;
+        let state = match states.get(&run.writer) {
+            Some(state) => *state,
+            None => *states.entry(run.writer).or_insert(writers::state_of(tx, run.writer).await?),
+        };
+        verdicts.extend(found.iter().map(|found| verdict(*found, state)));
+    }
+    Ok(spans(verdicts.into_iter()))
+}
+
+impl Meta {
+    pub(crate) async fn judge_writers(&self, ask: &pb::JudgeWriters) -> Result<Reply, Status> {
+        if ask.writers.len() > BLOCKS_PER_REQUEST_MAX {
+            return Err(Status::new(Code::Invalid, format!("at most {BLOCKS_PER_REQUEST_MAX} writers at a time")));
+        }
+        let states = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            let mut states = Vec::with_capacity(ask.writers.len());
+            for writer in &ask.writers {
+                states.push(writers::state_of(tx, *writer).await? as i32);
+            }
+            Ok(states)
+        })?;
+        Ok(Reply::JudgeWriters(pb::JudgeWritersReply { duty_epoch: self.inner.duty_epoch, states }))
+    }
+
+    pub(crate) async fn judge_blocks(&self, ask: &pb::JudgeBlocks) -> Result<Reply, Status> {
+        let (asked, blocks) = asked(&ask.runs).map_err(|why| Status::new(Code::Invalid, why))?;
+        let known = self.inner.cluster.lock().stores.contains_key(&ask.store);
+        if !known {
+            return Err(Status::new(Code::NotFound, format!("store {} is not known here", ask.store)));
+        }
+        let spans = transact!(self, Durability::Relaxed, async |tx: &mut Tx| judge(tx, &asked, blocks).await)?;
+        Ok(Reply::JudgeBlocks(pb::JudgeBlocksReply { duty_epoch: self.inner.duty_epoch, spans }))
+    }
+}
+
+#[cfg(test)]
+mod tests;
