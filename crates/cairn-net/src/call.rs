@@ -50,6 +50,17 @@ impl Call {
     }
 }
 
+/// What a request asks of the connection it goes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Number of a connection on which the same was tried in vain ([`crate::LegWatch::connection`],
+    /// [`crate::LegError::connection`]): this request goes over another one, dialled if needed.
+    pub avoid: Option<u64>,
+    /// Nobody but this peer can answer it: when a dial takes 250 ms, a second one runs beside it, because a lost SYN
+    /// costs a second.
+    pub alone: bool,
+}
+
 /// A successful response.
 #[derive(Clone, Debug)]
 pub struct Reply {

@@ -1,6 +1,7 @@
 //! Bounds and timers of connections, in one place.
 
 use crate::identity::SharedIdentity;
+use crate::pool::ConnectionTotal;
 use crate::server::ServerStats;
 use cairn_proto::limits::{CONTROL_BODY_MAX, FRAME_BODY_MAX, RESPONSE_LEN_MAX};
 use std::sync::Arc;
@@ -18,6 +19,15 @@ pub const OPS_PER_LINK: usize = 64;
 pub const BYTES_PER_LINK: usize = 64 * 1024 * 1024;
 /// Legs of a link that may wait for permits; more fail at once.
 pub const LEGS_WAITING_MAX: usize = 4096;
+/// How long a dial may wait for its place among the client's connections before its legs fail with `Overloaded`.
+pub(crate) const PLACE_WAIT: Duration = Duration::from_secs(5);
+/// When a dial takes this long, a second one begins beside it for legs that nobody else can answer.
+pub(crate) const SPARE_DIAL_AFTER: Duration = Duration::from_millis(250);
+/// First pause after a failed dial that nobody asked for (see [`LinkConfig::bulk_min`]), doubled up to
+/// [`REFILL_PAUSE_MAX`].
+pub(crate) const REFILL_PAUSE: Duration = Duration::from_secs(1);
+/// Ceiling of that pause.
+pub(crate) const REFILL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often a link looks after its connections: idle, aged, stalled.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -31,7 +41,10 @@ pub struct LinkConfig {
     pub idle_timeout: Duration,
     /// A connection older than this, ±20 %, is replaced.
     pub max_age: Duration,
-    /// Bulk connections that idleness does not close.
+    /// Control connections that idleness does not close, 0 or 1; once the peer was reached, one that ends otherwise is
+    /// dialled again.
+    pub control_min: usize,
+    /// The same for bulk connections.
     pub bulk_min: usize,
     /// Bulk connections to one peer at most.
     pub bulk_max: usize,
@@ -41,14 +54,15 @@ pub struct LinkConfig {
     pub bytes: usize,
     /// Legs waiting for permits.
     pub waiting_max: usize,
-    /// How long a cancelled request may take to leave its bulk connection before the connection is closed.
+    /// How long a cancelled request may take to leave its bulk connection before the connection is closed; up to four
+    /// times as long while bytes still move and nobody waits for a connection.
     pub drain_timeout: Duration,
     /// A connection with a request and without a byte in either direction for this long is suspect: the peer is pinged.
     pub stall_timeout: Duration,
     /// Floor of the time a suspect peer has to answer; four smoothed round trips if that is longer.
     pub ping_timeout: Duration,
-    /// Connections of all links together.
-    pub total_connections: Arc<Semaphore>,
+    /// Connections of all links together. When it is reached, an unused connection of another link makes room.
+    pub total_connections: Arc<ConnectionTotal>,
 }
 
 impl Default for LinkConfig {
@@ -58,6 +72,7 @@ impl Default for LinkConfig {
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
             max_age: Duration::from_secs(600),
+            control_min: 0,
             bulk_min: 0,
             bulk_max: BULK_CONNECTIONS_MAX.min(cores).max(1),
             ops: OPS_PER_LINK,
@@ -66,7 +81,7 @@ impl Default for LinkConfig {
             drain_timeout: Duration::from_millis(50),
             stall_timeout: Duration::from_secs(30),
             ping_timeout: Duration::from_millis(200),
-            total_connections: Arc::new(Semaphore::new(CONNECTIONS_PER_CLIENT)),
+            total_connections: ConnectionTotal::new(CONNECTIONS_PER_CLIENT),
         }
     }
 }

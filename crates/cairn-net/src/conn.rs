@@ -10,8 +10,9 @@ use crate::error::{LegError, LegErrorClass};
 use crate::leg::{Job, Permits};
 use crate::link::LinkInner;
 use crate::meter::Meter;
+use crate::pool::{LaneKind, Slot};
 use crate::seam::now;
-use crate::stats::CloseReason;
+use crate::stats::{CloseReason, Counters};
 use bytes::Bytes;
 use cairn_proto::frame::{FixedHeader, FrameType, flags};
 use cairn_proto::{op, pb};
@@ -21,23 +22,16 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 pub(crate) use receive::{Dialed, first_ping, handshake};
 
+/// How many drain timeouts a cancelled request may take to leave a connection while bytes still move.
+const DRAIN_ROUNDS: u32 = 4;
 /// A connection of this age counts as reused even if nothing was asked over it yet.
 const REUSED_AGE: Duration = Duration::from_secs(1);
-
-/// Which lane a connection belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum LaneKind {
-    /// Multiplexed, small bodies.
-    Control,
-    /// One request at a time, large bodies.
-    Bulk,
-}
 
 /// How far a request's sending is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +49,8 @@ struct FlightState {
     /// The response has ended.
     answered: bool,
     cancelled: bool,
+    /// It was cancelled after it was begun, and has not left the connection yet.
+    draining: bool,
 }
 
 /// One sending of a request over one connection.
@@ -98,13 +94,14 @@ pub(crate) struct Conn {
     kind: LaneKind,
     serial: u64,
     link: Weak<LinkInner>,
+    counters: Arc<Counters>,
     addr: String,
     pub meter: Arc<Meter>,
     max_age: Duration,
     queue: mpsc::UnboundedSender<Out>,
     state: Mutex<ConnState>,
     /// One of the client's total; returned when the connection ends.
-    slot: Mutex<Option<OwnedSemaphorePermit>>,
+    slot: Mutex<Option<Slot>>,
     tasks: OnceLock<[AbortHandle; 2]>,
     pub suspect: AtomicBool,
 }
@@ -176,12 +173,13 @@ pub(crate) enum Occupation {
 
 impl Conn {
     /// Starts the two tasks of an established connection.
-    pub fn spawn(link: &Arc<LinkInner>, kind: LaneKind, dialed: Dialed, slot: OwnedSemaphorePermit) -> Arc<Self> {
+    pub fn spawn(link: &Arc<LinkInner>, kind: LaneKind, dialed: Dialed, slot: Slot) -> Arc<Self> {
         let (queue, entries) = mpsc::unbounded_channel();
         let conn = Arc::new(Self {
             kind,
             serial: link.next_serial(),
             link: Arc::downgrade(link),
+            counters: Arc::clone(&link.counters),
             addr: link.addr.clone(),
             meter: dialed.meter,
             max_age: link.draw_max_age(),
@@ -224,6 +222,15 @@ impl Conn {
         self.kind
     }
 
+    /// Its number on the link, from 1.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Takes a job; gives it back when the connection takes no requests any more. A job whose caller is gone is
     /// dropped: then the connection is still free, which `Ok(false)` says.
     pub fn submit(self: &Arc<Self>, job: Box<Job>) -> Result<bool, Box<Job>> {
@@ -246,7 +253,12 @@ impl Conn {
             protobuf: job.protobuf.clone(),
             body: call.body.clone(),
             shared: Arc::clone(&job.shared),
-            state: Mutex::new(FlightState { sending: Sending::Queued, answered: false, cancelled: false }),
+            state: Mutex::new(FlightState {
+                sending: Sending::Queued,
+                answered: false,
+                cancelled: false,
+                draining: false,
+            }),
         });
         if !job.board(self, &flight) {
             return Ok(false);
@@ -281,6 +293,9 @@ impl Conn {
             if before == Sending::Queued {
                 flight.sending = Sending::Over;
                 flight.answered = true;
+            } else {
+                flight.draining = true;
+                Counters::add(&self.counters.lane(self.kind).drains, 1);
             }
             before
         };
@@ -312,25 +327,41 @@ impl Conn {
         let _ = self.queue.send(Out::Cancel { id: flight.id, op: flight.fixed.op, _permits: permits });
     }
 
-    /// Ends the connection unless the cancelled request leaves it in time.
+    /// Ends the connection unless the cancelled request leaves it in time: within the drain timeout, or while it still
+    /// moves and nobody waits for the connection, within a few of them.
     fn watch_drain(self: &Arc<Self>, id: u64) {
         let Some(link) = self.link.upgrade() else {
             return;
         };
         let conn = Arc::clone(self);
         let timeout = link.config.drain_timeout;
+        let weak = Weak::clone(&self.link);
         link.spawn(async move {
-            tokio::time::sleep(timeout).await;
-            if conn.state.lock().pending.contains_key(&id) {
-                conn.kill(Death::new(CloseReason::Drain, LegErrorClass::Reset, "a cancelled request did not leave"));
+            for round in 1..=DRAIN_ROUNDS {
+                tokio::time::sleep(timeout).await;
+                if !conn.state.lock().pending.contains_key(&id) {
+                    return;
+                }
+                let is_moving = conn.meter.silent_for(now()) < timeout;
+                let is_needed = weak.upgrade().is_none_or(|link| link.is_bulk_wanted());
+                if !is_moving || is_needed || round == DRAIN_ROUNDS {
+                    break;
+                }
             }
+            conn.kill(Death::new(CloseReason::Drain, LegErrorClass::Reset, "a cancelled request did not leave"));
         });
     }
 
     /// A request is over in both directions. Consumes the lock, because what follows calls out.
     fn forget_pending(self: &Arc<Self>, mut state: parking_lot::MutexGuard<'_, ConnState>, id: u64) {
         // Released once only: between two releases the connection may have been leased to somebody else.
-        if state.pending.remove(&id).is_none() || !state.pending.is_empty() {
+        let Some(left) = state.pending.remove(&id) else {
+            return;
+        };
+        if left.flight.state.lock().draining {
+            Counters::add(&self.counters.lane(self.kind).drains_survived, 1);
+        }
+        if !state.pending.is_empty() {
             return;
         }
         state.idle_since = now();
@@ -390,11 +421,11 @@ impl Conn {
         self.state.lock().dead
     }
 
-    /// Ends it if it has no request at this moment; a job that came in between keeps it.
-    pub fn close_if_idle(self: &Arc<Self>, reason: CloseReason) {
+    /// Ends it if it has no request at this moment, which it returns; a job that came in between keeps it.
+    pub fn close_if_idle(self: &Arc<Self>, reason: CloseReason) -> bool {
         let is_free = {
             let mut state = self.state.lock();
-            let is_free = state.pending.is_empty();
+            let is_free = state.pending.is_empty() && !state.dead;
             if is_free {
                 state.retiring.get_or_insert(reason);
             }
@@ -403,6 +434,14 @@ impl Conn {
         if is_free {
             self.kill(Death::new(reason, LegErrorClass::Reset, "the connection was unused"));
         }
+        is_free
+    }
+
+    /// Since when it has no request; `None` when it has one, or takes none any more.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        let is_idle = state.pending.is_empty() && !state.dead && state.retiring.is_none();
+        is_idle.then_some(state.idle_since)
     }
 
     /// Ends the connection. Its requests fail, or are resent once when it may have been stale.
@@ -428,10 +467,10 @@ impl Conn {
             reason => reason,
         };
         tracing::debug!(addr = %self.addr, lane = ?self.kind, reason = reason.name(), message = %death.message, "connection closed");
+        self.counters.closed(self.kind, reason);
         let link = self.link.upgrade();
         if let Some(link) = &link {
-            link.counters.closed(reason);
-            link.removed(self);
+            link.ended(self);
         }
         let source = death.source.map(Arc::new);
         for mut job in pending.into_values().filter_map(|pending| pending.job) {

@@ -41,7 +41,8 @@ pub enum LegErrorClass {
     Deadline,
     /// The link was closed, or the peer confirmed a cancellation this side did not ask for.
     Cancelled,
-    /// Too many legs wait for this peer already.
+    /// Too many legs wait for this peer already, or all connections of the client are in use: nothing is wrong with the
+    /// peer.
     Overloaded,
     /// The peer answered with an error.
     Status(Status),
@@ -80,6 +81,8 @@ pub struct LegError {
     pub dial: Option<u64>,
     /// The one transparent resend, after a pooled connection turned out to be stale, was used up before.
     pub resent: bool,
+    /// Number of the connection that had the request last, for [`crate::Route::avoid`]; `None` when none had it.
+    pub connection: Option<u64>,
     /// What and where, for people.
     pub message: String,
     /// The error of the operating system, where there is one. One dial's error is shared by all its waiters.
@@ -88,7 +91,7 @@ pub struct LegError {
 
 impl LegError {
     pub(crate) fn new(class: LegErrorClass, sent: Sent, message: impl Into<String>) -> Self {
-        Self { class, sent, dial: None, resent: false, message: message.into(), source: None }
+        Self { class, sent, dial: None, resent: false, connection: None, message: message.into(), source: None }
     }
 
     pub(crate) fn with_source(mut self, source: io::Error) -> Self {

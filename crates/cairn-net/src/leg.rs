@@ -1,6 +1,6 @@
 //! One request under way: the caller's end ([`Leg`]) and the connection's end ([`Job`]).
 
-use crate::call::{Call, Progress, Reply, Timing};
+use crate::call::{Call, Progress, Reply, Route, Timing};
 use crate::conn::{Conn, Flight};
 use crate::error::{LegError, LegErrorClass, Sent};
 use crate::link::Link;
@@ -41,6 +41,8 @@ pub(crate) struct LegShared {
     bytes_received: AtomicU64,
     /// The longest time between two arrivals of body bytes.
     max_gap: Moment,
+    /// Number of the connection that has or had it; 0 = none yet.
+    connection: AtomicU64,
 }
 
 impl LegShared {
@@ -55,6 +57,7 @@ impl LegShared {
             done: Moment::default(),
             bytes_received: AtomicU64::new(0),
             max_gap: Moment::default(),
+            connection: AtomicU64::new(0),
         }
     }
 
@@ -88,6 +91,13 @@ impl LegShared {
 
     pub fn has_first_byte(&self) -> bool {
         self.first_byte.get().is_some()
+    }
+
+    fn connection(&self) -> Option<u64> {
+        match self.connection.load(Ordering::Relaxed) {
+            0 => None,
+            serial => Some(serial),
+        }
     }
 
     fn timing(&self) -> Timing {
@@ -128,6 +138,7 @@ pub(crate) struct Permits {
 /// The connection's end of a leg: everything needed to send the request, also a second time.
 pub(crate) struct Job {
     pub call: Call,
+    pub route: Route,
     /// The encoded request.
     pub protobuf: Bytes,
     pub shared: Arc<LegShared>,
@@ -145,7 +156,11 @@ impl Job {
             return false;
         }
         *place = Place::Flying(Arc::clone(conn), Arc::clone(flight));
-        self.shared.queued.set(self.shared.elapsed());
+        drop(place);
+        self.shared.connection.store(conn.serial(), Ordering::Relaxed);
+        let waited = self.shared.elapsed();
+        self.shared.queued.set(waited);
+        conn.counters().wait.record(waited);
         true
     }
 
@@ -194,8 +209,17 @@ impl Job {
             LegErrorClass::Status(_) => Sent::Responded,
             _ => self.shared.sent_so_far(),
         };
-        let resent = self.resent;
-        self.finish(Err(LegError { sent, resent, ..error }));
+        let (resent, connection) = (self.resent, self.shared.connection());
+        self.finish(Err(LegError { sent, resent, connection, ..error }));
+    }
+
+    /// Its caller waits no longer.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.call.deadline <= now
+    }
+
+    pub fn fail_expired(self) {
+        self.fail(LegErrorClass::Deadline, "the deadline passed while it waited for a connection");
     }
 
     /// Waits until its caller is gone.
@@ -212,6 +236,11 @@ impl LegWatch {
     /// When [`crate::Link::start`] was called: what progress and timing count from.
     pub fn started(&self) -> Instant {
         self.0.started
+    }
+
+    /// Number of the connection that has or had the leg, for [`Route::avoid`]; `None` before the first.
+    pub fn connection(&self) -> Option<u64> {
+        self.0.connection()
     }
 
     /// How far the leg has come.
@@ -239,12 +268,13 @@ pub struct Leg {
 
 impl Leg {
     /// Both ends of a new leg. Needs a tokio runtime.
-    pub(crate) fn new(link: Link, call: Call, protobuf: Bytes) -> (Self, Box<Job>) {
+    pub(crate) fn new(link: Link, call: Call, route: Route, protobuf: Bytes) -> (Self, Box<Job>) {
         let (sender, receiver) = oneshot::channel();
         let shared = Arc::new(LegShared::new());
         let deadline = Box::pin(sleep_until(call.deadline));
         let job = Box::new(Job {
             call,
+            route,
             protobuf,
             shared: Arc::clone(&shared),
             permits: Permits::default(),
@@ -298,7 +328,8 @@ impl Future for Leg {
             let sent = self.shared.sent_so_far();
             self.cancel();
             let message = format!("no answer from {} in time", self.link.addr());
-            return Poll::Ready(Err(LegError::new(LegErrorClass::Deadline, sent, message)));
+            let connection = self.shared.connection();
+            return Poll::Ready(Err(LegError { connection, ..LegError::new(LegErrorClass::Deadline, sent, message) }));
         }
         Poll::Pending
     }

@@ -26,17 +26,19 @@ mod reader;
 mod seam;
 mod server;
 mod stats;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod writer;
 
 pub use body::{Body, BodyPart, FileHandle};
-pub use call::{Call, Progress, Reply, Timing};
+pub use call::{Call, Progress, Reply, Route, Timing};
 pub use config::{LinkConfig, ServerConfig};
 pub use error::{LegError, LegErrorClass, Sent};
 pub use identity::{Identity, PeerInfo, SharedIdentity};
 pub use leg::{Leg, LegWatch};
 pub use link::Link;
+pub use pool::ConnectionTotal;
 pub use seam::{Listener, Net, ReadHalf, Stream, TcpNet, WriteHalf, now};
 pub use server::{Handler, RequestContext, ServerStats, WorkTime, serve};
-pub use stats::{CloseReason, LaneStats, LinkStats};
+pub use stats::{CloseReason, LaneStats, LinkStats, WAIT_BOUNDS_US, WaitStats};

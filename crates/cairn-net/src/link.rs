@@ -1,19 +1,21 @@
-//! Everything to one peer address: permits and the two lanes. Decisions about connections are made by [`Lane`]; this
-//! file carries them out.
+//! Everything to one peer address: permits ([`admit`]), the two lanes ([`lanes`] carries out what the pool decides),
+//! dialling, probing, upkeep.
 
+mod admit;
 mod dial;
+mod lanes;
 mod probe;
 mod report;
 mod upkeep;
 
-use crate::call::Call;
+use crate::call::{Call, Route};
 use crate::config::LinkConfig;
-use crate::conn::{Conn, Death, LaneKind};
+use crate::conn::{Conn, Death};
 use crate::error::{LegError, LegErrorClass, Sent};
 use crate::identity::{PeerInfo, SharedIdentity};
-use crate::leg::{Job, Leg, LegShared, Permits};
+use crate::leg::{Job, Leg, LegShared};
 use crate::meter::Totals;
-use crate::pool::{Lane, Next, Wants};
+use crate::pool::{LaneKind, Pool, Wants};
 use crate::seam::{Net, now};
 use crate::stats::{CloseReason, Counters, LinkStats};
 use arc_swap::ArcSwapOption;
@@ -23,7 +25,7 @@ use cairn_proto::{NodeId, pb};
 use parking_lot::Mutex;
 use prost::Message;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -32,45 +34,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use upkeep::Refill;
 
-/// Who waits for a connection.
-pub(crate) enum Waiter {
-    Job(Box<Job>),
-    /// A ping, which needs the connection itself.
-    Ping(oneshot::Sender<Result<Arc<Conn>, LegError>>),
-}
-
-impl Waiter {
-    fn fail(self, error: LegError) {
-        match self {
-            Self::Job(job) => job.fail_with(error),
-            // A ping that timed out has nobody to tell.
-            Self::Ping(sender) => drop(sender.send(Err(error))),
-        }
-    }
-}
-
-type ConnLane = Lane<Arc<Conn>, Waiter>;
-
-struct Lanes {
-    control: ConnLane,
-    bulk: ConnLane,
-    /// Off their lane, with requests that may still finish.
-    retired: Vec<Arc<Conn>>,
-    /// The probe under way, owned by those who wait for it.
-    probing: Weak<probe::Flight>,
-    upkeep_runs: bool,
-    closed: bool,
-}
-
-impl Lanes {
-    fn of(&mut self, kind: LaneKind) -> &mut ConnLane {
-        match kind {
-            LaneKind::Control => &mut self.control,
-            LaneKind::Bulk => &mut self.bulk,
-        }
-    }
-}
+pub(crate) use lanes::Waiter;
 
 /// The shared part of a link. Connections hold it weakly.
 pub(crate) struct LinkInner {
@@ -82,12 +48,16 @@ pub(crate) struct LinkInner {
     /// Set by the first leg or ping: connections live on that runtime, whoever drops a leg where.
     runtime: OnceLock<Handle>,
     tasks: TaskTracker,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     totals: Arc<Totals>,
     ops: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     waiting_permits: AtomicUsize,
-    lanes: Mutex<Lanes>,
+    pool: Pool<Arc<Conn>, Waiter>,
+    /// The probe under way, owned by those who wait for it.
+    probing: Mutex<Weak<probe::Flight>>,
+    upkeep_runs: AtomicBool,
+    refill: Mutex<Refill>,
     peer: ArcSwapOption<PeerInfo>,
     connect_timeout_us: AtomicU64,
     rng: Mutex<fastrand::Rng>,
@@ -122,27 +92,22 @@ impl Link {
         config: Arc<LinkConfig>,
         seed: u64,
     ) -> Self {
-        let lanes = Lanes {
-            control: Lane::multiplexed(),
-            bulk: Lane::exclusive(config.bulk_max.max(1)),
-            retired: Vec::new(),
-            probing: Weak::new(),
-            upkeep_runs: false,
-            closed: false,
-        };
-        Self(Arc::new(Guard(Arc::new(LinkInner {
+        let inner = Arc::new(LinkInner {
             net,
             addr,
             expect_node,
             identity,
             runtime: OnceLock::new(),
             tasks: TaskTracker::new(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             totals: Arc::new(Totals::new()),
             ops: Arc::new(Semaphore::new(config.ops)),
             bytes: Arc::new(Semaphore::new(config.bytes)),
             waiting_permits: AtomicUsize::new(0),
-            lanes: Mutex::new(lanes),
+            pool: Pool::new(config.bulk_max),
+            probing: Mutex::new(Weak::new()),
+            upkeep_runs: AtomicBool::new(false),
+            refill: Mutex::default(),
             peer: ArcSwapOption::empty(),
             connect_timeout_us: AtomicU64::new(config.connect_timeout.as_micros() as u64),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
@@ -150,7 +115,10 @@ impl Link {
             dial_serial: AtomicU64::new(0),
             closed: CancellationToken::new(),
             config,
-        }))))
+        });
+        let crowd: Weak<LinkInner> = Arc::downgrade(&inner);
+        inner.config.total_connections.register(crowd);
+        Self(Arc::new(Guard(inner)))
     }
 
     fn inner(&self) -> &Arc<LinkInner> {
@@ -162,13 +130,21 @@ impl Link {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(&self, mut call: Call) -> Leg {
+    pub fn start(&self, call: Call) -> Leg {
+        self.start_on(call, Route::default())
+    }
+
+    /// The same, with wishes about the connection.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_on(&self, mut call: Call, route: Route) -> Leg {
         let inner = self.inner();
         inner.runtime.get_or_init(Handle::current);
         Counters::add(&inner.counters.legs, 1);
         call.request.total_len = call.body.len();
         let protobuf = Bytes::from(call.request.encode_to_vec());
-        let (leg, job) = Leg::new(self.clone(), call, protobuf);
+        let (leg, job) = Leg::new(self.clone(), call, route, protobuf);
         if let Err(reason) = check(&job) {
             job.fail(LegErrorClass::TooLarge, reason);
             return leg;
@@ -271,8 +247,9 @@ fn check(job: &Job) -> Result<(), String> {
 }
 
 impl LinkInner {
+    /// Numbers connections, from 1.
     pub fn next_serial(&self) -> u64 {
-        self.serial.fetch_add(1, Ordering::Relaxed)
+        self.serial.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Maximum age of a new connection, ±20 %, so that those dialled together do not end together.
@@ -290,178 +267,11 @@ impl LinkInner {
         LegError::new(LegErrorClass::Cancelled, Sent::No, format!("the link to {} is closed", self.addr))
     }
 
-    /// Byte permits of a call: what it sends, and on the bulk lane what it lets come.
-    fn cost(&self, call: &Call) -> u32 {
-        let response = if call.is_bulk() { call.response_max.min(RESPONSE_LEN_MAX) } else { 0 };
-        (call.body.len() + response).min(self.config.bytes as u64) as u32
-    }
-
-    /// Takes permits for a job and dispatches it, at once where they are free.
-    fn admit(self: &Arc<Self>, mut job: Box<Job>) {
-        let cost = self.cost(&job.call);
-        if let Ok(op) = Arc::clone(&self.ops).try_acquire_owned()
-            && let Ok(bytes) = Arc::clone(&self.bytes).try_acquire_many_owned(cost)
-        {
-            job.permits = Permits { _op: Some(op), _bytes: Some(bytes) };
-            self.dispatch(job, Wants::Any);
-            return;
-        }
-        if self.waiting_permits.fetch_add(1, Ordering::Relaxed) >= self.config.waiting_max {
-            self.waiting_permits.fetch_sub(1, Ordering::Relaxed);
-            job.fail(LegErrorClass::Overloaded, format!("too many requests wait for {}", self.addr));
-            return;
-        }
-        let inner = Arc::clone(self);
-        self.spawn(async move {
-            let admitted = inner.wait_for_permits(&mut job, cost).await;
-            inner.waiting_permits.fetch_sub(1, Ordering::Relaxed);
-            match admitted {
-                Some(permits) => {
-                    job.permits = permits;
-                    inner.dispatch(job, Wants::Any);
-                }
-                None => job.fail_with(inner.closed_error()),
-            }
-        });
-    }
-
-    /// `None` when the caller is gone or the link closed.
-    async fn wait_for_permits(&self, job: &mut Job, cost: u32) -> Option<Permits> {
-        let acquire = async {
-            let op = Arc::clone(&self.ops).acquire_owned().await.ok()?;
-            let bytes = Arc::clone(&self.bytes).acquire_many_owned(cost).await.ok()?;
-            Some(Permits { _op: Some(op), _bytes: Some(bytes) })
-        };
-        tokio::select! {
-            biased;
-            () = job.abandoned() => None,
-            () = self.closed.cancelled() => None,
-            permits = acquire => permits,
-        }
-    }
-
-    /// Gives a job that has its permits to a connection, or lets it wait for one.
-    fn dispatch(self: &Arc<Self>, job: Box<Job>, wants: Wants) {
-        let kind = if job.call.is_bulk() { LaneKind::Bulk } else { LaneKind::Control };
-        self.arrive(kind, Waiter::Job(job), wants);
-    }
-
-    /// A job whose connection turned out to be stale.
-    pub fn resend(self: &Arc<Self>, job: Box<Job>) {
-        Counters::add(&self.counters.stale_retries, 1);
-        self.dispatch(job, Wants::Fresh);
-    }
-
-    fn arrive(self: &Arc<Self>, kind: LaneKind, waiter: Waiter, wants: Wants) {
-        let mut waiter = waiter;
-        loop {
-            let next = {
-                let mut lanes = self.lanes.lock();
-                if lanes.closed {
-                    drop(lanes);
-                    waiter.fail(self.closed_error());
-                    return;
-                }
-                lanes.of(kind).arrive(waiter, wants)
-            };
-            match next {
-                Next::Give(conn, given) => match self.give(&conn, given) {
-                    // It ended in the meantime; it takes itself off the lane.
-                    Some(back) => {
-                        self.removed(&conn);
-                        waiter = back;
-                    }
-                    None => return,
-                },
-                other => return self.act(kind, other),
-            }
-        }
-    }
-
-    /// Hands a waiter to a connection that was chosen for it; returns it when the connection is dead.
-    fn give(self: &Arc<Self>, conn: &Arc<Conn>, waiter: Waiter) -> Option<Waiter> {
-        match waiter {
-            Waiter::Job(job) => match conn.submit(job) {
-                Ok(true) => None,
-                Ok(false) => {
-                    self.released(conn);
-                    None
-                }
-                Err(job) => Some(Waiter::Job(job)),
-            },
-            Waiter::Ping(sender) => {
-                // A ping that timed out needs no connection any more.
-                let _ = sender.send(Ok(Arc::clone(conn)));
-                None
-            }
-        }
-    }
-
-    /// Gives each waiter its connection; those whose connection is dead go back to the lane.
-    fn give_all(self: &Arc<Self>, conn: &Arc<Conn>, waiters: Vec<Waiter>) {
-        for waiter in waiters {
-            if let Some(back) = self.give(conn, waiter) {
-                self.removed(conn);
-                self.arrive(conn.kind(), back, Wants::Any);
-            }
-        }
-    }
-
-    /// Carries out what a lane decided about itself.
-    fn act(self: &Arc<Self>, kind: LaneKind, next: Next<Arc<Conn>, Waiter>) {
-        match next {
-            Next::Dial { evict } => {
-                if let Some(conn) = evict {
-                    conn.close_if_idle(CloseReason::Evicted);
-                }
-                self.dial(kind);
-            }
-            Next::Give(conn, waiter) => self.give_all(&conn, vec![waiter]),
-            Next::Wait => {}
-        }
-    }
-
-    /// A connection has finished its request.
-    pub fn released(self: &Arc<Self>, conn: &Arc<Conn>) {
-        let next = self.lanes.lock().of(conn.kind()).released(conn);
-        if let Some(waiter) = next {
-            self.give_all(conn, vec![waiter]);
-        }
-    }
-
-    /// A connection takes no further requests, but has some that may finish.
-    pub fn retired(self: &Arc<Self>, conn: &Arc<Conn>) {
-        self.lanes.lock().retired.push(Arc::clone(conn));
-        self.removed(conn);
-    }
-
-    /// A connection takes no further requests.
-    pub fn removed(self: &Arc<Self>, conn: &Arc<Conn>) {
-        let is_dead = conn.is_dead();
-        let next = {
-            let mut lanes = self.lanes.lock();
-            if is_dead {
-                lanes.retired.retain(|other| other != conn);
-            }
-            if lanes.closed {
-                return;
-            }
-            lanes.of(conn.kind()).removed(conn)
-        };
-        self.act(conn.kind(), next);
-    }
-
     fn forget(&self, leg: &Arc<LegShared>) {
-        let is_gone = |waiter: &Waiter| match waiter {
+        let gone = self.pool.forget(|waiter| match waiter {
             Waiter::Job(job) => Arc::ptr_eq(&job.shared, leg),
             Waiter::Ping(sender) => sender.is_closed(),
-        };
-        let gone = {
-            let mut lanes = self.lanes.lock();
-            let mut gone = lanes.control.forget(is_gone);
-            gone.extend(lanes.bulk.forget(is_gone));
-            gone
-        };
+        });
         // Outside the lock: their permits wake others.
         drop(gone);
     }
@@ -469,7 +279,7 @@ impl LinkInner {
     /// A connection of the control lane, dialling if needed.
     async fn control_conn(self: &Arc<Self>) -> Result<Arc<Conn>, LegError> {
         let (sender, receiver) = oneshot::channel();
-        self.arrive(LaneKind::Control, Waiter::Ping(sender), Wants::Any);
+        self.pool.arrive(self, LaneKind::Control, Waiter::Ping(sender), Wants::Any);
         receiver.await.unwrap_or_else(|_| Err(self.closed_error()))
     }
 
@@ -491,16 +301,7 @@ impl LinkInner {
     }
 
     fn close(self: &Arc<Self>) {
-        let (conns, waiters) = {
-            let mut lanes = self.lanes.lock();
-            lanes.closed = true;
-            let (mut conns, mut waiters) = lanes.control.clear();
-            let (bulk_conns, bulk_waiters) = lanes.bulk.clear();
-            conns.extend(bulk_conns);
-            conns.append(&mut lanes.retired);
-            waiters.extend(bulk_waiters);
-            (conns, waiters)
-        };
+        let (conns, waiters) = self.pool.close();
         self.closed.cancel();
         for waiter in waiters {
             waiter.fail(self.closed_error());

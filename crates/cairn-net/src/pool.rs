@@ -1,178 +1,238 @@
-//! The bookkeeping of one lane: which connections it has, which are free, who waits. Plain values in, decisions out;
-//! the link acts on them.
+//! The connections to one peer and those who wait for them: two [`Lane`]s behind one lock, and the discipline by which
+//! their decisions are carried out. What a connection is, how one is dialled and what waits, is the [`Shell`]'s.
 //!
-//! A waiter is never lost: as long as anybody waits, a dial is under way or every connection is busy (and a busy
-//! connection takes a waiter when it is released, or is replaced by a dial when it ends).
+//! Nothing is called while the lock is held, so a decision may be overtaken before it is carried out: a chosen
+//! connection may have ended ([`Given::Dead`]), a chosen waiter may have left ([`Given::Unwanted`]). Both come back here
+//! and are decided anew; neither is lost.
 
-use std::collections::VecDeque;
+mod lane;
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;
+mod total;
 
-/// What to do about a new waiter or a gone connection.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next<C, W> {
-    /// Give the waiter to this connection now.
-    Give(C, W),
-    /// Begin one dial; close `evict` first, which makes room for it.
-    Dial {
-        /// A connection to be closed to make room.
-        evict: Option<C>,
-    },
-    /// Nothing: the waiter's turn comes.
-    Wait,
+pub(crate) use lane::{Lane, Wants};
+pub use total::ConnectionTotal;
+pub(crate) use total::{Crowd, Holding, Slot};
+
+use crate::sync::{Mutex, MutexGuard};
+use lane::Next;
+
+/// Which lane a connection belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LaneKind {
+    /// Multiplexed, small bodies.
+    Control,
+    /// One request at a time, large bodies.
+    Bulk,
 }
 
-/// How far a waiter may trust what it finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wants {
-    /// Any connection.
-    Any,
-    /// One that was dialled or proven alive after now: a pooled one just turned out to be stale.
-    Fresh,
+impl LaneKind {
+    /// Both.
+    pub const ALL: [LaneKind; 2] = [Self::Control, Self::Bulk];
 }
 
-/// Where a new connection went.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Placed<C, W> {
-    /// It goes to these, in order; with none it is free.
-    pub waiters: Vec<W>,
-    /// Those it takes the place of: off the lane, to end with what they have.
-    pub displaced: Vec<C>,
+/// A connection, as far as a lane is concerned.
+pub(crate) trait Pooled: Clone + PartialEq {
+    /// Its number, which is never given again.
+    fn serial(&self) -> u64;
 }
 
-/// One lane. A multiplexed lane has one connection that takes everybody; otherwise a connection takes one at a time.
+/// What became of a waiter that was given to a connection.
 #[derive(Debug)]
-pub(crate) struct Lane<C, W> {
-    multiplexed: bool,
-    max: usize,
-    /// Established connections that may take requests, free or busy.
-    open: Vec<C>,
-    /// The free ones; the last is the most recently used.
-    idle: Vec<C>,
-    dialing: usize,
-    waiting: VecDeque<W>,
+pub(crate) enum Given<W> {
+    /// The connection has it.
+    Taken,
+    /// It had left before: the connection is still free.
+    Unwanted,
+    /// The connection takes nothing any more; here is the waiter again.
+    Dead(W),
 }
 
-impl<C: Clone + PartialEq, W> Lane<C, W> {
-    pub fn multiplexed() -> Self {
-        Self { multiplexed: true, max: 1, open: Vec::new(), idle: Vec::new(), dialing: 0, waiting: VecDeque::new() }
+/// Carries out what the pool decides. No method is called with the pool's lock held.
+pub(crate) trait Shell {
+    type Conn: Pooled;
+    type Waiter;
+
+    /// Hands a waiter to a connection that was chosen for it.
+    fn give(&self, conn: &Self::Conn, waiter: Self::Waiter) -> Given<Self::Waiter>;
+
+    /// Begins a dial that ends in [`Pool::dialed`] or [`Pool::dial_failed`].
+    fn dial(&self, kind: LaneKind);
+
+    /// Closes a connection unless it was given something in the meantime.
+    fn evict(&self, conn: &Self::Conn);
+
+    /// Fails a waiter because the pool is closed.
+    fn refuse(&self, waiter: Self::Waiter);
+
+    /// True when the connection has ended.
+    fn has_ended(&self, conn: &Self::Conn) -> bool;
+
+    /// Somebody elsewhere needs the room of a free connection.
+    fn is_crowded(&self) -> bool;
+}
+
+/// What is under the lock.
+pub(crate) struct Lanes<C, W> {
+    pub control: Lane<C, W>,
+    pub bulk: Lane<C, W>,
+    /// Off their lane, with requests that may still finish.
+    pub retired: Vec<C>,
+    pub closed: bool,
+}
+
+impl<C, W> Lanes<C, W> {
+    pub fn of(&mut self, kind: LaneKind) -> &mut Lane<C, W> {
+        match kind {
+            LaneKind::Control => &mut self.control,
+            LaneKind::Bulk => &mut self.bulk,
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Pool<C, W>(Mutex<Lanes<C, W>>);
+
+impl<C: Pooled, W> Pool<C, W> {
+    pub fn new(bulk_max: usize) -> Self {
+        Self(Mutex::new(Lanes {
+            control: Lane::multiplexed(),
+            bulk: Lane::exclusive(bulk_max.max(1)),
+            retired: Vec::new(),
+            closed: false,
+        }))
     }
 
-    pub fn exclusive(max: usize) -> Self {
-        Self { multiplexed: false, max, ..Self::multiplexed() }
+    /// For a look, or for a change that leaves nothing to be carried out.
+    pub fn lock(&self) -> MutexGuard<'_, Lanes<C, W>> {
+        self.0.lock()
     }
 
-    /// A waiter arrives.
-    pub fn arrive(&mut self, waiter: W, wants: Wants) -> Next<C, W> {
-        if self.multiplexed {
-            if let Some(conn) = self.open.last() {
-                return Next::Give(conn.clone(), waiter);
+    /// Somebody needs a connection.
+    pub fn arrive(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, waiter: W, wants: Wants) {
+        let mut waiter = waiter;
+        loop {
+            let next = {
+                let mut lanes = self.lock();
+                if lanes.closed {
+                    drop(lanes);
+                    return shell.refuse(waiter);
+                }
+                lanes.of(kind).arrive(waiter, wants)
+            };
+            match self.carry_out(shell, kind, next) {
+                Some(back) => waiter = back,
+                None => return,
             }
-        } else if wants == Wants::Any
-            && let Some(conn) = self.idle.pop()
-        {
-            return Next::Give(conn, waiter);
         }
-        match wants {
-            Wants::Any => self.waiting.push_back(waiter),
-            Wants::Fresh => self.waiting.push_front(waiter),
-        }
-        self.dial_if_useful()
     }
 
-    fn dial_if_useful(&mut self) -> Next<C, W> {
-        if self.dialing >= self.waiting.len() {
-            return Next::Wait;
+    /// Returns a waiter whose connection had ended.
+    fn carry_out(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, next: Next<C, W>) -> Option<W> {
+        let mut next = next;
+        loop {
+            match next {
+                Next::Give(conn, waiter) => match shell.give(&conn, waiter) {
+                    Given::Taken => return None,
+                    Given::Unwanted => next = self.free(shell, kind, &conn),
+                    Given::Dead(waiter) => {
+                        self.removed(shell, kind, &conn);
+                        return Some(waiter);
+                    }
+                },
+                Next::Dial { evict } => {
+                    if let Some(conn) = evict {
+                        shell.evict(&conn);
+                    }
+                    shell.dial(kind);
+                    return None;
+                }
+                Next::Wait => return None,
+            }
         }
-        if self.open.len() + self.dialing < self.max {
-            self.dialing += 1;
-            return Next::Dial { evict: None };
-        }
-        if self.dialing < self.max
-            && let Some(conn) = self.idle.pop()
-        {
-            self.open.retain(|other| *other != conn);
-            self.dialing += 1;
-            return Next::Dial { evict: Some(conn) };
-        }
-        Next::Wait
     }
 
-    /// A dial succeeded.
-    pub fn dialed(&mut self, conn: C) -> Placed<C, W> {
-        self.dialing -= 1;
-        self.adopt(conn)
-    }
-
-    /// A connection came that the lane has not dialled.
-    pub fn adopt(&mut self, conn: C) -> Placed<C, W> {
-        if self.multiplexed {
-            let displaced = std::mem::replace(&mut self.open, vec![conn]);
-            return Placed { waiters: self.waiting.drain(..).collect(), displaced };
-        }
-        self.open.push(conn.clone());
-        let waiters: Vec<W> = self.waiting.pop_front().into_iter().collect();
-        if waiters.is_empty() {
-            self.idle.push(conn);
-        }
-        Placed { waiters, displaced: Vec::new() }
-    }
-
-    /// A dial failed. Those returned fail with it: all waiters, unless another dial or a busy connection may still
-    /// serve them.
-    pub fn dial_failed(&mut self) -> Vec<W> {
-        self.dialing -= 1;
-        let busy = self.open.len() - self.idle.len();
-        if busy == 0 && self.dialing == 0 { self.waiting.drain(..).collect() } else { Vec::new() }
-    }
-
-    /// A connection has finished its request: it takes the next waiter or becomes free.
-    pub fn released(&mut self, conn: &C) -> Option<W> {
-        if self.multiplexed || !self.open.contains(conn) || self.idle.contains(conn) {
-            return None;
-        }
-        let next = self.waiting.pop_front();
-        if next.is_none() {
-            self.idle.push(conn.clone());
+    /// The lane's decision about a connection without requests. One that stays free makes room where room is needed.
+    fn free(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, conn: &C) -> Next<C, W> {
+        let next = self.lock().of(kind).released(conn);
+        if matches!(next, Next::Wait) && shell.is_crowded() {
+            shell.evict(conn);
         }
         next
     }
 
-    /// A connection takes no further requests: it ended, or it will when its present ones have.
-    pub fn removed(&mut self, conn: &C) -> Next<C, W> {
-        self.open.retain(|other| other != conn);
-        self.idle.retain(|other| other != conn);
-        self.dial_if_useful()
+    /// A connection has finished its requests.
+    pub fn released(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, conn: &C) {
+        let next = self.free(shell, kind, conn);
+        if let Some(waiter) = self.carry_out(shell, kind, next) {
+            self.arrive(shell, kind, waiter, Wants::Any);
+        }
+    }
+
+    /// A connection takes no further requests; unless it has ended, it still has some.
+    pub fn removed(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, conn: &C) {
+        let next = {
+            let mut lanes = self.lock();
+            if lanes.closed {
+                return;
+            }
+            lanes.of(kind).removed(conn)
+        };
+        // Taking one away gives nobody a connection: nothing comes back.
+        self.carry_out(shell, kind, next);
+    }
+
+    /// A connection takes no further requests, and finishes those it has.
+    pub fn retired(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, conn: &C) {
+        self.lock().retired.push(conn.clone());
+        if shell.has_ended(conn) {
+            // In between, and `ended` may have looked before it was in the list.
+            self.lock().retired.retain(|other| other != conn);
+        }
+        self.removed(shell, kind, conn);
+    }
+
+    /// A connection has ended.
+    pub fn ended(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, conn: &C) {
+        self.lock().retired.retain(|other| other != conn);
+        self.removed(shell, kind, conn);
+    }
+
+    /// A new connection was placed on its lane.
+    pub fn placed(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, conn: &C, waiters: Vec<W>) {
+        if waiters.is_empty() && shell.is_crowded() {
+            shell.evict(conn);
+        }
+        for waiter in waiters {
+            if let Some(back) = self.carry_out(shell, kind, Next::Give(conn.clone(), waiter)) {
+                self.arrive(shell, kind, back, Wants::Any);
+            }
+        }
+    }
+
+    /// A dial failed; those returned fail with it.
+    pub fn dial_failed(&self, kind: LaneKind) -> Vec<W> {
+        let mut lanes = self.lock();
+        if lanes.closed { Vec::new() } else { lanes.of(kind).dial_failed() }
     }
 
     /// Takes out the waiters of which `gone` is true.
-    pub fn forget(&mut self, mut gone: impl FnMut(&W) -> bool) -> Vec<W> {
-        let (left, kept): (Vec<W>, Vec<W>) = self.waiting.drain(..).partition(|waiter| gone(waiter));
-        self.waiting = kept.into();
+    pub fn forget(&self, mut gone: impl FnMut(&W) -> bool) -> Vec<W> {
+        let mut lanes = self.lock();
+        let mut left = lanes.control.forget(&mut gone);
+        left.extend(lanes.bulk.forget(&mut gone));
         left
     }
 
-    /// Takes out everything, for closing.
-    pub fn clear(&mut self) -> (Vec<C>, Vec<W>) {
-        self.idle.clear();
-        (std::mem::take(&mut self.open), self.waiting.drain(..).collect())
-    }
-
-    pub fn open(&self) -> &[C] {
-        &self.open
-    }
-
-    #[cfg(test)]
-    pub fn idle_count(&self) -> usize {
-        self.idle.len()
-    }
-
-    pub fn dialing(&self) -> usize {
-        self.dialing
-    }
-
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// Takes out everything; nothing gets in any more.
+    pub fn close(&self) -> (Vec<C>, Vec<W>) {
+        let mut lanes = self.lock();
+        lanes.closed = true;
+        let (mut conns, mut waiters) = lanes.control.clear();
+        let (bulk_conns, bulk_waiters) = lanes.bulk.clear();
+        conns.extend(bulk_conns);
+        conns.append(&mut lanes.retired);
+        waiters.extend(bulk_waiters);
+        (conns, waiters)
     }
 }
-
-#[cfg(test)]
-mod tests;

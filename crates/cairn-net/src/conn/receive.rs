@@ -1,10 +1,11 @@
 //! The reading task of a connection, and the handshake before it.
 
-use super::{Conn, Death, Job, LaneKind};
+use super::{Conn, Death, Job};
 use crate::error::{LegError, LegErrorClass, Sent};
 use crate::handshake;
 use crate::identity::{Identity, PeerInfo};
 use crate::meter::{Meter, Totals};
+use crate::pool::LaneKind;
 use crate::reader::{BULK_READ_LEN, CONTROL_READ_LEN, FrameReader, ReadError};
 use crate::seam::{ReadHalf, Stream};
 use crate::stats::{CloseReason, Counters};
@@ -225,10 +226,8 @@ async fn receive_response(
     }
     let body = match expected {
         Expected::Unwanted => {
-            if let Some(link) = conn.link.upgrade()
-                && !fixed.has(flags::CANCELLED)
-            {
-                Counters::add(&link.counters.late_responses, 1);
+            if !fixed.has(flags::CANCELLED) {
+                Counters::add(&conn.counters.late_responses, 1);
             }
             None
         }
@@ -260,8 +259,8 @@ async fn receive_body(
             Some(body) => match reader.take_body(&fixed, body, verify).await {
                 Ok(()) => {}
                 Err(error) => {
-                    if let (ReadError::BodyCrc { .. }, Some(link)) = (&error, conn.link.upgrade()) {
-                        Counters::add(&link.counters.body_crc_failures, 1);
+                    if let ReadError::BodyCrc { .. } = &error {
+                        Counters::add(&conn.counters.body_crc_failures, 1);
                     }
                     return Err(error.into());
                 }
@@ -337,9 +336,7 @@ fn conclude(conn: &Arc<Conn>, first: FixedHeader, end: FixedHeader, response: pb
     } else if end.has(flags::ABORT) {
         job.fail(LegErrorClass::Aborted, format!("{} gave up in the middle of the response", conn.addr));
     } else {
-        if let Some(link) = conn.link.upgrade() {
-            Counters::add(&link.counters.replies, 1);
-        }
+        Counters::add(&conn.counters.replies, 1);
         job.reply(response, body.unwrap_or_default().freeze());
     }
 }

@@ -1,7 +1,8 @@
 //! The writing task of a connection: takes entries off the queue and puts them on the wire in batches.
 
-use super::{Conn, Death, Flight, LaneKind, Out, Sending};
+use super::{Conn, Death, Flight, Out, Sending};
 use crate::error::LegErrorClass;
+use crate::pool::LaneKind;
 use crate::seam::now;
 use crate::stats::CloseReason;
 use crate::writer::{FrameWriter, SendOutcome};

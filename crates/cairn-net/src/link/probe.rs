@@ -2,8 +2,9 @@
 
 use super::LinkInner;
 use super::dial::Origin;
-use crate::conn::{LaneKind, first_ping};
+use crate::conn::first_ping;
 use crate::error::{LegError, LegErrorClass, Sent};
+use crate::pool::LaneKind;
 use crate::seam::now;
 use crate::stats::Counters;
 use cairn_proto::pb;
@@ -37,17 +38,17 @@ impl LinkInner {
     }
 
     fn join_or_begin_probe(self: &Arc<Self>, limit: Duration) -> Result<Arc<Flight>, LegError> {
-        let mut lanes = self.lanes.lock();
-        if lanes.closed {
+        let mut probing = self.probing.lock();
+        if self.closed.is_cancelled() {
             return Err(self.closed_error());
         }
-        if let Some(flight) = lanes.probing.upgrade().filter(|flight| flight.outcome.borrow().is_none()) {
+        if let Some(flight) = probing.upgrade().filter(|flight| flight.outcome.borrow().is_none()) {
             return Ok(flight);
         }
         let (sender, outcome) = watch::channel(None);
         let flight = Arc::new(Flight { outcome, task: OnceLock::new() });
-        lanes.probing = Arc::downgrade(&flight);
-        drop(lanes);
+        *probing = Arc::downgrade(&flight);
+        drop(probing);
         let inner = Arc::clone(self);
         let task = self.spawn(async move {
             let outcome = tokio::select! {
@@ -64,10 +65,12 @@ impl LinkInner {
 
     async fn probe_once(self: &Arc<Self>, limit: Duration) -> Result<pb::Pong, LegError> {
         let serial = self.next_dial();
-        let mut is_connected = false;
+        let mut is_dialing = false;
         let ask = async {
-            let (mut dialed, slot) = self.connect(LaneKind::Control).await?;
-            is_connected = true;
+            let slot = self.place(LaneKind::Control).await?;
+            is_dialing = true;
+            let (mut dialed, slot) = self.connect(LaneKind::Control, slot).await?;
+            is_dialing = false;
             let asked = now();
             let pong = first_ping(&mut dialed).await?;
             self.counters.round_trip((now() - asked).as_micros() as u64);
@@ -86,7 +89,7 @@ impl LinkInner {
             Err(error) => {
                 Counters::add(&self.counters.probe_failures, 1);
                 tracing::debug!(addr = %self.addr, %error, "probe failed");
-                Err(LegError { dial: (!is_connected).then_some(serial), ..error })
+                Err(LegError { dial: is_dialing.then_some(serial), ..error })
             }
         }
     }

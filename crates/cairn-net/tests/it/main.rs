@@ -8,4 +8,5 @@ mod pool;
 mod probe;
 mod server;
 mod support;
+mod total;
 mod wire;

@@ -350,24 +350,6 @@ async fn bytes_and_operations_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_of_all_links_share_one_bound() {
-    let net = PipeNet::new();
-    let server = start(&net).await;
-    let total = Arc::new(Semaphore::new(1));
-    let limit = |config: &mut LinkConfig| config.total_connections = Arc::clone(&total);
-    let one = link_with(net.clone(), &server.addr, limit);
-    let other = link_with(net.clone(), &server.addr, limit);
-    get_ok(&one, 1, 10).await;
-    let error = error_of(other.start(get(1, 10)).await);
-    assert_eq!(error.class, LegErrorClass::Connect);
-    drop(one);
-    get_ok(&other, 1, 10).await;
-    drop(other);
-    until("the slot is back", || total.available_permits() == 1).await;
-    server.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_wrong_peer_is_told_from_a_broken_one() {
     let net = PipeNet::new();
     let server = start(&net).await;

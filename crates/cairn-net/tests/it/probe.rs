@@ -3,14 +3,13 @@
 use crate::hostile::{Raw, accept};
 use crate::support::{assert_quiet, error_of, gated, get, get_ok, link, link_with, poll_once, start, until};
 use cairn_net::testing::PipeNet;
-use cairn_net::{CloseReason, LegErrorClass, LinkConfig, Net, TcpNet, now};
+use cairn_net::{CloseReason, ConnectionTotal, LegErrorClass, LinkConfig, Net, TcpNet, now};
 use cairn_proto::frame::{FixedHeader, FrameType};
 use cairn_proto::pb;
 use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 const LIMIT: Duration = Duration::from_millis(500);
 
@@ -113,14 +112,14 @@ async fn probes_at_once_are_one_dial_with_one_outcome() {
 async fn a_peer_that_takes_connections_and_answers_nothing_is_not_alive() {
     let net = PipeNet::new();
     let mut listener = net.bind("127.0.0.1:7").await.unwrap();
-    let total = Arc::new(Semaphore::new(1));
+    let total = ConnectionTotal::new(1);
     let link = link_with(net.clone(), "127.0.0.1:7", |config| config.total_connections = Arc::clone(&total));
     let (probed, mut raw) = tokio::join!(link.probe(LIMIT), accept(listener.as_mut()));
     let error = probed.unwrap_err();
     assert_eq!((error.class, error.dial), (LegErrorClass::Deadline, None));
     assert_eq!(raw.receive().await.unwrap().0.frame_type, FrameType::Ping);
     assert!(raw.receive().await.is_none(), "its connection is gone");
-    assert_eq!(total.available_permits(), 1);
+    assert_eq!(total.used(), 0);
     assert_eq!(link.stats().control.open, 0);
 }
 
