@@ -9,4 +9,14 @@
     reason = "a fault injector works on the machine itself: clocks, sockets, processes"
 )]
 
+pub mod cluster;
+pub mod criterion;
+pub mod load;
+pub mod observe;
+pub mod payload;
+pub mod process;
 pub mod proxy;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod slots;

@@ -9,6 +9,7 @@
     reason = "automation works on the checkout itself and talks to a terminal"
 )]
 
+mod chaos;
 mod ci;
 mod codegen;
 mod deny;
@@ -49,6 +50,11 @@ enum Command {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Inject faults into a cluster of real processes under load, and judge what users see
+    Chaos {
+        #[command(subcommand)]
+        chaos: chaos::Chaos,
+    },
     /// Check the rules that no compiler holds: crate arrows, one word per thing, manifests, unfinished code.
     Tidy,
     /// Check licenses, sources and banned crates of all dependencies against deny.toml.
@@ -85,6 +91,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Quickstart { base_port, stop } => quickstart::run(&root, base_port, stop),
         Command::Ci { keep_going } => ci::run(&root, keep_going),
+        Command::Chaos { chaos } => chaos::run(&root, &chaos),
         Command::Tidy => tidy::run(&root).map(|summary| println!("{summary}")),
         Command::Deny => deny::run(&root).map(|summary| println!("{summary}")),
         Command::Setup { all } => setup::run(all),

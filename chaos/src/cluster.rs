@@ -1,0 +1,286 @@
+//! A cluster of real `cairn` processes for the length of a run, each behind a [`FaultProxy`].
+//!
+//! Storage nodes advertise the address of their proxy, so that clients, metadata and the other nodes all reach them
+//! through it. Metadata has a proxy for clients; nodes reach it directly.
+
+use crate::process::{Process, cpu_s};
+use crate::proxy::{Counts, FaultProxy};
+use anyhow::{Context, Result, ensure};
+use cairn_client::{DfsClient, DfsClientBuilder};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep};
+
+/// Copies of every block.
+const REPLICAS: u16 = 3;
+const READY_MAX: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// Below the range from which Linux takes ports for outgoing connections (ip_local_port_range, ip(7)).
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORT_STRIDE: u16 = 16;
+/// Nodes of a cluster at most: each needs two ports of a stride, and so does metadata.
+pub const NODES_MAX: u16 = PORT_STRIDE / 2 - 1;
+
+/// What cluster to start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The program `cairn`.
+    pub cairn: PathBuf,
+    /// Directory in which the data gets a directory of its own, removed at the end.
+    pub dir: PathBuf,
+    /// Storage nodes, 3 to [`NODES_MAX`].
+    pub nodes: u16,
+    /// Decides the random choices of the proxies.
+    pub seed: u64,
+}
+
+/// A server process and the proxy before it.
+pub struct Member {
+    /// The process.
+    pub process: Process,
+    /// Where others reach it.
+    pub proxy: FaultProxy,
+    /// Where it listens itself.
+    pub addr: SocketAddr,
+    fired: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// A running cluster; dropping it kills its processes and removes its data.
+pub struct Cluster {
+    meta: Member,
+    nodes: Vec<Member>,
+    /// Runs the proxies, apart from the load; `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    data: TempDir,
+}
+
+impl Member {
+    fn count(&self, fault: &'static str) {
+        *self.fired.lock().entry(fault).or_default() += 1;
+    }
+
+    /// Freezes the process (SIGSTOP).
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn stop(&self) -> Result<()> {
+        self.process.stop()?;
+        self.count("stop");
+        Ok(())
+    }
+
+    /// Lets the process go on (SIGCONT).
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn cont(&self) -> Result<()> {
+        self.process.cont()
+    }
+
+    /// Kills the process (SIGKILL); its data stays.
+    ///
+    /// # Errors
+    /// It did not run.
+    pub fn kill(&self) -> Result<()> {
+        self.process.kill()?;
+        self.count("kill");
+        Ok(())
+    }
+
+    /// Starts the process again on its data and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn restart(&self) -> Result<()> {
+        self.process.spawn()?;
+        self.process.ready().await
+    }
+
+    /// How often each fault hit somebody here: those of the proxy, `stop` and `kill`.
+    pub fn fired(&self) -> BTreeMap<&'static str, u64> {
+        let mut fired = self.proxy.counts().fired;
+        for (fault, times) in self.fired.lock().iter() {
+            *fired.entry(fault).or_default() += times;
+        }
+        fired
+    }
+}
+
+impl Cluster {
+    /// Starts everything and waits until the cluster takes files.
+    ///
+    /// # Errors
+    /// A process did not come up; the message ends with what it logged.
+    pub async fn start(setup: &Setup) -> Result<Self> {
+        ensure!((REPLICAS..=NODES_MAX).contains(&setup.nodes), "{REPLICAS} to {NODES_MAX} nodes are supported");
+        let data = tempfile::Builder::new().prefix("cairn-chaos-").tempdir_in(&setup.dir);
+        let data = data.with_context(|| format!("making a directory in {}", setup.dir.display()))?;
+        let base = free_ports(setup.nodes, setup.seed)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let address = |index: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, base + index));
+        let meta = {
+            let (addr, dir) = (address(0), data.path().join("meta"));
+            let args = words(&["meta", "--replicas", &REPLICAS.to_string(), "--listen", &addr.to_string(), "--data"]);
+            member(setup, &runtime, &data, "meta", [args, vec![dir.into()]].concat(), addr, address(1)).await?
+        };
+        meta.process.spawn()?;
+        meta.process.ready().await?;
+        let mut nodes = Vec::new();
+        for index in 1..=setup.nodes {
+            let (addr, proxy) = (address(2 * index), address(2 * index + 1));
+            let name = format!("node-{index}");
+            let (listen, advertise, metas) = (addr.to_string(), proxy.to_string(), meta.addr.to_string());
+            let args = ["node", "--listen", &listen, "--advertise", &advertise, "--meta", &metas, "--data"];
+            let args = [words(&args), vec![data.path().join(&name).into()]].concat();
+            let node = member(setup, &runtime, &data, &name, args, addr, proxy).await?;
+            // One after the other: node i gets number i.
+            node.process.spawn()?;
+            node.process.ready().await?;
+            nodes.push(node);
+        }
+        let cluster = Self { meta, nodes, runtime: Some(runtime), data };
+        cluster.wait_for_groups().await?;
+        Ok(cluster)
+    }
+
+    async fn wait_for_groups(&self) -> Result<()> {
+        let client = self.client().connect().await.context("connecting to the new cluster")?;
+        let begun = Instant::now();
+        loop {
+            let status = client.cluster_status().await?;
+            let up = status.nodes.iter().filter(|node| node.state == "up").count();
+            let full = |group: &cairn_client::GroupStatus| {
+                group.members.len() == usize::from(REPLICAS)
+                    && group.members.iter().all(|member| member.state == "full")
+            };
+            if up == self.nodes.len() && !status.groups.is_empty() && status.groups.iter().all(full) {
+                break;
+            }
+            ensure!(begun.elapsed() < READY_MAX, "no placement groups within {} s", READY_MAX.as_secs());
+            sleep(POLL).await;
+        }
+        client.close().await;
+        Ok(())
+    }
+
+    /// Settings of a client that reaches everything through the proxies.
+    pub fn client(&self) -> DfsClientBuilder {
+        DfsClient::builder().meta(self.meta.proxy.addr().to_string()).name("cairn-chaos")
+    }
+
+    /// The metadata server.
+    pub fn meta(&self) -> &Member {
+        &self.meta
+    }
+
+    /// The storage nodes; `nodes()[i]` has node id `i + 1`.
+    pub fn nodes(&self) -> &[Member] {
+        &self.nodes
+    }
+
+    /// Where the data of the servers is: `meta`, `node-1`, ...
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// How often each fault hit somebody, of all members.
+    pub fn fired(&self) -> BTreeMap<String, u64> {
+        let mut sum = BTreeMap::new();
+        for (fault, times) in self.members().flat_map(Member::fired) {
+            *sum.entry(fault.to_owned()).or_default() += times;
+        }
+        sum
+    }
+
+    /// What the proxy of each node has counted.
+    pub fn node_counts(&self) -> Vec<Counts> {
+        self.nodes.iter().map(|node| node.proxy.counts()).collect()
+    }
+
+    /// Processor time of this process (load, client and proxies) and of the servers that run, in seconds since the
+    /// start of each.
+    pub fn cpu(&self) -> Cpu {
+        let servers = self.members().filter_map(|member| cpu_s(member.process.pid().ok()?).ok()).sum();
+        Cpu { own_s: cpu_s(std::process::id()).unwrap_or_default(), servers_s: servers }
+    }
+
+    /// All processes with their last words, for the message of a failed run.
+    pub fn logs(&self) -> String {
+        let logs = self.members().map(|member| format!("{}: {}", member.process.name(), member.process.log_tail()));
+        logs.collect::<Vec<_>>().join("\n")
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.meta).chain(&self.nodes)
+    }
+}
+
+/// See [`Cluster::cpu`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    /// Load, client and proxies.
+    pub own_s: f64,
+    /// Metadata and nodes.
+    pub servers_s: f64,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn member(
+    setup: &Setup,
+    runtime: &Runtime,
+    data: &TempDir,
+    name: &str,
+    args: Vec<OsString>,
+    addr: SocketAddr,
+    proxy: SocketAddr,
+) -> Result<Member> {
+    let process = Process::new(name, &setup.cairn, args, data.path().join(format!("{name}.log")));
+    let seed = setup.seed ^ u64::from(addr.port());
+    let proxy = runtime.spawn(FaultProxy::start(proxy, addr, seed)).await?.context("listening for a proxy")?;
+    Ok(Member { process, proxy, addr, fired: Mutex::default() })
+}
+
+fn words(args: &[&str]) -> Vec<OsString> {
+    args.iter().map(OsString::from).collect()
+}
+
+/// The first of a row of ports, two for metadata and for each node, of which none is in use.
+fn free_ports(nodes: u16, seed: u64) -> Result<u16> {
+    let count = (PORTS.end - PORTS.start) / PORT_STRIDE;
+    // Runs side by side begin their search at different places.
+    let first = (u64::from(std::process::id()).wrapping_add(seed) % u64::from(count)) as u16;
+    let candidates = (0..count).map(|i| PORTS.start + (first + i) % count * PORT_STRIDE);
+    let is_free = |port: &u16| (0..2 * (nodes + 1)).all(|i| TcpListener::bind((Ipv4Addr::LOCALHOST, port + i)).is_ok());
+    candidates.into_iter().find(is_free).context("no free ports on loopback")
+}
+
+/// The program `cairn`: as given, else beside this program (or one directory up, for tests).
+///
+/// # Errors
+/// There is none.
+pub fn find_cairn(given: Option<&Path>) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let beside = || own.ancestors().skip(1).take(2).map(|dir| dir.join("cairn")).find(|path| path.is_file());
+    let path = given.map(Path::to_owned).or_else(beside).unwrap_or_else(|| own.with_file_name("cairn"));
+    let program = fs::metadata(&path).is_ok_and(|meta| meta.is_file());
+    ensure!(
+        program,
+        "there is no program {}; build it with `cargo build --release -p cairnfs` or say where it is with --cairn",
+        path.display()
+    );
+    Ok(path)
+}

@@ -1,0 +1,37 @@
+//! What the client says of itself, reduced to what criteria ask for.
+
+use cairn_client::{ConnectionStats, DfsClient};
+
+/// Totals since the client was made.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Observed {
+    /// Requests to storage nodes.
+    pub legs: u64,
+    /// Second copies of slow requests.
+    pub hedges: u64,
+    /// Requests sent again or elsewhere after a failure.
+    pub retries: u64,
+    /// Connections dialled.
+    pub dials: u64,
+    /// Blocks with bytes that did not match their checksums.
+    pub corrupt_blocks: u64,
+}
+
+impl Observed {
+    /// Asks the client.
+    pub async fn of(client: &DfsClient) -> Self {
+        Self::from(&client.get_connection_stats().await)
+    }
+}
+
+impl From<&ConnectionStats> for Observed {
+    fn from(stats: &ConnectionStats) -> Self {
+        Self {
+            legs: stats.legs,
+            hedges: stats.hedges,
+            retries: stats.retries + stats.failovers,
+            dials: stats.nodes.iter().filter(|node| node.node.0 != 0).map(|node| node.dials).sum(),
+            corrupt_blocks: stats.corrupt_blocks,
+        }
+    }
+}
