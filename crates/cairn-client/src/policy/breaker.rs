@@ -357,3 +357,6 @@ impl Silence {
         enough && self.first.is_some_and(|first| now.saturating_sub(first) >= limit)
     }
 }
+
+#[cfg(test)]
+mod tests;

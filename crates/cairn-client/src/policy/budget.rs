@@ -197,3 +197,6 @@ impl Drop for HedgePermit {
         self.budget.in_flight.fetch_sub(ONE_HEDGE + self.bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

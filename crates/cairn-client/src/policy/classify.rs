@@ -273,3 +273,6 @@ pub(crate) fn event_of_status(status: &Status) -> Event {
 pub(crate) fn event_of(class: FailureClass, status: Option<&Status>) -> Event {
     status.map_or_else(|| event_of_class(class), event_of_status)
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,3 +224,6 @@ impl Recent {
         quantile_of(counts.into_iter(), total, q)
     }
 }
+
+#[cfg(test)]
+mod tests;

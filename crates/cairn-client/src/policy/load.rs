@@ -129,3 +129,6 @@ pub(crate) fn order<T: Copy>(mut choices: Vec<Choice<T>>, mut draw: impl FnMut(u
     }
     choices.into_iter().map(|choice| choice.replica).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,3 +108,6 @@ impl<W> Parking<W> {
         self.shed
     }
 }
+
+#[cfg(test)]
+mod tests;

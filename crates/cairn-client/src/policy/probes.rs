@@ -51,3 +51,6 @@ const PING_MIN: Duration = Duration::from_millis(200);
 pub(crate) fn ping_limit(srtt: Option<Duration>) -> Duration {
     srtt.map_or(PING_MIN, |srtt| srtt.saturating_mul(PING_FACTOR).max(PING_MIN))
 }
+
+#[cfg(test)]
+mod tests;

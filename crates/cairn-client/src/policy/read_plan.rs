@@ -213,3 +213,6 @@ impl<T: Copy> ReadPlan<T> {
         !self.fresh.is_empty() || (!self.rest.is_empty() && !self.retry_refused)
     }
 }
+
+#[cfg(test)]
+mod tests;

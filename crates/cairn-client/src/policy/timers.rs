@@ -167,3 +167,6 @@ pub(crate) fn hedge_after(p95: Option<Duration>, class: Class, len: u64, bandwid
 pub(crate) fn stall_after(p99_gap: Option<Duration>) -> Duration {
     p99_gap.map_or(STALL_UNKNOWN, |gap| gap.saturating_mul(STALL_FACTOR).max(STALL_MIN))
 }
+
+#[cfg(test)]
+mod tests;
