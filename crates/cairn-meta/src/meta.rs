@@ -280,11 +280,23 @@ impl Meta {
             Err(Fault::Status(status)) => return Err(*status),
         };
         let Tx { inner, effects, .. } = tx;
-        match inner.commit(durability).await {
-            Ok(CommitOutcome::Done) => {
-                self.take_effect(&effects);
-                Ok(Some(value))
-            }
+        let outcome = if effects.is_empty() {
+            inner.commit(durability).await
+        } else {
+            // Whoever waits may give up, but what is committed has to be counted.
+            let meta = self.clone();
+            let commit = tokio::spawn(async move {
+                let outcome = inner.commit(durability).await;
+                if outcome == Ok(CommitOutcome::Done) {
+                    meta.take_effect(&effects);
+                }
+                outcome
+            });
+            // A task that ended without an outcome may have committed.
+            commit.await.unwrap_or(Ok(CommitOutcome::Unknown))
+        };
+        match outcome {
+            Ok(CommitOutcome::Done) => Ok(Some(value)),
             Ok(CommitOutcome::Conflict) | Err(EngineError::Conflict) => Ok(None),
             Ok(CommitOutcome::Unknown) => {
                 let message = "the engine cannot say whether this happened; ask again with the same id";

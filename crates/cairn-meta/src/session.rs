@@ -38,10 +38,11 @@ impl Meta {
             let session = self.inner.counters.take(&*self.inner.engine, counter::SESSION, 1).await?;
             let row = rows::Session { epoch: 1, open: true, name: ask.name.clone(), boot_id: ask.boot_id.clone() };
             tx.put(&keys::Session { session }, &row);
+            // Before the commit: when the caller gives up then, the session still runs out. One that never was runs out too.
+            let live = SessionLive { last_seen: self.now(), beats: 0, dirty: false };
+            self.inner.sessions.lock().live.insert(session, live);
             Ok(session)
         })?;
-        let live = SessionLive { last_seen: self.now(), beats: 0, dirty: false };
-        self.inner.sessions.lock().live.insert(session, live);
         Ok(Reply::OpenSession(pb::OpenSessionReply { session, epoch: 1, lease_ms: self.lease_ms() }))
     }
 

@@ -19,6 +19,12 @@ pub(crate) struct Effects {
     pub map_changed: bool,
 }
 
+impl Effects {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inodes == 0 && self.file_bytes == 0 && self.pg_bytes.is_empty() && !self.map_changed
+    }
+}
+
 /// A transaction of the namespace.
 pub(crate) struct Tx {
     pub(crate) inner: Box<dyn Txn>,

@@ -20,6 +20,7 @@ mod node;
 mod state_file;
 mod tasks;
 mod view;
+mod wanted;
 mod wire;
 
 /// The network that every server is started on outside simulations, so that a program that runs servers needs no other

@@ -6,7 +6,7 @@
 use crate::catalog::SegmentInfo;
 use crate::checkpoint;
 use crate::disk::{DiskFile, write_all_at};
-use crate::error::{Conflict, DeleteError, NoSpace, Poisoned, PutError, SyncError};
+use crate::error::{Abandoned, Conflict, DeleteError, NoSpace, Poisoned, PutError, SyncError};
 use crate::format::record::{self, Place, PutHeader, Stamp, TombstoneEntry, pad, put_len, tombstone_len};
 use crate::format::segment::SegmentHeader;
 use crate::format::{BlockKey, Cause};
@@ -132,6 +132,9 @@ impl Appender {
         let mut run = Run::default();
         for request in batch {
             match request {
+                // Dropped before the disk has any work with them: who gave up asks elsewhere, or asks again.
+                Request::Put(put) if !(put.wanted)() => finish(put.done, put.permit, Err(Abandoned.into())),
+                Request::Sync(sync) if !(sync.wanted)() => finish(sync.done, sync.permit, Err(Abandoned.into())),
                 Request::Put(put) => self.put(&mut run, put),
                 Request::Delete(delete) => self.delete(&mut run, delete),
                 Request::Sync(sync) => self.sync(&mut run, sync),

@@ -68,6 +68,11 @@ pub struct Poisoned {
 #[error("store is closed")]
 pub struct Closed;
 
+/// Nobody waited for the request any more when its turn came; nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("nobody waits for this any more")]
+pub struct Abandoned;
+
 /// The call breaks a rule of the interface; nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Invalid {
@@ -119,6 +124,9 @@ pub enum PutError {
     /// See [`Poisoned`]. Whether the block will be there after reopening is unknown.
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    /// See [`Abandoned`].
+    #[error(transparent)]
+    Abandoned(#[from] Abandoned),
     /// See [`Closed`].
     #[error(transparent)]
     Closed(#[from] Closed),
@@ -128,7 +136,7 @@ impl PutError {
     /// What the caller should do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Overloaded(_) => ErrorKind::Retry,
+            Self::Overloaded(_) | Self::Abandoned(_) => ErrorKind::Retry,
             Self::NoSpace(_) => ErrorKind::FreeSpace,
             Self::Conflict(_) | Self::ChecksumMismatch { .. } | Self::Invalid(_) => ErrorKind::FixCall,
             Self::Poisoned(_) | Self::Closed(_) => ErrorKind::GiveUpStore,
@@ -148,6 +156,9 @@ pub enum SyncError {
     /// See [`Poisoned`].
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    /// See [`Abandoned`].
+    #[error(transparent)]
+    Abandoned(#[from] Abandoned),
     /// See [`Closed`].
     #[error(transparent)]
     Closed(#[from] Closed),
@@ -157,7 +168,7 @@ impl SyncError {
     /// What the caller should do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Overloaded(_) => ErrorKind::Retry,
+            Self::Overloaded(_) | Self::Abandoned(_) => ErrorKind::Retry,
             Self::Invalid(_) => ErrorKind::FixCall,
             Self::Poisoned(_) | Self::Closed(_) => ErrorKind::GiveUpStore,
         }

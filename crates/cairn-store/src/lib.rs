@@ -28,8 +28,8 @@ mod sync;
 
 pub use disk::{Disk, DiskFile, DiskSpace, OpenDiskError, OsFile, RealDisk};
 pub use error::{
-    Closed, Conflict, DeleteError, ErrorKind, Invalid, NoSpace, OpenError, Overloaded, Poisoned, PutError, ReadError,
-    SyncError,
+    Abandoned, Closed, Conflict, DeleteError, ErrorKind, Invalid, NoSpace, OpenError, Overloaded, Poisoned, PutError,
+    ReadError, SyncError,
 };
 pub use format::{BlockKey, Cause};
 pub use options::{Execution, StoreOptions};

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Called once with the result.
 pub type Done<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
 
+/// True while somebody waits for a request.
+pub type Wanted = Box<dyn Fn() -> bool + Send>;
+
 /// A put whose checksums hold.
 pub struct PutRequest {
     pub key: BlockKey,
@@ -25,6 +28,7 @@ pub struct PutRequest {
     pub file_offset_hint: u64,
     pub durability: Durability,
     pub permit: Permit,
+    pub wanted: Wanted,
     pub done: Done<PutAck, PutError>,
 }
 
@@ -37,6 +41,7 @@ pub struct DeleteRequest {
 pub struct SyncRequest {
     pub keys: Vec<BlockKey>,
     pub permit: Permit,
+    pub wanted: Wanted,
     pub done: Done<SyncAck, SyncError>,
 }
 

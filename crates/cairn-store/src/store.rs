@@ -226,6 +226,17 @@ impl Store {
     ///
     /// Storing the same content again succeeds. A put over a quarantined block replaces it.
     pub fn put(&self, put: Put, done: Box<dyn FnOnce(Result<PutAck, PutError>) + Send>) {
+        self.put_while(put, Box::new(|| true), done);
+    }
+
+    /// As [`Store::put`], but the block is dropped when `wanted` is false at its turn in the queue. `wanted` is called once,
+    /// on a thread of the store, and must not block.
+    pub fn put_while(
+        &self,
+        put: Put,
+        wanted: Box<dyn Fn() -> bool + Send>,
+        done: Box<dyn FnOnce(Result<PutAck, PutError>) + Send>,
+    ) {
         match self.admit_put(&put) {
             Ok((len, permit)) => {
                 let request = PutRequest {
@@ -238,6 +249,7 @@ impl Store {
                     file_offset_hint: put.file_offset_hint,
                     durability: put.durability,
                     permit,
+                    wanted,
                     done,
                 };
                 self.push(Request::Put(request));
@@ -263,8 +275,19 @@ impl Store {
     /// Makes everything accepted so far durable and says which of the named blocks (at most
     /// [`BLOCKS_PER_REQUEST_MAX`]) the store does not hold.
     pub fn sync(&self, keys: Vec<BlockKey>, done: Box<dyn FnOnce(Result<SyncAck, SyncError>) + Send>) {
+        self.sync_while(keys, Box::new(|| true), done);
+    }
+
+    /// As [`Store::sync`], but nothing is synced when `wanted` is false at its turn in the queue. `wanted` is called once, on
+    /// a thread of the store, and must not block.
+    pub fn sync_while(
+        &self,
+        keys: Vec<BlockKey>,
+        wanted: Box<dyn Fn() -> bool + Send>,
+        done: Box<dyn FnOnce(Result<SyncAck, SyncError>) + Send>,
+    ) {
         match self.admit_keys(&keys) {
-            Ok(permit) => self.push(Request::Sync(SyncRequest { keys, permit, done })),
+            Ok(permit) => self.push(Request::Sync(SyncRequest { keys, permit, wanted, done })),
             Err(refusal) => done(Err(refusal.into())),
         }
     }

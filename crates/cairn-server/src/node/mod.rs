@@ -38,6 +38,7 @@ use crate::limits::{META_TIMEOUT, STOP_GRACE};
 use crate::links::{Dialer, MetaClient, Peers};
 use crate::listen::{advertised_addr, loopback_addr};
 use crate::tasks::{Tasks, blocking};
+use crate::wanted::Wanted;
 use arc_swap::ArcSwap;
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
 use cairn_proto::pb::Role;
@@ -90,7 +91,7 @@ impl NodeServer {
             node.take_identity(&granted).map_err(|_| StartError::Confused)?;
         }
         let tasks = Tasks::new();
-        let handler = Arc::new(NodeHandler { node: node.clone() });
+        let handler = Arc::new(Wanted(NodeHandler { node: node.clone() }));
         let served_as = ServerConfig::new(node.speaks_as.clone());
         tasks.spawn_server(serve(listener, handler, served_as, tasks.server_stop()));
         let stop = tasks.duty_stop();

@@ -72,6 +72,13 @@ impl Drop for Waiting {
     }
 }
 
+/// A mark that the calling future holds while it waits, and the question whether it still does.
+fn while_waited_for() -> (Arc<()>, Box<dyn Fn() -> bool + Send>) {
+    let here = Arc::new(());
+    let waits = Arc::downgrade(&here);
+    (here, Box::new(move || waits.strong_count() > 0))
+}
+
 impl StoreSlot {
     pub(crate) fn new(store: Arc<Store>, report: &OpenReport, sweep: Sweep) -> Self {
         let suspicious = report.is_damaged() || report.scanned_records > 0;
@@ -97,7 +104,8 @@ impl StoreSlot {
         *self.id.get_or_init(|| id) == id
     }
 
-    /// Stores a block; resolves as its durability says. Cancelled, the put goes on.
+    /// Stores a block; resolves as its durability says. Cancelled, it is dropped if it still waits for its turn, and goes on
+    /// otherwise.
     pub(crate) async fn put(&self, put: Put) -> Result<PutAck, PutError> {
         let (done, outcome) = self.completion();
         let (sweep, writer) = (self.sweep.clone(), put.key.block.writer);
@@ -108,14 +116,16 @@ impl StoreSlot {
             }
             done(result);
         };
-        self.store.put(put, Box::new(noted));
+        let (_here, wanted) = while_waited_for();
+        self.store.put_while(put, wanted, Box::new(noted));
         outcome.await.unwrap_or(Err(PutError::Closed(Closed)))
     }
 
-    /// Makes blocks durable. Cancelled, the sync goes on.
+    /// Makes blocks durable. Cancelled, it is dropped if it still waits for its turn, and goes on otherwise.
     pub(crate) async fn sync(&self, keys: Vec<BlockKey>) -> Result<SyncAck, SyncError> {
         let (done, outcome) = self.completion();
-        self.store.sync(keys, done);
+        let (_here, wanted) = while_waited_for();
+        self.store.sync_while(keys, wanted, done);
         outcome.await.unwrap_or(Err(SyncError::Closed(Closed)))
     }
 
@@ -225,6 +235,41 @@ impl StoreSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cairn_proto::checksum::chunk_crcs;
+    use cairn_proto::{BlockId, PgEpoch, Shard};
+    use cairn_store::{Durability, Execution, RealDisk, StoreOptions};
+    use futures_util::FutureExt;
+
+    /// A slot whose store works only when told.
+    fn slot() -> (tempfile::TempDir, StoreSlot) {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let disk = Arc::new(RealDisk::open(dir.path()).expect("it is free"));
+        let options = StoreOptions { execution: Execution::Manual, reserve_bytes: Some(0), ..StoreOptions::default() };
+        let (store, report) = Store::open(disk, options).expect("opened");
+        let sweep = Sweep::new(WriterId(0), 0, Duration::from_secs(10), 10);
+        (dir, StoreSlot::new(Arc::new(store), &report, sweep))
+    }
+
+    fn put(seq: u32) -> Put {
+        let key = BlockKey::replica(BlockId::new(1, 1, seq));
+        let crcs = chunk_crcs(key.block, Shard(0), b"content");
+        let parts = vec![bytes::Bytes::from_static(b"content")];
+        let (pg, pg_epoch) = (PgId(1), PgEpoch(1));
+        Put { key, pg, pg_epoch, parts, crcs, file_offset_hint: 0, durability: Durability::Durable }
+    }
+
+    #[tokio::test]
+    async fn a_put_that_is_given_up_in_the_queue_costs_no_disk_work() {
+        let (_dir, slot) = slot();
+        let mut kept = Box::pin(slot.put(put(1)));
+        let mut given_up = Box::pin(slot.put(put(2)));
+        assert!((&mut kept).now_or_never().is_none() && (&mut given_up).now_or_never().is_none());
+        drop(given_up);
+        slot.store.run_pending();
+        assert!(kept.await.expect("stored").durable);
+        assert_eq!(slot.store.usage().blocks, 1);
+        assert_eq!(slot.stall_ms(), 0, "nobody waits for the disk");
+    }
 
     #[test]
     fn a_disk_stalls_only_while_something_waits() {

@@ -29,6 +29,7 @@ pub(crate) fn of_put(error: &PutError) -> Status {
         PutError::ChecksumMismatch { .. } => Code::Corrupt,
         PutError::Invalid(_) => Code::Invalid,
         PutError::Poisoned(_) => Code::Io,
+        PutError::Abandoned(_) => Code::Deadline,
         PutError::Closed(_) => Code::Unavailable,
     };
     Status::new(code, explain(error))
@@ -39,6 +40,7 @@ pub(crate) fn of_sync(error: &SyncError) -> Status {
         SyncError::Overloaded(_) => return overloaded(error),
         SyncError::Invalid(_) => Code::Invalid,
         SyncError::Poisoned(_) => Code::Io,
+        SyncError::Abandoned(_) => Code::Deadline,
         SyncError::Closed(_) => Code::Unavailable,
     };
     Status::new(code, explain(error))

@@ -6,6 +6,7 @@ use cairn_proto::checksum::chunk_crcs;
 use cairn_proto::{BlockId, PgEpoch, PgId, WriterId};
 use cairn_store::{
     BlockKey, Cause, Durability, ErrorKind, OpenDiskError, OpenError, Put, PutError, ReadError, RealDisk, Store,
+    SyncError,
 };
 use std::sync::Arc;
 
@@ -199,6 +200,34 @@ fn inventories_are_by_group_in_key_order_and_paged() {
         }
     }
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn what_nobody_waits_for_at_its_turn_is_not_done() {
+    let (_dir, disk) = real_disk();
+    let (store, _) = open(&disk, manual());
+    let (sender, answers) = std::sync::mpsc::channel();
+    let begin = |n: u32, wanted: bool| {
+        let sender = sender.clone();
+        let done = Box::new(move |result: Result<_, PutError>| sender.send((n, result.is_ok())).unwrap());
+        store.put_while(put_of(key(n), content(n, 100), Durability::Unsynced), Box::new(move || wanted), done);
+    };
+    begin(1, true);
+    begin(2, false);
+    begin(3, true);
+    store.run_pending();
+    let mut answers: Vec<(u32, bool)> = answers.try_iter().collect();
+    answers.sort_unstable();
+    assert_eq!(answers, [(1, true), (2, false), (3, true)]);
+    assert_eq!(store.usage().blocks, 2);
+    assert_eq!(read(&store, key(3)).unwrap(), content(3, 100));
+    let (sender, answer) = std::sync::mpsc::channel();
+    let done = Box::new(move |result: Result<_, SyncError>| sender.send(result.map(drop)).unwrap());
+    store.sync_while(vec![key(1)], Box::new(|| false), done);
+    store.run_pending();
+    assert!(matches!(answer.recv().unwrap(), Err(SyncError::Abandoned(_))));
+    // Their places in the queue are free again.
+    put_durable(&store, 2, 100);
 }
 
 #[test]
