@@ -231,7 +231,8 @@ async fn receive_response(
             }
             None
         }
-        Expected::Wanted { .. } => Some(BytesMut::with_capacity(total_len as usize)),
+        // No more than this frame holds: an announcement alone is worth no memory.
+        Expected::Wanted { .. } => Some(BytesMut::with_capacity(total_len.min(fixed.body_len.into()) as usize)),
     };
     let (end, body) = receive_body(conn, reader, fixed, total_len, body, verify).await?;
     conclude(conn, fixed, end, response, body);
@@ -257,7 +258,8 @@ async fn receive_body(
         rest -= frame_len;
         match &mut body {
             Some(body) => match reader.take_body(&fixed, body, verify).await {
-                Ok(()) => {}
+                // The peer means it: room for all of it at once.
+                Ok(()) => body.reserve(rest as usize),
                 Err(error) => {
                     if let ReadError::BodyCrc { .. } = &error {
                         Counters::add(&conn.counters.body_crc_failures, 1);
