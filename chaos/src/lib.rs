@@ -10,12 +10,15 @@
 )]
 
 pub mod cluster;
+pub mod cost;
 pub mod criterion;
+pub mod hostile;
 pub mod load;
 pub mod observe;
 pub mod payload;
 pub mod process;
 pub mod proxy;
+pub mod quantile;
 pub mod report;
 pub mod run;
 pub mod scenario;

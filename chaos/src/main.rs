@@ -8,16 +8,19 @@
 
 use anyhow::{Context as _, Result, bail};
 use cairn_chaos::cluster::find_cairn;
+use cairn_chaos::hostile::Memory;
 use cairn_chaos::report::{Report, table};
 use cairn_chaos::scenario::{Context, Form, Scenario, all, named};
+use cap::Cap;
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-// As `cairn` does: the client is measured as its users run it.
+// As `cairn` does: the client is measured as its users run it. It also counts, for AC11.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Cap<MiMalloc> = Cap::new(MiMalloc, usize::MAX);
 
 /// Injects faults into a cluster of real processes under open-loop load, and judges what users see.
 ///
@@ -70,6 +73,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    Memory { allocated: || ALLOCATOR.allocated(), total: || ALLOCATOR.total_allocated() }.watch();
     if let Some(filter) = &args.log {
         let filter = tracing_subscriber::EnvFilter::new(filter);
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
