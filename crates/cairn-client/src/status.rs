@@ -21,6 +21,8 @@ pub struct StoreStatus {
     pub quarantined: u32,
     /// Why it takes no writes; empty when it does.
     pub trouble: String,
+    /// What an operator has to look at although it serves; empty when nothing.
+    pub alarm: String,
 }
 
 /// A storage node.
@@ -145,6 +147,7 @@ fn node(info: &pb::NodeInfo) -> NodeStatus {
                 blocks: store.blocks,
                 quarantined: store.quarantined,
                 trouble: store.trouble.clone(),
+                alarm: store.alarm.clone(),
             })
             .collect(),
     }

@@ -29,9 +29,9 @@ impl MetaHandler {
         Self { meta, requests, cluster_changed, stats, draining: AtomicBool::new(false) }
     }
 
-    /// About how many clients there are: each has one connection to metadata, and so has each node.
+    /// How many clients are connected, by the boot ids they introduced themselves with.
     fn clients(&self) -> u64 {
-        self.stats.connections.load(Ordering::Relaxed) as u64
+        self.stats.clients() as u64
     }
 
     /// Says from now on that the server is about to end.

@@ -6,6 +6,7 @@ use cairn_net::TcpNet;
 use cairn_proto::limits::CHUNK_LEN;
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
+use cairn_proto::pb::response::Kind as Answer;
 use cairn_proto::status::Code;
 use cairn_server::{
     ListenError, LocalCluster, LocalClusterConfig, Membership, MetaServer, MetaServerConfig, NodeServer,
@@ -171,5 +172,29 @@ async fn a_node_stays_with_its_cluster() {
     assert_eq!(node.node_id(), id);
     node.stop().await;
     stranger.stop().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_map_says_how_many_clients_there_are() {
+    let cluster = Cluster::start().await;
+    let ask = async |known_version| {
+        let ask = Kind::ClusterMap(pb::ClusterMap { known_version, cursor: 0 });
+        match cluster.client.meta(ask).await.unwrap() {
+            Answer::ClusterMap(map) => map,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut version = ask(0).await.version;
+    assert_eq!(ask(0).await.clients, 1, "nodes are no clients");
+    let another = cluster.another_client().await;
+    eventually("it counts, in an answer without a map too", async || {
+        let map = ask(version).await;
+        version = map.version;
+        map.unchanged && map.clients == 2
+    })
+    .await;
+    drop(another);
+    eventually("it is gone", async || ask(0).await.clients == 1).await;
     cluster.stop().await;
 }

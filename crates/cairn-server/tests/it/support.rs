@@ -97,7 +97,8 @@ impl Cluster {
 
     /// A client with a session and a writer of its own.
     pub async fn another_client(&self) -> Client {
-        Client::connect(self.net.clone(), self.meta.as_ref().unwrap().addr().to_string()).await
+        let addr = self.meta.as_ref().unwrap().addr().to_string();
+        Client::connect_as(BootId([8; 16]), self.net.clone(), addr).await
     }
 
     pub async fn stop(self) {
@@ -132,7 +133,11 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(net: Arc<dyn Net>, addr: String) -> Self {
-        let identity = Identity::client(BootId([7; 16])).shared();
+        Self::connect_as(BootId([7; 16]), net, addr).await
+    }
+
+    pub async fn connect_as(boot: BootId, net: Arc<dyn Net>, addr: String) -> Self {
+        let identity = Identity::client(boot).shared();
         let meta = link(&net, &identity, &addr);
         let session = match ask(&meta, Kind::OpenSession(pb::OpenSession::default())).await.unwrap() {
             Answer::OpenSession(session) => session,

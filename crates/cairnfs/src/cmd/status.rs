@@ -52,6 +52,7 @@ struct Store<'a> {
     blocks: u64,
     quarantined: u64,
     trouble: &'a str,
+    alarm: &'a str,
 }
 
 #[derive(Serialize)]
@@ -115,6 +116,7 @@ impl<'a> Node<'a> {
             blocks: store.blocks,
             quarantined: u64::from(store.quarantined),
             trouble: &store.trouble,
+            alarm: &store.alarm,
         };
         Self {
             id: u64::from(node.id),
@@ -176,9 +178,14 @@ fn health(status: &ClusterStatus) -> String {
     if unrepaired > 0 {
         troubles.push(text::count(unrepaired as u64, "unrepaired defect"));
     }
-    let ailing = status.nodes.iter().flat_map(|node| &node.stores).filter(|store| !store.trouble.is_empty()).count();
+    let stores = || status.nodes.iter().flat_map(|node| &node.stores);
+    let ailing = stores().filter(|store| !store.trouble.is_empty()).count();
     if ailing > 0 {
         troubles.push(format!("{} in trouble", text::count(ailing as u64, "store")));
+    }
+    let alarmed = stores().filter(|store| !store.alarm.is_empty()).count();
+    if alarmed > 0 {
+        troubles.push(format!("{} with an alarm", text::count(alarmed as u64, "store")));
     }
     if status.groups.is_empty() {
         troubles.push("no placement group yet: files cannot be written".to_owned());
@@ -228,8 +235,8 @@ fn write(status: &ClusterStatus, out: &mut Out) -> Result<(), Failure> {
     }
     nodes.lines().into_iter().try_for_each(|line| out.line(line))?;
     for (node, store) in status.nodes.iter().flat_map(|node| node.stores.iter().map(move |store| (node, store))) {
-        if !store.trouble.is_empty() {
-            out.line(format_args!("node {}, store {}: {}", node.id, store.id, store.trouble))?;
+        for what in [&store.trouble, &store.alarm].into_iter().filter(|what| !what.is_empty()) {
+            out.line(format_args!("node {}, store {}: {what}", node.id, store.id))?;
         }
     }
     out.line("")?;
