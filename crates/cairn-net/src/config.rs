@@ -13,6 +13,8 @@ use tokio::sync::Semaphore;
 pub const CONNECTIONS_PER_CLIENT: usize = 256;
 /// Bulk connections to one peer, unless there are fewer cores: more of them starve small requests.
 pub const BULK_CONNECTIONS_MAX: usize = 4;
+/// When a client closes a connection it does not use.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests of a link that are given to connections or wait for one.
 pub const OPS_PER_LINK: usize = 64;
 /// Body bytes (sent, or allowed to come) of the requests of a link.
@@ -36,8 +38,8 @@ pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub struct LinkConfig {
     /// Ceiling for TCP connect and HELLO together; [`crate::Link::set_connect_timeout`] lowers it per link.
     pub connect_timeout: Duration,
-    /// A connection without requests for this long is closed. Must stay below what servers advertise, so that the
-    /// client closes first.
+    /// A connection without requests for this long is closed; earlier where a server advertises that it closes early, so
+    /// that the client closes first.
     pub idle_timeout: Duration,
     /// A connection older than this, ±20 %, is replaced.
     pub max_age: Duration,
@@ -70,7 +72,7 @@ impl Default for LinkConfig {
         let cores = available_parallelism().map_or(1, usize::from);
         Self {
             connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: IDLE_TIMEOUT,
             max_age: Duration::from_secs(600),
             control_min: 0,
             bulk_min: 0,
@@ -86,6 +88,8 @@ impl Default for LinkConfig {
     }
 }
 
+/// When a server closes a connection that is not used.
+pub const SERVER_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 /// Connections a server accepts at once.
 pub const SERVER_CONNECTIONS_MAX: usize = 4096;
 /// Requests of one connection a server works on at once; more are answered `Overloaded`.
@@ -136,7 +140,7 @@ impl ServerConfig {
             control_body_bytes: Arc::new(Semaphore::new(SERVER_CONTROL_BODY_BYTES)),
             hello_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(180),
+            idle_timeout: SERVER_IDLE_TIMEOUT,
             drain_timeout: Duration::from_secs(5),
             stats: Arc::new(ServerStats::default()),
         }
@@ -150,4 +154,6 @@ const _: () = {
     assert!(OPS_PER_LINK < SERVER_INFLIGHT_PER_CONNECTION);
     assert!(OPS_PER_LINK * CONTROL_BODY_MAX as usize <= BYTES_PER_LINK);
     assert!(BYTES_PER_LINK >= FRAME_BODY_MAX as usize);
+    // The client closes first, also when both look only now and then: no request meets a connection that is closing.
+    assert!(SERVER_IDLE_TIMEOUT.as_secs() >= 120 && SERVER_IDLE_TIMEOUT.as_secs() >= 2 * IDLE_TIMEOUT.as_secs());
 };

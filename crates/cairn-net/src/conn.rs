@@ -98,6 +98,7 @@ pub(crate) struct Conn {
     addr: String,
     pub meter: Arc<Meter>,
     max_age: Duration,
+    idle_timeout: Duration,
     queue: mpsc::UnboundedSender<Out>,
     state: Mutex<ConnState>,
     /// One of the client's total; returned when the connection ends.
@@ -134,6 +135,7 @@ pub(crate) struct ConnView {
     pub idle_for: Option<Duration>,
     pub age: Duration,
     pub max_age: Duration,
+    pub idle_timeout: Duration,
     /// Time since a byte moved in either direction.
     pub silent_for: Duration,
     pub suspect: bool,
@@ -151,13 +153,18 @@ pub(crate) enum Upkeep {
     Suspect,
 }
 
+/// When an unused connection is closed: well before the peer does, which says when it will.
+fn idle_timeout(own: Duration, peers: Option<Duration>) -> Duration {
+    peers.map_or(own, |peers| own.min(peers * 2 / 3))
+}
+
 /// The rule of upkeep. `spare` is true when the lane has more connections than its minimum.
-pub(crate) fn upkeep(view: ConnView, idle_timeout: Duration, stall_timeout: Duration, spare: bool) -> Upkeep {
+pub(crate) fn upkeep(view: ConnView, stall_timeout: Duration, spare: bool) -> Upkeep {
     if view.age >= view.max_age {
         return Upkeep::Retire;
     }
     match view.idle_for {
-        Some(idle_for) if idle_for >= idle_timeout && spare => Upkeep::CloseIdle,
+        Some(idle_for) if idle_for >= view.idle_timeout && spare => Upkeep::CloseIdle,
         None if view.silent_for >= stall_timeout && !view.suspect => Upkeep::Suspect,
         _ => Upkeep::Keep,
     }
@@ -183,6 +190,7 @@ impl Conn {
             addr: link.addr.clone(),
             meter: dialed.meter,
             max_age: link.draw_max_age(),
+            idle_timeout: idle_timeout(link.config.idle_timeout, dialed.peer_idle_timeout),
             queue,
             state: Mutex::new(ConnState {
                 dead: false,
@@ -498,6 +506,7 @@ impl Conn {
             idle_for: state.pending.is_empty().then(|| now - state.idle_since),
             age: self.meter.age(now),
             max_age: self.max_age,
+            idle_timeout: self.idle_timeout,
             silent_for: self.meter.silent_for(now),
             suspect: self.suspect.load(Ordering::Relaxed),
         }

@@ -4,7 +4,7 @@
 //! takes the place of TCP without a change elsewhere. The clock for durations ([`now`]) is tokio's, which tests pause.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is the network seam")]
 
-use crate::body::FileHandle;
+use crate::body::{Body, BodyPart, FileHandle};
 use async_trait::async_trait;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::SendFlags;
@@ -134,12 +134,16 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
+async fn connect_tuned(addr: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr).await?;
+    tune(&stream)?;
+    Ok(stream)
+}
+
 #[async_trait]
 impl Net for TcpNet {
     async fn connect(&self, addr: &str) -> io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect(addr).await?;
-        tune(&stream)?;
-        Ok(Box::new(TcpConnection(stream)))
+        Ok(Box::new(TcpConnection(connect_tuned(addr).await?)))
     }
 
     async fn bind(&self, addr: &str) -> io::Result<Box<dyn Listener>> {
@@ -149,11 +153,18 @@ impl Net for TcpNet {
 
 struct TcpAcceptor(TcpListener);
 
+impl TcpAcceptor {
+    async fn accept_tuned(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, addr) = self.0.accept().await?;
+        tune(&stream)?;
+        Ok((stream, addr))
+    }
+}
+
 #[async_trait]
 impl Listener for TcpAcceptor {
     async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
-        let (stream, addr) = self.0.accept().await?;
-        tune(&stream)?;
+        let (stream, addr) = self.accept_tuned().await?;
         Ok((Box::new(TcpConnection(stream)), addr))
     }
 
@@ -261,6 +272,24 @@ impl WriteHalf for TcpWrite {
     }
 }
 
+/// The same body, with those parts of files in memory that are not in the page cache.
+///
+/// # Errors
+/// Those of the disk; `UnexpectedEof` when a file ends early.
+pub(crate) async fn warm(body: Body) -> io::Result<Body> {
+    let mut parts = Vec::with_capacity(body.parts().len());
+    for part in body.parts() {
+        parts.push(match part {
+            BodyPart::File { file, offset, len, crc } if !is_cached(file, *offset, u64::from(*len)) => {
+                let data = read_blocking(file, *offset, *len as usize).await?.into();
+                BodyPart::Bytes { data, crc: *crc }
+            }
+            part => part.clone(),
+        });
+    }
+    Ok(Body::from_parts(parts))
+}
+
 /// False when a probe says that a page of the range would have to be read from disk. Kernels and file systems that
 /// cannot tell (no `RWF_NOWAIT`) count as cached.
 fn is_cached(file: &FileHandle, offset: u64, len: u64) -> bool {
@@ -274,4 +303,38 @@ fn is_cached(file: &FileHandle, offset: u64, len: u64) -> bool {
         at += PROBE_STEP;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn both_ends_notice_a_dead_peer_and_delay_nothing() {
+        let acceptor = TcpAcceptor(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let addr = acceptor.local_addr().unwrap().to_string();
+        let (dialled, accepted) = tokio::join!(connect_tuned(&addr), acceptor.accept_tuned());
+        for stream in [dialled.unwrap(), accepted.unwrap().0] {
+            assert!(stream.nodelay().unwrap());
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(10)));
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn warming_keeps_a_body_and_its_checksums() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 5_000]).unwrap();
+        let part = BodyPart::File { file: Arc::new(file), offset: 1_000, len: 3_000, crc: 99 };
+        let bytes = BodyPart::Bytes { data: vec![1, 2, 3].into(), crc: 98 };
+        let warmed = warm(Body::from_parts(vec![part, bytes])).await.unwrap();
+        let parts: Vec<_> = warmed.parts().iter().map(|part| (part.len(), part.crc())).collect();
+        assert_eq!((warmed.len(), parts), (3_003, vec![(3_000, 99), (3, 98)]));
+    }
 }

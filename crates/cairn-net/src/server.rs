@@ -4,7 +4,9 @@
 //! in a task of its own. A peer that sends garbage, drips, or does not read what it asked for loses its connection;
 //! memory held for requests is bounded by [`ServerConfig::body_bytes`].
 
+mod answer;
 mod context;
+mod pings;
 mod respond;
 mod session;
 mod stats;

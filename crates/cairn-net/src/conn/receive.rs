@@ -12,8 +12,9 @@ use crate::stats::{CloseReason, Counters};
 use crate::writer::FrameWriter;
 use bytes::BytesMut;
 use cairn_proto::NodeId;
+use cairn_proto::checksum::crc32c;
 use cairn_proto::frame::{FixedHeader, FrameType, flags};
-use cairn_proto::limits::{CONTROL_BODY_MAX, RESPONSE_LEN_MAX};
+use cairn_proto::limits::{CONTROL_BODY_MAX, FRAME_BODY_MAX, RESPONSE_LEN_MAX};
 use cairn_proto::pb;
 use cairn_proto::status::Status;
 use prost::Message;
@@ -26,6 +27,8 @@ pub(crate) struct Dialed {
     pub writer: FrameWriter,
     pub meter: Arc<Meter>,
     pub peer: PeerInfo,
+    /// When the peer closes a connection that is not used, if it says so.
+    pub peer_idle_timeout: Option<Duration>,
     /// First request id that was not used.
     pub next_id: u64,
 }
@@ -64,7 +67,8 @@ pub(crate) async fn handshake(
                 let class = if wrong_peer { LegErrorClass::WrongPeer } else { LegErrorClass::Refused };
                 failed(class, refusal.to_string())
             })?;
-            Ok(Dialed { reader, writer, meter, peer, next_id: 1 })
+            let idle = Duration::from_millis(ack.idle_timeout_ms.into());
+            Ok(Dialed { reader, writer, meter, peer, peer_idle_timeout: (!idle.is_zero()).then_some(idle), next_id: 1 })
         }
         FrameType::GoAway => {
             let reason = pb::GoAway::decode(reader.header()).map_or_else(|_| String::new(), |away| away.reason);
@@ -231,12 +235,20 @@ async fn receive_response(
             }
             None
         }
-        // No more than this frame holds: an announcement alone is worth no memory.
-        Expected::Wanted { .. } => Some(BytesMut::with_capacity(total_len.min(fixed.body_len.into()) as usize)),
+        Expected::Wanted { .. } => Some(BytesMut::new()),
     };
     let (end, body) = receive_body(conn, reader, fixed, total_len, body, verify).await?;
     conclude(conn, fixed, end, response, body);
     Ok(())
+}
+
+/// How much room a response's body is given before its next frame is received; at least what has come and the frame.
+/// A whole body gets its room at once if it is no longer than a frame, or after a frame that matched its checksum;
+/// otherwise room grows with what really comes, so that an announcement costs the peer what it costs us.
+fn room(total_len: u64, taken: u64, frame_len: u64, is_trusted: bool) -> u64 {
+    let first = total_len.min(u64::from(FRAME_BODY_MAX));
+    let room = if is_trusted { total_len } else { first.max(2 * taken).min(total_len) };
+    room.max(taken + frame_len)
 }
 
 /// Receives all frames of a response; returns its last one. The body is `None` if nobody wants it any more.
@@ -250,6 +262,7 @@ async fn receive_body(
 ) -> Result<(FixedHeader, Option<BytesMut>), Death> {
     let mut rest = total_len;
     let mut fixed = first;
+    let mut is_trusted = false;
     loop {
         let frame_len = u64::from(fixed.body_len);
         if frame_len > rest {
@@ -257,16 +270,18 @@ async fn receive_body(
         }
         rest -= frame_len;
         match &mut body {
-            Some(body) => match reader.take_body(&fixed, body, verify).await {
-                // The peer means it: room for all of it at once.
-                Ok(()) => body.reserve(rest as usize),
-                Err(error) => {
+            Some(body) => {
+                let taken = body.len() as u64;
+                let room = room(total_len, taken, frame_len, is_trusted);
+                body.reserve((room - taken) as usize);
+                if let Err(error) = reader.take_body(&fixed, body, verify).await {
                     if let ReadError::BodyCrc { .. } = &error {
                         Counters::add(&conn.counters.body_crc_failures, 1);
                     }
                     return Err(error.into());
                 }
-            },
+                is_trusted = is_trusted || verify || rest == 0 || crc32c(&body[taken as usize..]) == fixed.body_crc;
+            }
             None => reader.skip_body(&fixed).await?,
         }
         if frame_len > 0 {
@@ -340,5 +355,33 @@ fn conclude(conn: &Arc<Conn>, first: FixedHeader, end: FixedHeader, response: pb
     } else {
         Counters::add(&conn.counters.replies, 1);
         job.reply(response, body.unwrap_or_default().freeze());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::room;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn room_is_given_for_what_came_and_not_for_what_was_announced() {
+        for (total, taken, frame, trusted, expected) in [
+            (10, 0, 10, false, 10),
+            (MIB, 0, MIB, false, MIB),
+            (MIB, 0, 100, false, MIB),
+            (99 * MIB, 0, MIB, false, MIB),
+            (99 * MIB, 0, 1, false, MIB),
+            (99 * MIB, MIB, MIB, true, 99 * MIB),
+            (99 * MIB, MIB, MIB, false, 2 * MIB),
+            (99 * MIB, 8 * MIB, MIB, false, 16 * MIB),
+            (9 * MIB, 8 * MIB, MIB, false, 9 * MIB),
+            (4 * MIB, MIB, MIB, true, 4 * MIB),
+            (99 * MIB, 100, 1, false, MIB),
+        ] {
+            let room = room(total, taken, frame, trusted);
+            assert_eq!(room, expected, "{total} {taken} {frame} {trusted}");
+            assert!(room >= taken + frame && room <= total);
+        }
     }
 }

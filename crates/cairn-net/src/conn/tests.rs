@@ -1,5 +1,5 @@
 use super::send::deadline_ms;
-use super::{ConnView, Upkeep, upkeep};
+use super::{ConnView, Upkeep, idle_timeout, upkeep};
 use crate::seam::now;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ fn view(idle_secs: Option<u64>, age_secs: u64, silent_secs: u64, suspect: bool) 
         idle_for: idle_secs.map(Duration::from_secs),
         age: Duration::from_secs(age_secs),
         max_age: Duration::from_secs(600),
+        idle_timeout: IDLE,
         silent_for: Duration::from_secs(silent_secs),
         suspect,
     }
@@ -30,7 +31,14 @@ fn upkeep_decides() {
         (view(Some(59), 100, 500, false), true, Upkeep::Keep),
     ];
     for (view, spare, expected) in cases {
-        assert_eq!(upkeep(view, IDLE, STALL, spare), expected, "{view:?}, spare {spare}");
+        assert_eq!(upkeep(view, STALL, spare), expected, "{view:?}, spare {spare}");
+    }
+}
+
+#[test]
+fn the_client_closes_first() {
+    for (peers, expected) in [(None, 60), (Some(180), 60), (Some(90), 60), (Some(60), 40), (Some(3), 2)] {
+        assert_eq!(idle_timeout(IDLE, peers.map(Duration::from_secs)), Duration::from_secs(expected));
     }
 }
 

@@ -76,14 +76,14 @@ impl LinkInner {
         }
         for conn in retired {
             let view = ConnView { max_age: Duration::MAX, ..conn.view(now()) };
-            if upkeep(view, Duration::MAX, self.config.stall_timeout, false) == Upkeep::Suspect {
+            if upkeep(view, self.config.stall_timeout, false) == Upkeep::Suspect {
                 self.examine(conn);
             }
         }
         for (conns, min) in [(control, self.config.control_min), (bulk, self.config.bulk_min)] {
             let mut left = conns.len();
             for conn in conns {
-                let verdict = upkeep(conn.view(now()), self.config.idle_timeout, self.config.stall_timeout, left > min);
+                let verdict = upkeep(conn.view(now()), self.config.stall_timeout, left > min);
                 match verdict {
                     Upkeep::Keep => {}
                     Upkeep::CloseIdle => {

@@ -1,9 +1,10 @@
 //! One accepted connection: the handshake, then requests until it ends.
 
+use super::answer::{self, Answer, at_hand};
+use super::pings::{PingAllowance, TOO_MANY_PROBES};
 use super::respond::{self, Out};
 use super::stats::ClientEntry;
 use super::{Handler, RequestContext, Server, ServerStats, SessionView, WorkTime};
-use crate::body::Body;
 use crate::handshake;
 use crate::identity::PeerInfo;
 use crate::meter::Meter;
@@ -33,8 +34,6 @@ use tokio_util::sync::CancellationToken;
 const RETRY_AFTER_MS: u32 = 50;
 /// How long a request may wait for its share of the body budget when it carries no earlier deadline.
 const BUDGET_WAIT: Duration = Duration::from_secs(10);
-
-const EXPIRED: &str = "the deadline passed before the server could begin";
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -108,13 +107,13 @@ pub(super) struct Active {
 /// The shared part of a session.
 pub(super) struct Session {
     pub peer: Arc<PeerInfo>,
-    is_bulk: bool,
+    pub is_bulk: bool,
     meter: Arc<Meter>,
     /// Bounded by `max_inflight_per_connection` responses, one refusal or PONG per frame that was read (the reader
     /// waits while more than [`ASIDE_MAX`] of those are unwritten).
-    queue: mpsc::UnboundedSender<Out>,
+    pub queue: mpsc::UnboundedSender<Out>,
     pub active: Mutex<BTreeMap<u64, Arc<Active>>>,
-    running: AtomicUsize,
+    pub running: AtomicUsize,
     going_away: AtomicBool,
     writer: OnceLock<AbortHandle>,
     pub asides: Arc<tokio::sync::Semaphore>,
@@ -227,7 +226,8 @@ pub(super) async fn run(
         server.tasks.spawn(respond::run(Arc::clone(&session), Arc::clone(&server.handler), writer, entries));
     let _ = session.writer.set(responder.abort_handle());
     let _ = cell.set(Arc::clone(&session));
-    let mut receiver = Receiver { server, session: &session, reader, last_id: 0 };
+    let pings = PingAllowance::new(now());
+    let mut receiver = Receiver { server, session: &session, reader, last_id: 0, pings };
     tokio::select! {
         biased;
         // The writer ends when the peer is gone, or after GOAWAY.
@@ -270,6 +270,7 @@ struct Receiver<'a> {
     session: &'a Arc<Session>,
     reader: FrameReader<Box<dyn ReadHalf>>,
     last_id: u64,
+    pings: PingAllowance,
 }
 
 /// A request's first frame, judged.
@@ -376,7 +377,7 @@ impl Receiver<'_> {
 
     fn expired(&self) -> Status {
         ServerStats::count(&self.server.config.stats.expired);
-        Status::new(Code::Deadline, EXPIRED)
+        answer::expired()
     }
 
     /// Answers without reading the body into memory.
@@ -486,8 +487,13 @@ impl Receiver<'_> {
         match fixed.frame_type {
             FrameType::Cancel => self.session.cancel(id, &self.server.config.stats).await,
             FrameType::Ping => {
-                ServerStats::count(&self.server.config.stats.pings);
+                let stats = &self.server.config.stats;
+                ServerStats::count(&stats.pings);
                 self.session.push_aside(|permit| Out::Pong { id, _permit: permit }).await;
+                if !self.pings.admit(now()) && !self.session.is_going_away() {
+                    ServerStats::count(&stats.pinged_out);
+                    self.session.go_away(TOO_MANY_PROBES);
+                }
             }
             // The peer will not ask again; it closes when it has its answers.
             FrameType::GoAway => {}
@@ -515,6 +521,7 @@ impl Receiver<'_> {
         let answer = Answer::new(Arc::clone(self.server), Arc::clone(self.session), active, Arc::clone(&context.work));
         let handler: Arc<dyn Handler> = Arc::clone(&self.server.handler);
         let hard_stop = self.server.hard_stop.clone();
+        let is_bulk = self.session.is_bulk;
         self.server.tasks.spawn(async move {
             let began = now();
             context.work.add_queue(began - context.received);
@@ -528,6 +535,10 @@ impl Receiver<'_> {
                 biased;
                 outcome = handler.handle(&context, request, body) => outcome,
                 () = hard_stop.cancelled() => Err(Status::new(Code::Unavailable, "the server was stopped")),
+            };
+            let outcome = match outcome {
+                Ok((kind, body)) if !is_bulk => at_hand(body, &context.work).await.map(|body| (kind, body)),
+                outcome => outcome,
             };
             drop(permit);
             answer.give(outcome);
@@ -553,57 +564,4 @@ fn check_frame(fixed: &FixedHeader, rest: u64) -> Result<u64, Closed> {
         return Err(broken("a request frame that neither carries nor ends anything"));
     }
     Ok(rest)
-}
-
-/// The duty to answer a request: kept even when the handler panics.
-struct Answer {
-    server: Arc<Server>,
-    session: Arc<Session>,
-    active: Option<Arc<Active>>,
-    work: Arc<WorkTime>,
-}
-
-impl Answer {
-    fn new(server: Arc<Server>, session: Arc<Session>, active: Arc<Active>, work: Arc<WorkTime>) -> Self {
-        let stats = &server.config.stats;
-        ServerStats::count(&stats.requests);
-        stats.running.fetch_add(1, Ordering::Relaxed);
-        session.running.fetch_add(1, Ordering::Relaxed);
-        Self { server, session, active: Some(active), work }
-    }
-
-    /// Its deadline passed before work on it began.
-    fn expire(mut self) {
-        let stats = &self.server.config.stats;
-        ServerStats::count(&stats.refused);
-        ServerStats::count(&stats.expired);
-        self.push(Err(Status::new(Code::Deadline, EXPIRED)));
-    }
-
-    fn give(mut self, outcome: Result<(pb::response::Kind, Body), Status>) {
-        self.push(outcome);
-    }
-
-    fn push(&mut self, outcome: Result<(pb::response::Kind, Body), Status>) {
-        let Some(active) = self.active.take() else {
-            return;
-        };
-        {
-            let mut state = active.state.lock();
-            if state.phase == Phase::Ended {
-                return;
-            }
-            state.phase = Phase::Sending;
-        }
-        let response = respond::encode(outcome, self.session.is_bulk, self.work.timing());
-        let _ = self.session.queue.send(Out::Response { active, response });
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.push(Err(Status::new(Code::Internal, "the server failed while working on this request")));
-        self.session.running.fetch_sub(1, Ordering::Relaxed);
-        self.server.config.stats.running.fetch_sub(1, Ordering::Relaxed);
-    }
 }

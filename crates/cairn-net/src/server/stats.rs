@@ -34,6 +34,8 @@ pub struct ServerStats {
     pub cancelled: AtomicU64,
     /// Pings answered.
     pub pings: AtomicU64,
+    /// Connections sent away because they pinged too often.
+    pub pinged_out: AtomicU64,
     /// Shutdown has begun: every peer was told to go elsewhere.
     pub going_away: AtomicBool,
     pub(super) clients: Clients,

@@ -547,6 +547,29 @@ async fn an_unverified_body_is_the_callers_to_verify() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_response_whose_first_frame_was_changed_still_comes_whole_for_who_verifies_it() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let addr = server.addr.as_str();
+    net.tamper(
+        addr,
+        Some(Arc::new(|direction, offset, bytes: &mut [u8]| {
+            if direction == Direction::ToDialler && (offset..offset + bytes.len() as u64).contains(&50_000) {
+                bytes[(50_000 - offset) as usize] ^= 1;
+            }
+        })),
+    );
+    let link = link(net.clone(), addr);
+    let mut blind = get(3, 5_000_000);
+    blind.verify_body = false;
+    let body = link.start(blind).await.unwrap().body;
+    let sent = pattern(3, 5_000_000);
+    assert_eq!(body.len(), sent.len());
+    assert_eq!(body.iter().zip(sent.iter()).filter(|(one, other)| one != other).count(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_largest_response_is_accepted() {
     let net = PipeNet::new();
     let server = start(&net).await;

@@ -6,6 +6,7 @@ mod echo;
 mod hostile;
 mod pool;
 mod probe;
+mod route;
 mod server;
 mod support;
 mod total;

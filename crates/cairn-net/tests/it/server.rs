@@ -119,6 +119,41 @@ async fn a_server_that_stops_says_so_to_pings() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_pings_too_often_is_sent_away_and_loses_no_request() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let mut raw = Raw::greet(&net, &server.addr, false).await;
+    let mut pongs = 0;
+    let reason = loop {
+        raw.send(FixedHeader::new(FrameType::Ping, pongs + 1, 0), b"", b"").await;
+        let (fixed, header, _) = raw.receive().await.unwrap();
+        if fixed.frame_type == FrameType::GoAway {
+            break pb::GoAway::decode(header.as_slice()).unwrap().reason;
+        }
+        pongs += 1;
+    };
+    assert_eq!((pongs, reason.as_str()), (51, "too-many-probes"));
+    assert_eq!(server.config.stats.pinged_out.load(Ordering::Relaxed), 1);
+    assert!(raw.receive().await.is_none());
+
+    let link = link(net, &server.addr);
+    for _ in 0..200 {
+        link.ping(Duration::from_secs(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await; // tidy: sleep-ok(virtual time)
+    }
+    assert_eq!(link.stats().dials, 1, "ten a second are fine");
+    let mut held = link.start(crate::support::gated());
+    poll_once(&mut held).await;
+    for _ in 0..60 {
+        link.ping(Duration::from_secs(1)).await.unwrap();
+    }
+    assert_eq!((link.stats().dials, link.stats().control.retired), (2, 1));
+    server.echo.gate.add_permits(1);
+    held.await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pings_are_counted() {
     let net = PipeNet::new();
     let server = start(&net).await;
