@@ -21,7 +21,7 @@ pub(crate) enum CallError {
     Leg {
         addr: String,
         #[source]
-        source: LegError,
+        source: Box<LegError>,
     },
     /// The peer answered something else than was asked.
     #[error("{addr} answered another question than was asked")]
@@ -63,7 +63,7 @@ async fn start(link: &Link, call: Call) -> Result<(response::Kind, Bytes), CallE
             Some(kind) => Ok((kind, body)),
             None => Err(CallError::Confused { addr: addr() }),
         },
-        Err(source) => Err(CallError::Leg { addr: addr(), source }),
+        Err(source) => Err(CallError::Leg { addr: addr(), source: Box::new(source) }),
     }
 }
 
