@@ -45,8 +45,9 @@ pub const CHECKPOINT_LEN_MAX: u64 = 16 << 30;
 pub const SCAN_WINDOW: usize = 1 << 20;
 /// Defects listed one by one in a report; further ones are only counted.
 pub const REPORT_ITEMS_MAX: usize = 1000;
-/// Index entries looked at under one hold of the index lock while listing.
-pub const LIST_STEP: usize = 64 * 1024;
+/// Index entries looked at under one hold of the index lock while listing: a fraction of a millisecond, for which the
+/// writer may have to wait.
+pub const LIST_STEP: usize = 8 * 1024;
 /// Smallest share of the disk kept free for tombstones and checkpoints, where no option says otherwise.
 pub const RESERVE_MIN: u64 = 64 << 20;
 

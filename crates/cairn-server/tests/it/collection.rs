@@ -36,6 +36,8 @@ async fn blocks_of_a_removed_file_are_deleted_everywhere() {
     cluster.stop().await;
 }
 
+// Collection beside a reader: the grace begins when the collector sees that the block lost its last reference, however old
+// the block is, so a reader with the former map still finds it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_grace_keeps_blocks() {
     let mut cluster = Cluster::start_with(|config| config.gc_grace = Duration::from_secs(3600)).await;

@@ -65,8 +65,8 @@ async fn a_client_that_dies_before_its_commit_leaves_nothing() {
     cluster.stop().await;
 }
 
-// H6 of the hazards of a quorum write: the sweep begins with a closed writer, so a writer that is merely slow between
-// its last acknowledgement and its commit loses nothing.
+// Collection beside a slow commit: the sweep begins with a closed writer, so a writer that is merely slow between its last
+// acknowledgement and its commit loses nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_pauses_before_its_commit_loses_nothing() {
     let mut cluster = start().await;
@@ -92,7 +92,7 @@ async fn a_writer_that_pauses_before_its_commit_loses_nothing() {
     cluster.stop().await;
 }
 
-// H7: whatever a client does that lost its session without noticing, its blocks are orphans like any others.
+// A zombie: whatever a client stores that lost its session without noticing, its blocks are orphans like any others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_closed_writer_stores_late_is_swept_again() {
     let cluster = start().await;
