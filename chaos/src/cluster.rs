@@ -39,6 +39,8 @@ pub struct Setup {
     pub nodes: u16,
     /// Decides the random choices of the proxies.
     pub seed: u64,
+    /// Further arguments for each `cairn node`.
+    pub node_args: Vec<String>,
 }
 
 /// A server process and the proxy before it.
@@ -138,7 +140,8 @@ impl Cluster {
             let name = format!("node-{index}");
             let (listen, advertise, metas) = (addr.to_string(), proxy.to_string(), meta.addr.to_string());
             let args = ["node", "--listen", &listen, "--advertise", &advertise, "--meta", &metas, "--data"];
-            let args = [words(&args), vec![data.path().join(&name).into()]].concat();
+            let more = setup.node_args.iter().map(OsString::from).collect();
+            let args = [words(&args), vec![data.path().join(&name).into()], more].concat();
             let node = member(setup, &runtime, &data, &name, args, addr, proxy).await?;
             // One after the other: node i gets number i.
             node.process.spawn()?;

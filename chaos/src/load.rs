@@ -121,12 +121,12 @@ pub struct Event {
 /// A failed operation.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// When it was scheduled, from the beginning of the load.
-    pub begun: Duration,
-    /// From then to its end.
+    /// In which it began.
+    pub window: Window,
+    /// From its scheduled beginning to its end.
     pub latency: Duration,
-    /// What it got.
-    pub error: Error,
+    /// What it got; `None` when there was nothing left to work on.
+    pub error: Option<Error>,
 }
 
 struct Shared {
@@ -267,7 +267,7 @@ impl Scheduler {
         shared.in_flight.fetch_add(1, Ordering::Relaxed);
         self.runtime.spawn(async move {
             let result = match kind {
-                Kind::Read(len) => read(&work, place, len).await,
+                Kind::Read(len) => read(&work, place, len).await.map_err(Some),
                 Kind::Write => write(&work).await,
             };
             let latency = shared.begin.elapsed().saturating_sub(begun);
@@ -277,7 +277,7 @@ impl Scheduler {
                 Err(error) => {
                     let mut failures = shared.failures.lock();
                     if failures.len() < ERRORS_MAX {
-                        failures.push(Failure { begun, latency, error });
+                        failures.push(Failure { window, latency, error });
                     }
                     Ending::Failed
                 }
@@ -297,7 +297,7 @@ async fn read(work: &Work, (file, place): (u64, u64), len: usize) -> Result<u64,
     Ok(missing + payload::wrong_bytes(Mark { file: target.id, seq: 0 }, offset, &found))
 }
 
-async fn write(work: &Work) -> Result<u64, Error> {
-    let Some(slots) = &work.slots else { return Ok(0) };
+async fn write(work: &Work) -> Result<u64, Option<Error>> {
+    let slots = work.slots.as_ref().ok_or(None)?;
     slots.write().await.map(|()| 0)
 }

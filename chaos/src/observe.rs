@@ -13,6 +13,8 @@ pub struct Observed {
     pub retries: u64,
     /// Connections dialled.
     pub dials: u64,
+    /// Most bytes that were on their way to replicas behind returned writes.
+    pub straggler_bytes_max: Option<u64>,
     /// Blocks with bytes that did not match their checksums.
     pub corrupt_blocks: u64,
 }
@@ -31,6 +33,7 @@ impl From<&ConnectionStats> for Observed {
             hedges: stats.hedges,
             retries: stats.retries + stats.failovers,
             dials: stats.nodes.iter().filter(|node| node.node.0 != 0).map(|node| node.dials).sum(),
+            straggler_bytes_max: None,
             corrupt_blocks: stats.corrupt_blocks,
         }
     }

@@ -206,7 +206,10 @@ impl Results {
     fn errors(&self) -> Value {
         let mut counts: BTreeMap<String, u64> = BTreeMap::new();
         for failure in &self.record.failures {
-            let text = format!("{:?}: {}", failure.error.kind(), failure.error);
+            let text = match &failure.error {
+                Some(error) => format!("{:?}: {error}", error.kind()),
+                None => "nothing left to work on".to_owned(),
+            };
             *counts.entry(text.chars().take(300).collect()).or_default() += 1;
         }
         let mut counts: Vec<(String, u64)> = counts.into_iter().collect();

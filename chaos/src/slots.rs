@@ -36,8 +36,10 @@ pub struct Findings {
     pub lost: u64,
     /// Slots that show a write which was reported as failed and not visible.
     pub visible: u64,
-    /// Bytes in slots that were never acknowledged: files that grew by failed writes.
+    /// Of these, slots that no write was ever acknowledged for.
     pub extents: u64,
+    /// Slots that hold an acknowledged write.
+    pub live: u64,
 }
 
 impl Slots {
@@ -60,11 +62,9 @@ impl Slots {
     /// Writes the slot that has rested longest; durable when it returns.
     ///
     /// # Errors
-    /// Those of [`File::write_block`].
-    pub async fn write(&self) -> Result<(), Error> {
-        let taken = self.free.lock().pop_front();
-        // More operations under way than slots: the bound of the load comes first.
-        let Some(mut slot) = taken else { return Ok(()) };
+    /// Those of [`File::write_block`]; `None` when every slot is being written.
+    pub async fn write(&self) -> Result<(), Option<Error>> {
+        let mut slot = self.free.lock().pop_front().ok_or(None)?;
         let seq = self.seq.fetch_add(1, Ordering::Relaxed);
         let mark = Mark { file: slot.file as u32, seq };
         let bytes = payload::content(mark, slot.index * u64::from(SLOT_LEN), SLOT_LEN as usize);
@@ -78,19 +78,7 @@ impl Slots {
             Err(_) => {}
         }
         self.free.lock().push_back(slot);
-        result.map(|_| ())
-    }
-
-    /// The lengths of the files, by metadata.
-    ///
-    /// # Errors
-    /// Metadata does not answer.
-    pub async fn lengths(&self) -> Result<Vec<u64>, Error> {
-        let mut lengths = Vec::new();
-        for file in &self.files {
-            lengths.push(file.len().await?);
-        }
-        Ok(lengths)
+        result.map(|_| ()).map_err(Some)
     }
 
     /// Reads every slot and holds it against what was acknowledged. No write may be under way.
@@ -103,6 +91,7 @@ impl Slots {
         for slot in &slots {
             let found = self.files[slot.file].read_block(slot.index).await?;
             let offset = slot.index * u64::from(SLOT_LEN);
+            findings.live += u64::from(slot.acked != 0);
             let nothing = found.iter().all(|byte| *byte == 0);
             let claimed = payload::claimed(&found).unwrap_or(Mark { file: 0, seq: 0 });
             if nothing {

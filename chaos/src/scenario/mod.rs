@@ -2,6 +2,7 @@
 
 mod layer;
 mod reads;
+mod writes;
 
 use crate::cluster::{Cluster, Setup};
 use crate::load::{Class, Kind};
@@ -55,7 +56,7 @@ pub struct Scenario {
 
 /// All of them, in the order of the table.
 pub fn all() -> Vec<&'static Scenario> {
-    [reads::SCENARIOS, layer::SCENARIOS].into_iter().flatten().collect()
+    [reads::SCENARIOS, writes::SCENARIOS, layer::SCENARIOS].into_iter().flatten().collect()
 }
 
 /// Those that a name means: the scenario of that name, else all whose name begins with it and goes on with a letter or
@@ -93,8 +94,13 @@ impl Context {
     /// # Errors
     /// As [`Cluster::start`].
     pub async fn cluster(&self, nodes: u16) -> Result<Cluster> {
-        let setup = Setup { cairn: self.cairn.clone(), dir: self.dir.clone(), nodes, seed: self.seed };
-        Cluster::start(&setup).await
+        Cluster::start(&self.setup(nodes)).await
+    }
+
+    /// The usual settings of a cluster of `nodes` nodes.
+    pub fn setup(&self, nodes: u16) -> Setup {
+        let (cairn, dir) = (self.cairn.clone(), self.dir.clone());
+        Setup { cairn, dir, nodes, seed: self.seed, node_args: Vec::new() }
     }
 
     /// Which of `count` nodes is hit.
@@ -133,7 +139,7 @@ mod tests {
 
     #[test]
     fn names_mean_a_scenario_or_a_family() {
-        assert_eq!(named("AC1").len(), 1);
+        assert_eq!(named("AC1").iter().map(|scenario| scenario.name).collect::<Vec<_>>(), ["AC1"]);
         assert_eq!(named("AC2").iter().map(|scenario| scenario.name).collect::<Vec<_>>(), ["AC2a", "AC2b"]);
         assert!(named("AC").is_empty() && named("nothing").is_empty());
         let mut names: Vec<_> = all().iter().map(|scenario| scenario.name).collect();

@@ -149,7 +149,7 @@ fn silent(context: Context, stop: bool) -> Running {
 }
 
 /// Everything as it was.
-async fn heal(cluster: &Cluster) -> Result<()> {
+pub async fn heal(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         node.proxy.heal().await?;
         node.cont()?;
