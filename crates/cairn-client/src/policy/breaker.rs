@@ -28,10 +28,11 @@ const RELAPSE: Duration = Duration::from_secs(10);
 pub enum BreakerState {
     /// The node takes requests. Next: `Open` (failures, silence), `Draining`.
     Closed,
-    /// It is asked last, and a probe is due some time. Next: `Probing`.
+    /// It is asked last, and a probe is due some time. Next: `Probing`, or `Closed` or `Draining` (an earlier probe was
+    /// answered late).
     Open,
     /// One probe (a ping on a fresh connection) is under way. Next: `Closed` or `Draining` (answered), `Open` (not
-    /// answered, or given up).
+    /// answered in time, or given up).
     Probing,
     /// The node said that it is about to stop: asked last while others are there. Next: `Closed` (it changed its mind),
     /// `Open` (failures, silence).
@@ -142,6 +143,7 @@ pub(crate) struct Breaker {
     consecutive: u32,
     window: Window,
     doublings: u32,
+    relapses: u32,
     /// The ceiling under which the last probe began.
     ceiling: Duration,
     /// The pause before the next probe is counted from here.
@@ -167,6 +169,7 @@ impl Breaker {
             consecutive: 0,
             window: Window::default(),
             doublings: 0,
+            relapses: 0,
             ceiling: Duration::MAX,
             since: Duration::ZERO,
             unit: 0.5,
@@ -232,6 +235,7 @@ impl Breaker {
         }
         let relapse = self.closed_at.is_some_and(|closed| now.saturating_sub(closed) < RELAPSE);
         self.doublings = if relapse { (self.doublings + 1).min(DOUBLINGS_MAX) } else { 0 };
+        self.relapses = if relapse { self.relapses.saturating_add(1) } else { 0 };
         self.state = BreakerState::Open;
         // Whoever comes back at this address says anew whether it is about to stop.
         self.draining = false;
@@ -268,21 +272,42 @@ impl Breaker {
         if self.state != BreakerState::Probing {
             return None;
         }
-        if !ok {
-            self.state = BreakerState::Open;
-            // No further than the ceiling: when it rises again (one of several dead nodes is back and nobody waits any
-            // more), the others are still looked for within seconds, not half a minute later.
-            let reached = (0..DOUBLINGS_MAX).find(|k| PAUSE_MIN.saturating_mul(1 << k) >= self.ceiling);
-            self.doublings = (self.doublings + 1).min(reached.unwrap_or(DOUBLINGS_MAX));
-            (self.since, self.unit) = (now, unit);
-            return None;
+        if ok {
+            return Some(self.close(now));
         }
+        self.state = BreakerState::Open;
+        // No further than the ceiling: when it rises again (one of several dead nodes is back and nobody waits any more),
+        // the others are still looked for within seconds, not half a minute later.
+        let reached = (0..DOUBLINGS_MAX).find(|k| PAUSE_MIN.saturating_mul(1 << k) >= self.ceiling);
+        self.doublings = (self.doublings + 1).min(reached.unwrap_or(DOUBLINGS_MAX));
+        (self.since, self.unit) = (now, unit);
+        None
+    }
+
+    /// A probe that counted as bad because its answer took too long was answered after all. Closes the breaker, whether
+    /// the next probe is under way or not; a report of that one changes nothing then.
+    pub(crate) fn on_late_probe(&mut self, now: Duration) -> Option<Transition> {
+        match self.state {
+            BreakerState::Open | BreakerState::Probing => Some(self.close(now)),
+            BreakerState::Closed | BreakerState::Draining => None,
+        }
+    }
+
+    fn close(&mut self, now: Duration) -> Transition {
+        let from = self.state;
         self.state = if self.draining { BreakerState::Draining } else { BreakerState::Closed };
         self.consecutive = 0;
         self.window = Window::default();
         self.closed_at = Some(now);
         self.closed += 1;
-        Some(Transition { from: BreakerState::Probing, to: self.state, reason: None })
+        Transition { from, to: self.state, reason: None }
+    }
+
+    /// How often in a row the node was open, answered a probe, and was open again within [`RELAPSE`]; plus one while it
+    /// has been closed for less than that. 0 = nothing is known against it.
+    pub(crate) fn relapses(&self, now: Duration) -> u32 {
+        let fresh = self.closed_at.is_some_and(|closed| now.saturating_sub(closed) < RELAPSE);
+        if fresh { self.relapses + 1 } else { 0 }
     }
 
     /// The probe under way ended without a result (its task was cancelled): the breaker is open again and the next probe

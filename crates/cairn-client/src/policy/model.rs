@@ -11,10 +11,10 @@ use super::budget::{Budget, HedgeBudget, HedgePermit};
 use super::histogram::Recent;
 use super::load::{Choice, Load, order};
 use super::parking::{Parking, Ticket};
-use super::probes::{ping_limit, probe_ceiling};
+use super::probes::{PROBE_MAX, probe_ceiling, probe_patience, silence_limit};
 use super::read_plan::{Permits, ReadPlan, Step, Times, Why};
 use super::rounds::RetryPolicy;
-use super::timers::{Class, Timer, connect_limit, hedge_after};
+use super::timers::{Class, Timer, hedge_after};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
@@ -61,6 +61,12 @@ enum Event {
         op: usize,
     },
     Tick,
+    Pong {
+        node: usize,
+    },
+    LateProbe {
+        node: usize,
+    },
     PingLimit {
         node: usize,
         sent: Duration,
@@ -240,17 +246,21 @@ impl Sim {
                 }
                 (0..NODES).for_each(|node| self.look_for_silence(node));
             }
-            Event::PingLimit { node, sent } => {
-                self.nodes[node].pinging = false;
-                if self.nodes[node].heard_at <= sent {
-                    let unit = self.rng.f64();
-                    let opened = self.nodes[node].breaker.on_silence(self.now, unit);
-                    self.opened(node, opened.is_some());
-                    self.fail_all(node);
-                }
+            Event::Pong { node } => {
+                self.nodes[node].heard_at = self.now;
+                self.nodes[node].silence.on_heard(self.now);
             }
+            Event::PingLimit { node, sent } => self.ping_limit_passed(node, sent),
             Event::ProbeDue { node } => self.probe(node),
-            Event::ProbeEnd { node, ok } => self.probed(node, ok),
+            Event::ProbeEnd { node, ok } => {
+                let unit = self.rng.f64();
+                let closed = self.nodes[node].breaker.on_probe(ok, self.now, unit).is_some();
+                self.probed(node, closed);
+            }
+            Event::LateProbe { node } => {
+                let closed = self.nodes[node].breaker.on_late_probe(self.now).is_some();
+                self.probed(node, closed);
+            }
             Event::Release => {
                 let unit = self.rng.f64();
                 let released = self.parking.release(self.now, unit);
@@ -439,18 +449,46 @@ impl Sim {
         }
     }
 
+    /// A ping's way there and back; `None` when there is no way.
+    fn round_trip(&self, node: usize) -> Option<Duration> {
+        match self.trouble(node) {
+            Trouble::None => Some(RTT),
+            Trouble::Slow(more) => Some(RTT + more),
+            Trouble::BlackHole | Trouble::Refuses => None,
+        }
+    }
+
     fn look_for_silence(&mut self, node: usize) {
-        let (now, dark) = (self.now, self.trouble(node) == Trouble::BlackHole);
+        let (now, takes) = (self.now, self.round_trip(node));
         let this = &mut self.nodes[node];
         let suspicious = this.silence.is_suspicious(now, this.recent.quantile(0.99, now));
         if !this.pinging && this.breaker.is_closed() && suspicious {
             this.pinging = true;
-            let limit = ping_limit(this.timer.srtt());
-            if !dark {
-                this.heard_at = now + RTT;
-                this.silence.on_heard(now + RTT);
+            if let Some(takes) = takes {
+                self.at(now + takes, Event::Pong { node });
             }
-            self.at(now + limit, Event::PingLimit { node, sent: now });
+            self.at(now + self.silence_limit(node), Event::PingLimit { node, sent: now });
+        }
+    }
+
+    fn silence_limit(&self, node: usize) -> Duration {
+        let last_closed = self.nodes.iter().filter(|node| node.breaker.is_closed()).count() <= 1;
+        silence_limit(Some(RTT), self.nodes[node].breaker.relapses(self.now), last_closed)
+    }
+
+    fn ping_limit_passed(&mut self, node: usize, sent: Duration) {
+        let heard = self.nodes[node].heard_at > sent;
+        let until = sent + self.silence_limit(node);
+        if !heard && self.now < until {
+            // The others were found silent meanwhile: it is the last one now.
+            return self.at(until, Event::PingLimit { node, sent });
+        }
+        self.nodes[node].pinging = false;
+        if !heard {
+            let unit = self.rng.f64();
+            let opened = self.nodes[node].breaker.on_silence(self.now, unit);
+            self.opened(node, opened.is_some());
+            self.fail_all(node);
         }
     }
 
@@ -484,15 +522,21 @@ impl Sim {
         let ceiling = self.ceiling();
         if self.nodes[node].breaker.begin_probe(self.now, ceiling) {
             self.counters.probes += 1;
-            let ok = !matches!(self.trouble(node), Trouble::BlackHole | Trouble::Refuses);
-            let takes = if ok { RTT * 2 } else { connect_limit(Some(RTT)) };
-            self.at(self.now + takes, Event::ProbeEnd { node, ok });
+            // A dial, a handshake, a ping.
+            let takes = self.round_trip(node).map(|trip| 3 * trip);
+            let patience = probe_patience(Some(RTT));
+            match takes {
+                Some(takes) if takes <= patience => self.at(self.now + takes, Event::ProbeEnd { node, ok: true }),
+                Some(takes) if takes <= PROBE_MAX => {
+                    self.at(self.now + patience, Event::ProbeEnd { node, ok: false });
+                    self.at(self.now + takes, Event::LateProbe { node });
+                }
+                _ => self.at(self.now + patience, Event::ProbeEnd { node, ok: false }),
+            }
         }
     }
 
-    fn probed(&mut self, node: usize, ok: bool) {
-        let unit = self.rng.f64();
-        let closed = self.nodes[node].breaker.on_probe(ok, self.now, unit).is_some();
+    fn probed(&mut self, node: usize, closed: bool) {
         if !closed {
             return self.schedule_probe(node);
         }

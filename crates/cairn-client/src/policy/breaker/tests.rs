@@ -155,6 +155,38 @@ fn a_relapse_is_probed_as_rarely_as_before() {
 }
 
 #[test]
+fn a_late_answer_to_a_probe_closes_too() {
+    for again in [false, true] {
+        let mut breaker = open(Hard::Dial);
+        assert!(breaker.begin_probe(2 * S, CEILING));
+        assert_eq!(breaker.on_probe(false, 3 * S, 0.5), None);
+        assert!(!again || breaker.begin_probe(4 * S, CEILING));
+        let from = breaker.state();
+        let closed = breaker.on_late_probe(5 * S).expect("closed");
+        assert_eq!((closed.from, closed.to), (from, BreakerState::Closed));
+        assert_eq!(breaker.on_late_probe(5 * S), None);
+        assert_eq!(breaker.on_probe(false, 5 * S, 0.5), None, "the one under way does not matter any more");
+        assert!(breaker.is_closed());
+    }
+}
+
+#[test]
+fn relapses_are_counted_while_they_follow_each_other() {
+    let mut breaker = Breaker::new();
+    let mut relapses = |at: Duration| {
+        let before = breaker.relapses(at);
+        breaker.on_silence(at, 0.5).expect("open");
+        assert!(breaker.begin_probe(at + 9 * S, CEILING));
+        breaker.on_probe(true, at + 9 * S, 0.5).expect("closed");
+        (before, breaker.relapses(at + 9 * S))
+    };
+    assert_eq!(relapses(S), (0, 1));
+    assert_eq!(relapses(11 * S), (1, 2));
+    assert_eq!(relapses(21 * S), (2, 3));
+    assert_eq!(relapses(100 * S), (0, 1), "long ago");
+}
+
+#[test]
 fn a_draining_node_is_neither_closed_nor_lost() {
     let mut breaker = Breaker::new();
     assert!(breaker.on_draining(true).is_some());
@@ -207,6 +239,7 @@ enum Input {
     Silence,
     Begin,
     Probe(bool),
+    Late,
     Abandon,
     Draining(bool),
     Wait(u64),
@@ -219,6 +252,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Silence),
         3 => Just(Input::Begin),
         3 => any::<bool>().prop_map(Input::Probe),
+        1 => Just(Input::Late),
         1 => Just(Input::Abandon),
         1 => any::<bool>().prop_map(Input::Draining),
         3 => (0u64..40_000).prop_map(Input::Wait),
@@ -239,6 +273,7 @@ proptest! {
                 Input::Silence => breaker.on_silence(now, unit),
                 Input::Begin => { breaker.begin_probe(now, CEILING); None }
                 Input::Probe(ok) => breaker.on_probe(ok, now, unit),
+                Input::Late => breaker.on_late_probe(now),
                 Input::Abandon => { breaker.abandon_probe(); None }
                 Input::Draining(draining) => breaker.on_draining(draining),
                 Input::Wait(ms) => { now += Duration::from_millis(ms); None }
@@ -251,7 +286,8 @@ proptest! {
             let was_open = matches!(before, BreakerState::Open | BreakerState::Probing);
             let is_open = matches!(after, BreakerState::Open | BreakerState::Probing);
             if was_open && !is_open {
-                prop_assert!(matches!(input, Input::Probe(true)) && before == BreakerState::Probing);
+                let probed = matches!(input, Input::Probe(true)) && before == BreakerState::Probing;
+                prop_assert!(probed || matches!(input, Input::Late));
             }
             prop_assert_eq!(breaker.opened() - breaker.closed(), u64::from(is_open));
             prop_assert_eq!(breaker.probe_at(CEILING).is_some(), after == BreakerState::Open);

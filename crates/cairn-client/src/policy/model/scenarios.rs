@@ -190,3 +190,44 @@ fn a_seed_is_a_history() {
     };
     assert!(history() == history());
 }
+
+#[test]
+fn two_black_holes_of_three() {
+    let Shown { healthy, f0, f2, after, sim } =
+        show("two black holes", 1, [Trouble::BlackHole, Trouble::BlackHole, Trouble::None], READ_DEADLINE);
+    assert_eq!(healthy.failed + f0.failed + f2.failed + after.failed, 0);
+    assert!(f0.p99_ms() <= 600.0, "a hedge may hit the other dark one: then it takes until their silence is noticed");
+    assert!(f2.p99_ms() <= 2.0 * healthy.p99_ms() + 1.0, "no hedges are left, but nothing else is missing");
+    assert!(f2.legs_per_op <= 1.01);
+    assert_eq!(sim.counters.opened, 2);
+}
+
+#[test]
+fn all_refuse() {
+    let Shown { f2, sim, .. } = show("all refuse", 1, [Trouble::Refuses; 3], Duration::from_secs(10));
+    assert!(f2.legs_per_op <= 0.01);
+    assert_eq!(sim.counters.opened, 3);
+    assert!(sim.counters.failovers <= 40, "everyone parks within moments");
+    assert_eq!(View::of(&sim, FAULT.end..END).failed, 0);
+}
+
+/// A jump that first looks like three dead nodes. Nothing fails, and within seconds it is taken for what it is.
+#[test]
+fn all_very_slow() {
+    let slower = 600 * MS;
+    let Shown { healthy, f0, f2, after, sim } = show("+600 ms on all", 1, [Trouble::Slow(slower); 3], READ_DEADLINE);
+    assert_eq!(healthy.failed + f0.failed + f2.failed + after.failed, 0);
+    assert!(f2.p99_ms() <= 600.0 + 2.0 * healthy.p99_ms());
+    assert!(f0.legs_per_op <= 1.3 && f2.legs_per_op <= 1.06);
+    assert_eq!(sim.parking.total(), 0, "one node is always left to ask");
+}
+
+/// A jump so big that nothing but new measurements tell it from an outage: they are made, nothing is stuck.
+#[test]
+fn all_absurdly_slow() {
+    let slower = 1500 * MS;
+    let Shown { sim, .. } = show("+1.5 s on all", 1, [Trouble::Slow(slower); 3], READ_DEADLINE);
+    let later = View::of(&sim, Duration::from_secs(20)..FAULT.end);
+    assert_eq!(later.failed, 0);
+    assert!(later.p99_ms() <= 1500.0 + 30.0);
+}

@@ -63,8 +63,8 @@ fn bulk_gets_the_time_its_bytes_take() {
 #[test]
 fn dials_get_four_times_the_usual_within_bounds() {
     assert_eq!(connect_limit(None), 5 * S);
-    assert_eq!(connect_limit(Some(MS)), 250 * MS);
-    assert_eq!(connect_limit(Some(100 * MS)), 400 * MS);
+    assert_eq!(connect_limit(Some(MS)), S);
+    assert_eq!(connect_limit(Some(400 * MS)), 1600 * MS);
     assert_eq!(connect_limit(Some(20 * S)), 5 * S);
 }
 
