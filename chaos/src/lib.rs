@@ -16,6 +16,7 @@ pub mod hostile;
 pub mod load;
 pub mod observe;
 pub mod payload;
+pub mod pool;
 pub mod process;
 pub mod proxy;
 pub mod quantile;

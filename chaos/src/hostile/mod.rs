@@ -5,7 +5,7 @@
 //! are seen.
 
 pub mod fuzz;
-mod peer;
+pub(crate) mod peer;
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;

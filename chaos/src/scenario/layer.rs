@@ -1,11 +1,24 @@
-//! AC11 and AC15: the connection layer by itself, without a cluster.
+//! AC5, AC6, AC11 and AC15: the connection layer by itself, without a cluster.
 
 use super::{Form, Scenario};
+use crate::pool::{cancel, idle};
 use crate::report::Outcome;
 use crate::{cost, hostile};
 use anyhow::Result;
 use serde::Serialize;
 
+/// Beyond the table: that there were enough of each kind.
+const AC5: &str = ".leaked_conns==0 and .leaked_permits==0 and .tasks==.tasks_baseline and .wrong_payloads==0 and \
+                   .ctl_survival>=0.9 and .bulk_survival>=0.7 and .failed==0 and .cancelled>=10000 and \
+                   .dropped>=1000 and .deadlines>=1000 and .hedges_lost>=1000 and .answered>=1000";
+const AC5_SHORT: &str = ".leaked_conns==0 and .leaked_permits==0 and .tasks==.tasks_baseline and .wrong_payloads==0 \
+                         and .failed==0 and .cancelled>=500 and .dropped>0 and .deadlines>0 and .hedges_lost>0 and \
+                         .answered>0";
+/// Beyond the table: that the server closed idle connections, and requests met such a close.
+const AC6: &str = ".failed==0 and .idle_reaped_by_s<=65 and .open_after>=.pool_min and .fin_noticed_ms_max<=100 and \
+                   .max_conns_seen<=.pool_max and .closed_by_server>=40 and .stale_retries>0";
+const AC6_SHORT: &str = ".failed==0 and .idle_reaped_by_s<=65 and .open_after>=.pool_min and \
+                         .max_conns_seen<=.pool_max and .closed_by_server>=4";
 /// Beyond the table: that the fuzzed frames reached every branch, and both sides really refused some.
 const AC11: &str = ".oversize_error==\"TooLarge\" and .rss_growth_bytes<2097152 and .valid99_ok and .panics==0 and \
                     .max_alloc_before_crc<=1048576 and .every_branch and .broken_by_server>0 and .refused_by_client>0";
@@ -17,6 +30,31 @@ const AC11_SHORT: &str = ".oversize_error==\"TooLarge\" and .rss_growth_bytes<33
 
 /// See the module.
 pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "AC5",
+        about: "10,000 requests given up at random points: dropped, out of time, losers of a hedge; mixed sizes",
+        criterion: AC5,
+        short: AC5_SHORT,
+        families: &[],
+        run: |context| {
+            let cancellations = if context.form == Form::Full { 10_000 } else { 500 };
+            Box::pin(async move { outcome(&tokio::spawn(cancel::run(context.seed, cancellations)).await??) })
+        },
+    },
+    Scenario {
+        name: "AC6",
+        about: "a pool that idles, whose server closes idle connections, restarts, and closes as the next request comes",
+        criterion: AC6,
+        short: AC6_SHORT,
+        families: &[],
+        run: |context| {
+            let settings = match context.form {
+                Form::Full => idle::Settings::full(context.seed),
+                Form::Short => idle::Settings::short(context.seed),
+            };
+            Box::pin(async move { outcome(&tokio::spawn(idle::run(settings)).await??) })
+        },
+    },
     Scenario {
         name: "AC11",
         about: "declared 100 MiB + 1, valid 99 MiB, fuzzed frames against decoder, server and client",
