@@ -169,7 +169,8 @@ impl Link {
 
     /// Asks the peer for a sign of life over a connection that is dialled for this: dial, HELLO, PING, within `limit`
     /// altogether. It tells whether the peer takes connections again, whatever those that exist may do. The new
-    /// connection becomes the control lane's, unless a younger one is there by then; an older one finishes what it has.
+    /// connection becomes the control lane's, unless a younger one is there by then. Older ones, of both lanes, finish
+    /// what they have and are closed: they were there when the peer did not answer.
     ///
     /// One probe runs at a time: who asks while one is under way shares its outcome, and its limit.
     ///

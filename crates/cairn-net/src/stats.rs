@@ -26,8 +26,10 @@ pub enum CloseReason {
     Drain,
     /// No bytes for the stall timeout and no answer to a ping.
     Stalled,
-    /// It was made beside another one that is used now: by a parallel dial or a probe.
+    /// It was made beside another one that is used now, and had no time to be used itself.
     Spare,
+    /// A younger one took its place, because a probe or a second attempt did not trust it: it finishes what it has.
+    Distrusted,
     /// Unused, closed to make room for a connection that is needed: to the same peer, or to another one when the
     /// client's total is reached.
     Evicted,
@@ -35,7 +37,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, in the order of [`LinkStats::closes`].
-    pub const ALL: [CloseReason; 11] = [
+    pub const ALL: [CloseReason; 12] = [
         Self::Idle,
         Self::Age,
         Self::PeerClosed,
@@ -46,6 +48,7 @@ impl CloseReason {
         Self::Drain,
         Self::Stalled,
         Self::Spare,
+        Self::Distrusted,
         Self::Evicted,
     ];
 
@@ -62,6 +65,7 @@ impl CloseReason {
             Self::Drain => "drain",
             Self::Stalled => "stalled",
             Self::Spare => "spare",
+            Self::Distrusted => "distrusted",
             Self::Evicted => "evicted",
         }
     }
@@ -275,7 +279,7 @@ impl Counters {
 
 /// Folds a sample into a smoothed value (RFC 6298: gain 1/8). Concurrent samples may overwrite each other, which costs a
 /// sample and nothing else.
-fn smooth(value: &AtomicU64, sample_us: u64) {
+pub(crate) fn smooth(value: &AtomicU64, sample_us: u64) {
     let old = Counters::get(value);
     let new = if old == 0 { sample_us } else { old - old / 8 + sample_us / 8 };
     value.store(new.max(1), Ordering::Relaxed);

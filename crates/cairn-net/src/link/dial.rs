@@ -139,7 +139,7 @@ impl LinkInner {
     pub(super) fn established(self: &Arc<Self>, kind: LaneKind, dialed: Dialed, slot: Slot, origin: Origin) {
         self.peer.store(Some(Arc::new(dialed.peer.clone())));
         self.refill.lock().succeeded();
-        let (conn, placed) = {
+        let (conn, waiters, older) = {
             let mut lanes = self.pool.lock();
             if lanes.closed {
                 return;
@@ -155,13 +155,18 @@ impl LinkInner {
                 Origin::Dial => lane.dialed(Arc::clone(&conn)),
                 Origin::Probe => lane.adopt(Arc::clone(&conn)),
             };
-            (conn, placed)
+            // A probe was needed: what is older was there when the peer did not answer, and may be what is broken.
+            let mut older = placed.displaced;
+            if origin == Origin::Probe {
+                older.extend(lanes.bulk.open().iter().filter(|conn| conn.meter.made() < made).cloned());
+            }
+            (conn, placed.waiters, older)
         };
         self.start_upkeep();
-        for older in placed.displaced {
-            older.retire(CloseReason::Spare);
+        for older in older {
+            older.retire(CloseReason::Distrusted);
         }
-        self.pool.placed(self, kind, &conn, placed.waiters);
+        self.pool.placed(self, kind, &conn, waiters);
     }
 
     fn dial_failed(self: &Arc<Self>, kind: LaneKind, error: LegError) {

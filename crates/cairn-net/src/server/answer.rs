@@ -44,6 +44,10 @@ impl Answer {
         Self { server, session, active: Some(active), work }
     }
 
+    pub fn stats(&self) -> &ServerStats {
+        &self.server.config.stats
+    }
+
     /// Its deadline passed before work on it began.
     pub fn expire(mut self) {
         let stats = &self.server.config.stats;

@@ -10,6 +10,7 @@ use crate::identity::PeerInfo;
 use crate::meter::Meter;
 use crate::reader::{BULK_READ_LEN, CONTROL_READ_LEN, FrameReader, ReadError};
 use crate::seam::{ReadHalf, Stream, now};
+use crate::stats::smooth;
 use crate::writer::FrameWriter;
 use bytes::{Bytes, BytesMut};
 use cairn_proto::frame::{FixedHeader, FrameType, flags};
@@ -30,8 +31,6 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// When an overloaded server suggests to come back.
-const RETRY_AFTER_MS: u32 = 50;
 /// How long a request may wait for its share of the body budget when it carries no earlier deadline.
 const BUDGET_WAIT: Duration = Duration::from_secs(10);
 
@@ -371,8 +370,9 @@ impl Receiver<'_> {
     }
 
     fn overloaded(&self, why: &str) -> Admission {
-        ServerStats::count(&self.server.config.stats.overloaded);
-        Admission::Refused(Status::new(Code::Overloaded, why).retry_after_ms(RETRY_AFTER_MS))
+        let stats = &self.server.config.stats;
+        ServerStats::count(&stats.overloaded);
+        Admission::Refused(Status::new(Code::Overloaded, why).retry_after_ms(stats.retry_after_ms()))
     }
 
     fn expired(&self) -> Status {
@@ -541,6 +541,7 @@ impl Receiver<'_> {
                 outcome => outcome,
             };
             drop(permit);
+            smooth(&answer.stats().service_us, context.elapsed().as_micros() as u64);
             answer.give(outcome);
         });
     }

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+/// Shortest and longest time after which an overloaded server suggests to come back.
+const RETRY_AFTER_MS: (u32, u32) = (10, 1_000);
+
 /// Counters of a server, readable while it runs: clone [`crate::ServerConfig::stats`] before [`crate::serve`].
 #[derive(Debug, Default)]
 pub struct ServerStats {
@@ -38,6 +41,8 @@ pub struct ServerStats {
     pub pinged_out: AtomicU64,
     /// Shutdown has begun: every peer was told to go elsewhere.
     pub going_away: AtomicBool,
+    /// Smoothed time from a request's last byte to its answer, in microseconds; 0 = none seen.
+    pub service_us: AtomicU64,
     pub(super) clients: Clients,
     pub(super) totals: Arc<Totals>,
 }
@@ -45,6 +50,14 @@ pub struct ServerStats {
 impl ServerStats {
     pub(super) fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When a refused request may find room, in milliseconds: after about two requests' time, within
+    /// [`RETRY_AFTER_MS`].
+    pub(super) fn retry_after_ms(&self) -> u32 {
+        let two_us = 2 * self.service_us.load(Ordering::Relaxed);
+        let (min, max) = RETRY_AFTER_MS;
+        u32::try_from(two_us.div_ceil(1_000)).unwrap_or(max).clamp(min, max)
     }
 
     /// Client processes (by boot id) that have a connection now.
@@ -104,6 +117,15 @@ impl Drop for ClientEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_refused_comes_back_when_requests_have_ended() {
+        let stats = ServerStats::default();
+        for (service_us, expected) in [(0, 10), (4_999, 10), (30_000, 60), (30_001, 61), (9_000_000, 1_000)] {
+            stats.service_us.store(service_us, Ordering::Relaxed);
+            assert_eq!(stats.retry_after_ms(), expected);
+        }
+    }
 
     #[test]
     fn a_client_counts_once_however_many_connections_it_has() {

@@ -31,17 +31,20 @@ async fn a_probe_takes_the_place_of_an_older_connection_which_finishes_what_it_h
     let net = PipeNet::new();
     let server = start(&net).await;
     let link = link(net.clone(), &server.addr);
+    get_ok(&link, 1, 100_000).await;
     let mut held = link.start(gated());
     poll_once(&mut held).await;
-    until("it is there", || server.echo.seen.load(Ordering::SeqCst) == 1).await;
+    until("it is there", || server.echo.seen.load(Ordering::SeqCst) == 2).await;
+    tokio::time::advance(Duration::from_millis(1)).await;
     link.probe(LIMIT).await.unwrap();
     let stats = link.stats();
     assert_eq!((stats.control.open, stats.control.idle, stats.control.retired), (1, 1, 1));
+    assert_eq!((stats.bulk.open, stats.bulk.closed(CloseReason::Distrusted)), (0, 1));
     get_ok(&link, 1, 10).await;
-    assert_eq!(net.dials(&server.addr), 2);
+    assert_eq!(net.dials(&server.addr), 3);
     server.echo.gate.add_permits(1);
     held.await.unwrap();
-    until("the older one is closed", || link.stats().closed(CloseReason::Spare) == 1).await;
+    until("the older one is closed", || link.stats().closed(CloseReason::Distrusted) == 2).await;
     assert_quiet(&link, &LinkConfig::default()).await;
     server.stop().await;
 }

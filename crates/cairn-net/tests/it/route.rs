@@ -50,7 +50,7 @@ async fn a_second_attempt_goes_over_another_connection_than_the_first() {
         first.await.unwrap();
     }
     assert_eq!(net.dials(&server.addr), 4);
-    until("the older one is closed", || link.stats().closed(CloseReason::Spare) == 1).await;
+    until("the older one is closed", || link.stats().closed(CloseReason::Distrusted) == 1).await;
     assert_quiet(&link, &LinkConfig::default()).await;
     server.stop().await;
 }
