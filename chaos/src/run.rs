@@ -153,7 +153,7 @@ impl Results {
             set("corrupt_blocks", json!(after.corrupt_blocks - before.corrupt_blocks));
         }
         set("errors", self.errors());
-        for (index, border) in self.borders.iter().enumerate() {
+        for (index, border) in self.borders.iter().enumerate().filter(|(_, border)| border.window != Window::Warm) {
             let next = self.borders.get(index + 1).unwrap_or(&self.end);
             set(border.window.name(), Value::Object(self.window(border, next)));
         }
@@ -252,4 +252,65 @@ fn ms(latency: Duration) -> f64 {
 fn round(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Kind;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn border(window: Window, at: u64, legs: u64) -> Border {
+        let client = Observed { legs, ..Observed::default() };
+        Border { window, at: s(at), client, nodes: Vec::new(), cpu: Cpu::default() }
+    }
+
+    fn results(events: Vec<Event>) -> Results {
+        Results {
+            record: Record { events, failures: Vec::new() },
+            classes: vec![Class { name: "only", per_s: 1.0, kind: Kind::Write }],
+            borders: vec![border(Window::Warm, 0, 0), border(Window::Healthy, 1, 5), border(Window::Healed, 11, 30)],
+            end: border(Window::Healed, 20, 40),
+            nodes: 3,
+        }
+    }
+
+    fn event(window: Window, begun: u64, latency: u64, ending: Ending) -> Event {
+        Event { window, class: 0, begun: s(begun), latency: s(latency), ending }
+    }
+
+    #[test]
+    fn windows_are_told_apart_and_the_warm_one_does_not_count() {
+        let results = results(vec![
+            event(Window::Warm, 0, 9, Ending::Failed),
+            event(Window::Healthy, 2, 1, Ending::Ok),
+            event(Window::Healthy, 3, 3, Ending::Wrong(7)),
+            event(Window::Healed, 12, 1, Ending::Failed),
+        ]);
+        let fields = Value::Object(results.fields());
+        let number = |path: &str| fields.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        assert_eq!([number("/ops"), number("/failed"), number("/wrong_bytes")], [3.0, 1.0, 7.0]);
+        assert_eq!([number("/h/ops"), number("/h/failed"), number("/h/legs_per_op")], [2.0, 0.0, 12.5]);
+        assert!((2990.0..3010.0).contains(&number("/h/max_ms")));
+        assert_eq!([number("/healed/failed"), number("/healed/legs_per_op")], [1.0, 10.0]);
+        assert!(fields.get("warm").is_none());
+    }
+
+    #[test]
+    fn recovery_begins_with_the_first_success_that_ends_after_the_heal() {
+        let results = results(vec![
+            event(Window::Fault2, 1, 5, Ending::Ok),
+            // Began during the fault, was released by the heal at 10 s.
+            event(Window::Fault2, 4, 8, Ending::Ok),
+            event(Window::Healed, 11, 1, Ending::Failed),
+            event(Window::Healed, 12, 9, Ending::Ok),
+            event(Window::Healed, 14, 1, Ending::Failed),
+            event(Window::Healed, 15, 1, Ending::Failed),
+        ]);
+        assert_eq!(results.recovery(s(10)), (Some(2.0), Some(0.5)));
+        assert_eq!(results.recovery(s(30)), (None, None));
+    }
 }
