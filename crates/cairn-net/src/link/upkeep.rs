@@ -69,8 +69,10 @@ impl LinkInner {
             }
             (lanes.control.open().to_vec(), lanes.bulk.open().to_vec(), lanes.retired.clone())
         };
+        // A connection in stock is worth no other one's place.
+        let has_room = self.config.total_connections.used() < self.config.total_connections.max();
         for (kind, min) in mins {
-            if self.refill.lock().may_dial(now()) && self.pool.lock().of(kind).refill(min) {
+            if has_room && self.refill.lock().may_dial(now()) && self.pool.lock().of(kind).refill(min) {
                 self.dial(kind);
             }
         }

@@ -13,8 +13,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use tokio::time::Instant;
 
-/// Schedules tried by each test.
-const SCHEDULES: usize = 1_000;
+/// Interleavings tried by each test, half of them by either scheduler.
+fn schedules() -> usize {
+    let asked = std::env::var("SHUTTLE_ITERATIONS").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(1_000).div_ceil(2)
+}
 
 #[derive(Default)]
 struct ConnState {
@@ -302,8 +305,8 @@ impl Crowd for Peer {
 fn explore(test: impl Fn() + Send + Sync + 'static) {
     let test = Arc::new(test);
     let random = Arc::clone(&test);
-    shuttle::check_random(move || random(), SCHEDULES);
-    shuttle::check_pct(move || test(), SCHEDULES, 3);
+    shuttle::check_random(move || random(), schedules());
+    shuttle::check_pct(move || test(), schedules(), 3);
 }
 
 /// What one thread of a race does.

@@ -1,18 +1,28 @@
 //! What a server tells of itself: timings of requests, clients, counters.
 
 use crate::hostile::Raw;
-use crate::support::{call, error_of, get, get_ok, link, pattern, poll_once, put, start, start_with, until};
+use crate::support::{
+    call, error_of, get, get_ok, link, link_with, pattern, poll_once, put, server_identity, start, start_with, until,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
 use cairn_net::testing::PipeNet;
-use cairn_net::{Identity, Link, LinkConfig};
+use cairn_net::{
+    Body, BodyPart, Handler, Identity, Link, LinkConfig, Net, RequestContext, ServerConfig, TcpNet, serve,
+};
+use cairn_proto::checksum::crc32c;
 use cairn_proto::frame::{FixedHeader, FrameType, flags};
 use cairn_proto::pb::request::Kind;
-use cairn_proto::status::Code;
+use cairn_proto::pb::response;
+use cairn_proto::status::{Code, Status};
 use cairn_proto::{BootId, NodeId, op, pb};
 use prost::Message;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test(start_paused = true)]
 async fn what_a_request_cost_travels_with_its_answer() {
@@ -151,6 +161,49 @@ async fn who_pings_too_often_is_sent_away_and_loses_no_request() {
     server.echo.gate.add_permits(1);
     held.await.unwrap();
     server.stop().await;
+}
+
+/// Answers everything with a long file.
+struct Files(Body);
+
+#[async_trait]
+impl Handler for Files {
+    async fn handle(
+        &self,
+        _: &RequestContext,
+        _: pb::Request,
+        _: Vec<Bytes>,
+    ) -> Result<(response::Kind, Body), Status> {
+        Ok((response::Kind::Get(pb::GetBlockReply::default()), self.0.clone()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_stops_being_sent_when_nobody_wants_it() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&pattern(1, 1 << 20)).unwrap();
+    let (file, crc) = (Arc::new(file), crc32c(&pattern(1, 1 << 20)));
+    let part = || BodyPart::File { file: Arc::clone(&file), offset: 0, len: 1 << 20, crc };
+    let body = Body::from_parts((0..90).map(|_| part()).collect());
+    let listener = TcpNet.bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let config = ServerConfig::new(server_identity(5).shared());
+    let stats = Arc::clone(&config.stats);
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, Arc::new(Files(body)), config, stop.clone()));
+    let link = link_with(TcpNet, &addr, |config| config.drain_timeout = Duration::from_secs(5));
+    for round in 1..=10 {
+        let mut leg = link.start(get(1, 90 << 20));
+        poll_once(&mut leg).await;
+        until("it comes", || leg.progress().bytes_received > 0).await;
+        drop(leg);
+        until("its connection is free", || link.stats().bulk.drains_survived == round).await;
+    }
+    let stats_now = link.stats();
+    assert_eq!((stats_now.dials, stats_now.bulk.idle), (1, 1));
+    assert!(stats.bytes_sent() < 450 << 20, "{} of {} MiB were sent", stats.bytes_sent() >> 20, 900);
+    stop.cancel();
+    server.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

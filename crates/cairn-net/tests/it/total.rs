@@ -117,6 +117,28 @@ async fn having_no_place_is_no_failure_of_the_peer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stock_of_connections_takes_no_ones_place() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let total = ConnectionTotal::new(2);
+    let stocked = link_with(net.clone(), &server.addr, |config| {
+        config.total_connections = Arc::clone(&total);
+        config.bulk_min = 4;
+    });
+    get_ok(&stocked, 1, 10).await;
+    until("there is a stock, within the total", || total.used() == 2).await;
+    let other = link_of(&net, &server.addr, &total);
+    get_ok(&other, 1, 10).await;
+    let dials = net.dials(&server.addr);
+    for _ in 0..30 {
+        tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep-ok(virtual time)
+        get_ok(&other, 1, 10).await;
+    }
+    assert_eq!((net.dials(&server.addr), other.stats().closed(CloseReason::Evicted)), (dials, 0));
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_links_with_few_places_lose_nobody() {
     let net = PipeNet::new();
     let server = start(&net).await;
