@@ -14,6 +14,7 @@ pub mod pb;
 pub mod placement;
 pub mod quorum;
 pub mod status;
+pub mod trace;
 
 pub use ids::{
     BlockId, BlockSeq, BootId, ClusterId, Generation, Incarnation, InodeId, NodeId, OpId, PgEpoch, PgId, SessionId,

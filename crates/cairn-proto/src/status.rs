@@ -57,9 +57,14 @@ impl Status {
     }
 }
 
+/// What metrics and traces call a code: `ok`, `not_found`, ...
+pub fn code_name(code: Code) -> String {
+    code.as_str_name().trim_start_matches("CODE_").to_ascii_lowercase()
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.code.as_str_name().trim_start_matches("CODE_").to_ascii_lowercase().replace('_', " ");
+        let name = code_name(self.code).replace('_', " ");
         if self.message.is_empty() { f.write_str(&name) } else { write!(f, "{}: {}", name, self.message) }
     }
 }

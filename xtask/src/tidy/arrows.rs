@@ -7,11 +7,12 @@ use crate::workspace::Package;
 /// Crates of the product, each with the crates of the product that it may depend on, in whatever way.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cairn-proto", &[]),
+    ("cairn-metrics", &[]),
     ("cairn-net", &["cairn-proto"]),
-    ("cairn-client", &["cairn-proto", "cairn-net"]),
+    ("cairn-client", &["cairn-proto", "cairn-net", "cairn-metrics"]),
     ("cairn-meta", &["cairn-proto"]),
     ("cairn-store", &["cairn-proto"]),
-    ("cairn-server", &["cairn-proto", "cairn-net", "cairn-meta", "cairn-store"]),
+    ("cairn-server", &["cairn-proto", "cairn-net", "cairn-meta", "cairn-store", "cairn-metrics"]),
     ("cairn-fuse", &["cairn-proto", "cairn-client"]),
     ("cairnfs", &["cairn-proto", "cairn-client", "cairn-server", "cairn-fuse"]),
 ];
@@ -27,6 +28,7 @@ const ABSENT: &[(&str, &[&str], &str)] = &[
         "it is pure: no I/O, no clock, no randomness",
     ),
     ("cairn-store", &["tokio", "tokio-util", "socket2", "fjall", "prost"], "it is synchronous and sees only a disk"),
+    ("cairn-metrics", &["tokio", "tokio-util", "socket2", "hyper"], "it turns numbers into text, nothing else"),
     ("cairn-meta", &["socket2"], "it never sees a socket"),
     ("cairn-client", &["fjall"], "it sees metadata through the wire only"),
 ];
