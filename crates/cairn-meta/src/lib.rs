@@ -12,6 +12,7 @@ mod counters;
 mod duties;
 mod error;
 mod extents;
+mod gauges;
 mod groups;
 mod judge;
 pub mod keys;
@@ -36,6 +37,7 @@ mod writers;
 
 pub use duties::{GarbageRow, GroupMembers};
 pub use error::OpenError;
+pub use gauges::Gauges;
 pub use meta::{Meta, MetaOptions};
 
 #[cfg(test)]

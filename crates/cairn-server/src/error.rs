@@ -1,5 +1,6 @@
 //! Why a server did not start.
 
+use crate::console::ConsolePlaceError;
 use crate::listen::ListenError;
 use crate::node::{FenceError, IdentityError};
 use cairn_meta::kv::EngineError;
@@ -18,6 +19,17 @@ pub enum StartError {
     /// The address cannot be listened on, mostly because another process does.
     #[error("cannot listen on {addr}")]
     Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There is no address for the console.
+    #[error(transparent)]
+    ConsolePlace(#[from] ConsolePlaceError),
+    /// The console's address cannot be listened on, mostly because another process does.
+    #[error("cannot listen on {addr} for the console (metrics and health checks)")]
+    Console {
         /// The address.
         addr: SocketAddr,
         /// What the operating system said.

@@ -9,6 +9,7 @@
 //! neither each other nor a socket. It must never use the client library.
 
 mod backoff;
+mod console;
 mod entropy;
 mod error;
 pub mod limits;
@@ -17,6 +18,7 @@ mod listen;
 mod local;
 mod meta;
 mod node;
+mod observe;
 mod state_file;
 mod tasks;
 mod view;
@@ -26,8 +28,9 @@ mod wire;
 /// The network that every server is started on outside simulations, so that a program that runs servers needs no other
 /// crate.
 pub use cairn_net::TcpNet;
+pub use console::{ConsolePlace, ConsolePlaceError};
 pub use error::StartError;
 pub use listen::{ListenError, loopback_addr};
-pub use local::{LocalCluster, LocalClusterConfig, LocalClusterError};
+pub use local::{LocalCluster, LocalClusterConfig, LocalClusterError, LocalConsoles};
 pub use meta::{MetaServer, MetaServerConfig};
 pub use node::{FenceError, IdentityError, Membership, NodeServer, NodeServerConfig, StoreConfig, SweepTotals};

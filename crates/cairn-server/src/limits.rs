@@ -3,6 +3,25 @@
 use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCKS_JUDGED_MAX, BLOCKS_PER_REQUEST_MAX, FRAME_BODY_MAX};
 use std::time::Duration;
 
+// ---------------------------------------------------------------- console
+
+/// The console of a server listens this many ports above it, where no option says otherwise.
+pub const CONSOLE_PORT_STEP: u16 = 80;
+/// Connections to a console at once; later ones wait to be accepted.
+pub const CONSOLE_CONNECTIONS_MAX: usize = 32;
+/// Bytes of a request to a console, its body left out, which is never read.
+pub const CONSOLE_HEAD_MAX: usize = 8 * 1024;
+/// Header lines of a request to a console.
+pub const CONSOLE_HEADERS_MAX: usize = 64;
+/// Time in which a request to a console has to come.
+pub const CONSOLE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a connection to a console may last, the answer included.
+pub const CONSOLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time that a check of health or readiness may take.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Counts that cost a scan of rows are taken anew for a scrape when they are older than this.
+pub const COUNTS_AGE_MAX: Duration = Duration::from_secs(5);
+
 // ---------------------------------------------------------------- metadata server
 
 /// Metadata requests executed at once; further ones are answered OVERLOADED.
@@ -114,6 +133,7 @@ pub const STATE_FILE_MAX: u64 = 16 << 20;
 
 const _: () = {
     assert!(COLD_READS_MAX <= READS_MAX);
+    assert!(CHECK_TIMEOUT.as_millis() + CONSOLE_HEAD_TIMEOUT.as_millis() < CONSOLE_TIMEOUT.as_millis());
     assert!(COPY_BATCH <= BLOCKS_PER_REQUEST_MAX);
     assert!(COPY_BATCH <= CATCH_UP_BLOCKS);
     assert!(DEFECTS_PER_BEAT <= REPAIRED_WAITING_MAX);

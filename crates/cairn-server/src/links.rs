@@ -50,7 +50,7 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    fn link(&self, addr: &str, expect: NodeId) -> Link {
+    pub(crate) fn link(&self, addr: &str, expect: NodeId) -> Link {
         let seed = entropy::rng().u64(..);
         Link::new(self.net.clone(), addr.to_owned(), expect, self.identity.clone(), self.config.clone(), seed)
     }

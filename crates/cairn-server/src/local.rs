@@ -1,13 +1,11 @@
 //! A whole cluster in one process, on loopback and under one directory: for `cairn up`, tests and benchmarks.
 
+use crate::console::ConsolePlace;
 use crate::error::StartError;
 use crate::limits::{READY_POLL, SWEEP_PERIOD};
-use crate::meta::{MetaServer, MetaServerConfig};
+use crate::meta::{MetaServer, MetaServerConfig, own_view};
 use crate::node::{Membership, NodeServer, NodeServerConfig, StoreConfig};
-use crate::view::ClusterView;
 use cairn_net::Net;
-use cairn_proto::pb::request::Kind;
-use cairn_proto::pb::{self, response};
 use futures_util::future::join_all;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
+
+/// Where the consoles of a [`LocalCluster`] listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LocalConsoles {
+    /// Each beside its server: see [`ConsolePlace::Beside`].
+    #[default]
+    Beside,
+    /// That of metadata on this port, that of node i (from 1) on this plus i.
+    From(u16),
+    /// Nowhere.
+    Off,
+}
 
 /// Settings of a [`LocalCluster`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +49,8 @@ pub struct LocalClusterConfig {
     pub sweep_every: Duration,
     /// How the stores use their disks.
     pub store: StoreConfig,
+    /// Where the consoles of all roles listen.
+    pub consoles: LocalConsoles,
     /// How long [`LocalCluster::start`] waits for the cluster to become ready.
     pub ready_timeout: Duration,
 }
@@ -58,6 +70,7 @@ impl LocalClusterConfig {
             session_lease: meta.session_lease,
             sweep_every: SWEEP_PERIOD,
             store: StoreConfig::default(),
+            consoles: LocalConsoles::default(),
             ready_timeout: Duration::from_secs(30),
         }
     }
@@ -72,6 +85,7 @@ impl LocalClusterConfig {
             block_len: self.block_len,
             gc_grace: self.gc_grace,
             session_lease: self.session_lease,
+            console: self.console(0)?,
             ..MetaServerConfig::new(self.data.join("meta-1"), self.listen(0)?)
         })
     }
@@ -83,19 +97,41 @@ impl LocalClusterConfig {
     pub fn node(&self, number: usize, meta: SocketAddr) -> Result<NodeServerConfig, LocalClusterError> {
         let data = self.data.join(format!("node-{number}"));
         let config = NodeServerConfig::new(data, self.listen(number)?, vec![meta.to_string()]);
-        Ok(NodeServerConfig { store: self.store.clone(), sweep_every: self.sweep_every, ..config })
+        Ok(NodeServerConfig {
+            store: self.store.clone(),
+            sweep_every: self.sweep_every,
+            console: self.console(number)?,
+            ..config
+        })
     }
 
     fn listen(&self, number: usize) -> Result<String, LocalClusterError> {
-        let full = || LocalClusterError::Port { base_port: self.base_port, nodes: self.nodes };
         let port = match self.base_port {
             0 => 0,
-            base => {
-                let number = u16::try_from(number).map_err(|_| full())?;
-                base.checked_add(number).ok_or_else(full)?
-            }
+            base => self.port_above(base, number)?,
         };
-        Ok(if self.ip.contains(':') { format!("[{}]:{port}", self.ip) } else { format!("{}:{port}", self.ip) })
+        Ok(self.at_port(port))
+    }
+
+    fn console(&self, number: usize) -> Result<ConsolePlace, LocalClusterError> {
+        match self.consoles {
+            LocalConsoles::Beside => Ok(ConsolePlace::Beside),
+            LocalConsoles::Off => Ok(ConsolePlace::Off),
+            LocalConsoles::From(base) => {
+                let addr = self.at_port(self.port_above(base, number)?);
+                addr.parse().map_err(|_| LocalClusterError::Ip { ip: self.ip.clone() })
+            }
+        }
+    }
+
+    fn port_above(&self, base_port: u16, number: usize) -> Result<u16, LocalClusterError> {
+        let number = u16::try_from(number).ok();
+        let port = number.and_then(|number| base_port.checked_add(number));
+        port.ok_or(LocalClusterError::Port { base_port, nodes: self.nodes })
+    }
+
+    fn at_port(&self, port: u16) -> String {
+        if self.ip.contains(':') { format!("[{}]:{port}", self.ip) } else { format!("{}:{port}", self.ip) }
     }
 }
 
@@ -117,6 +153,12 @@ pub enum LocalClusterError {
         base_port: u16,
         /// Nodes asked for.
         nodes: usize,
+    },
+    /// The address is none, or not on loopback.
+    #[error("\"{ip}\" is no loopback address")]
+    Ip {
+        /// The address.
+        ip: String,
     },
     /// The metadata server did not start.
     #[error("the metadata server did not start")]
@@ -207,32 +249,12 @@ impl LocalCluster {
                 }
             }
         }
-        let view = match self.view().await {
+        let view = match own_view(self.meta.meta()).await {
             Ok(view) => view,
-            Err(error) => return Some(error),
+            Err(status) => return Some(status.to_string()),
         };
         let writable = view.writable_groups(self.replicas as usize);
         (writable == 0).then(|| "no placement group has enough stores that are up".to_owned())
-    }
-
-    async fn view(&self) -> Result<ClusterView, String> {
-        let mut view = ClusterView::default();
-        let mut cursor = 0;
-        loop {
-            let ask = pb::ClusterMap { known_version: 0, cursor };
-            let request = pb::Request { kind: Some(Kind::ClusterMap(ask)), ..Default::default() };
-            match self.meta.meta().execute(&request).await {
-                Ok(response::Kind::ClusterMap(page)) => {
-                    view.absorb(&page);
-                    if page.next_cursor == 0 {
-                        return Ok(view);
-                    }
-                    cursor = page.next_cursor;
-                }
-                Ok(_) => return Err("the cluster map is not a cluster map".to_owned()),
-                Err(status) => return Err(status.to_string()),
-            }
-        }
     }
 
     /// Where metadata listens: what a client connects to.

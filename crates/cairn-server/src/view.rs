@@ -2,8 +2,9 @@
 
 use cairn_proto::pb::{self, NodeState};
 use cairn_proto::placement::{Group, GroupMember, MemberState};
+use cairn_proto::quorum::needed;
 use cairn_proto::{NodeId, PgEpoch, PgId, StoreId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A node in the map.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct ClusterView {
     pub(crate) version: u64,
     nodes: HashMap<NodeId, Peer>,
     homes: HashMap<StoreId, NodeId>,
+    /// Stores that take no writes.
+    troubled: HashSet<StoreId>,
     groups: BTreeMap<PgId, Group>,
 }
 
@@ -47,6 +50,9 @@ impl ClusterView {
             self.nodes.insert(node, Peer { node, addr: info.addr.clone(), state: info.state() });
             for store in &info.stores {
                 self.homes.insert(StoreId(store.id), node);
+                if !store.trouble.is_empty() {
+                    self.troubled.insert(StoreId(store.id));
+                }
             }
         }
         for info in &page.pgs {
@@ -119,6 +125,20 @@ impl ClusterView {
         let writable =
             |group: &&Group| !group.sealed && group.write_targets().iter().filter(|s| up(s)).count() >= replicas;
         self.groups.values().filter(writable).count()
+    }
+
+    /// Open groups to which a write can be committed: a majority of the replicas its policy asks for are on nodes that
+    /// are up and in stores that take writes.
+    pub(crate) fn placeable_groups(&self) -> usize {
+        let takes = |store: &StoreId| {
+            let up = self.home(*store).is_some_and(|peer| peer.state == NodeState::Up);
+            up && !self.troubled.contains(store)
+        };
+        let placeable = |group: &&Group| {
+            let targets = group.write_targets();
+            !group.sealed && targets.iter().filter(|store| takes(store)).count() >= needed(group.replicas)
+        };
+        self.groups.values().filter(placeable).count()
     }
 
     /// Groups in which the store is a full member.
@@ -208,6 +228,18 @@ mod tests {
 
     fn stores(sources: &[Source]) -> Vec<u32> {
         sources.iter().map(|source| source.store.0).collect()
+    }
+
+    #[test]
+    fn a_write_needs_a_majority_that_is_up_and_has_room() {
+        let members = [(10, Full), (20, Full), (30, Joining)];
+        assert_eq!(view(&members, &[]).placeable_groups(), 1);
+        assert_eq!(view(&members, &[3]).placeable_groups(), 1);
+        assert_eq!(view(&members, &[2, 3]).placeable_groups(), 0);
+        let mut full = view(&members, &[3]);
+        full.troubled.insert(StoreId(10));
+        assert_eq!(full.placeable_groups(), 0);
+        assert_eq!(ClusterView::default().placeable_groups(), 0);
     }
 
     #[test]

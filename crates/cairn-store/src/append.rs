@@ -5,6 +5,7 @@
 
 use crate::catalog::SegmentInfo;
 use crate::checkpoint;
+use crate::counters::Counters;
 use crate::disk::{DiskFile, write_all_at};
 use crate::error::{Abandoned, Conflict, DeleteError, NoSpace, Poisoned, PutError, SyncError};
 use crate::format::record::{self, Place, PutHeader, Stamp, TombstoneEntry, pad, put_len, tombstone_len};
@@ -128,6 +129,8 @@ impl Appender {
     /// Writes a batch, in order. Whoever asked for durability waits in the log when this returns, all others are
     /// answered.
     pub fn run_batch(&mut self, batch: Vec<Request>) {
+        Counters::add(&self.shared.counters.batches, 1);
+        Counters::add(&self.shared.counters.batched_requests, batch.len());
         self.free = self.shared.free_bytes();
         let mut run = Run::default();
         for request in batch {

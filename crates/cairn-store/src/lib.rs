@@ -11,6 +11,7 @@
 mod append;
 mod catalog;
 mod checkpoint;
+mod counters;
 mod disk;
 mod error;
 pub mod format;
@@ -26,6 +27,7 @@ mod segments;
 mod store;
 mod sync;
 
+pub use counters::StoreCounts;
 pub use disk::{Disk, DiskFile, DiskSpace, OpenDiskError, OsFile, RealDisk};
 pub use error::{
     Abandoned, Closed, Conflict, DeleteError, ErrorKind, Invalid, NoSpace, OpenError, Overloaded, Poisoned, PutError,

@@ -91,6 +91,11 @@ impl Gate {
         }
         Ok(permit)
     }
+
+    /// Requests that wait, and their payload bytes that are not written yet.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.requests.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
 }
 
 impl Permit {
@@ -189,6 +194,7 @@ mod tests {
         first.release_bytes();
         let second = gate.admit(60).unwrap();
         drop((first, second));
+        assert_eq!(gate.waiting(), (0, 0));
         let all: Vec<_> = (0..QUEUE_REQUESTS_MAX).map(|_| gate.admit(0).unwrap()).collect();
         assert!(gate.admit(0).is_err());
         drop(all);

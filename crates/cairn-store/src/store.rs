@@ -3,6 +3,7 @@
 use crate::append::{self, Appender};
 use crate::catalog::{Catalog, DeadPayload};
 use crate::checkpoint::{self, Checkpoints};
+use crate::counters::{Counters, StoreCounts};
 use crate::disk::{Disk, DiskSpace};
 use crate::error::{Closed, DeleteError, Invalid, OpenError, Overloaded, Poisoned, PutError, ReadError, SyncError};
 use crate::format::{BlockKey, Cause};
@@ -136,6 +137,7 @@ pub struct Shared {
     /// Held while a segment is synced.
     pub syncing: Mutex<()>,
     pub checkpoints: Checkpoints,
+    pub counters: Counters,
     /// Blocks were quarantined that no checkpoint names yet.
     pub quarantine_changed: AtomicBool,
     poison: OnceLock<Poisoned>,
@@ -184,6 +186,7 @@ impl Store {
             queue: Queue::default(),
             syncing: Mutex::default(),
             checkpoints: Checkpoints::default(),
+            counters: Counters::default(),
             quarantine_changed: AtomicBool::new(false),
             poison: OnceLock::new(),
         });
@@ -428,6 +431,12 @@ impl Store {
         }
     }
 
+    /// What the store has done since it was opened, and what waits. Waits for nothing.
+    pub fn counts(&self) -> StoreCounts {
+        let (requests, bytes) = self.shared.gate.waiting();
+        self.shared.counters.read(requests, bytes)
+    }
+
     /// Highest writer of any block the store ever held.
     pub fn highest_writer(&self) -> WriterId {
         self.shared.catalog.read().highest_writer
@@ -572,6 +581,7 @@ impl Shared {
         let done = self.catalog.write().quarantine(entry, cause);
         if done {
             self.quarantine_changed.store(true, Ordering::Relaxed);
+            Counters::add(&self.counters.quarantined, 1);
             tracing::warn!(store = %self.uuid, block = %entry.key(), segment = entry.segment, %cause, "block quarantined");
         }
         done

@@ -5,6 +5,7 @@
 //! file, so two syncs at once could share one error between them.
 
 use crate::catalog::DeadPayload;
+use crate::counters::Counters;
 use crate::disk::DiskFile;
 use crate::error::{DeleteError, Poisoned, PutError, SyncError};
 use crate::format::BlockKey;
@@ -187,6 +188,8 @@ pub fn round(shared: &Shared) {
     let round = shared.log.take_round();
     let result = shared.sync_up_to(&round.active, round.written);
     let durable = result.is_ok();
+    Counters::add(&shared.counters.sync_rounds, 1);
+    Counters::add(&shared.counters.sync_waiters, round.waiters.len());
     for waiter in round.waiters {
         answer(shared, waiter, result.clone());
     }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
-use crate::settings::{BasePort, ByteSize, Jobs, LogFormat, NodeCount, Replicas};
+use crate::settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas};
 
 /// CairnFS: a distributed file system that keeps working when machines do not.
 #[derive(Debug, Parser)]
@@ -18,8 +18,8 @@ Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0
 
 Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
 ~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
-replicas, listen, base_port, processes; [meta_server] data, listen, replicas; [node] data, listen, advertise, zone,
-rack, host, capacity.
+replicas, listen, base_port, console, processes; [meta_server] data, listen, console, replicas; [node] data, listen,
+advertise, console, zone, rack, host, capacity.
 
 Try it:  cairn up &   cairn put -r /usr/share/doc /doc   cairn ls -l /doc   cairn status"
 )]
@@ -103,9 +103,9 @@ impl Command {
 
 /// Bring a whole cluster up on this machine
 ///
-/// Metadata listens on the base port, storage node i on base port + i. Prints the addresses, then a line `ready` once
-/// every node is registered and files can be written. Stops cleanly on SIGINT and SIGTERM and starts again on the
-/// same data.
+/// Metadata listens on the base port, storage node i on base port + i. Each role shows metrics and health checks over
+/// HTTP (/metrics, /healthz, /readyz) 80 ports above. Prints the addresses, then a line `ready` once every node is
+/// registered and files can be written. Stops cleanly on SIGINT and SIGTERM and starts again on the same data.
 ///
 /// The data directory holds meta-1, node-1, node-2, ...: the data of each role. With --processes each role is a child
 /// process; DIR/run has its process id (meta-1.pid, node-1.pid, ...) and its log (meta-1.log, ...). A child that dies
@@ -131,6 +131,9 @@ pub struct Up {
     /// Port of metadata; node i gets this + i [default: 9000]
     #[arg(long, value_name = "PORT", env = "CAIRN_UP_BASE_PORT", hide_env_values = true)]
     pub base_port: Option<BasePort>,
+    /// Port of metadata's metrics and health checks; node i gets this + i; `off` = none [default: base port + 80]
+    #[arg(long, value_name = "PORT", env = "CAIRN_UP_CONSOLE", hide_env_values = true)]
+    pub console: Option<ConsolePorts>,
     /// Run each role as a process of its own
     #[arg(long, env = "CAIRN_UP_PROCESSES", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub processes: bool,
@@ -145,6 +148,9 @@ pub struct MetaRole {
     /// Address and port to listen on [default: 127.0.0.1:9000]
     #[arg(long, value_name = "ADDR", env = "CAIRN_META_SERVER_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
+    /// Address and port of metrics and health checks, or `off` [default: the port of --listen + 80]
+    #[arg(long, value_name = "ADDR", env = "CAIRN_META_SERVER_CONSOLE", hide_env_values = true)]
+    pub console: Option<String>,
     /// Copies of every block, decided when the cluster is made [default: 3]
     #[arg(long, value_name = "N", env = "CAIRN_META_SERVER_REPLICAS", hide_env_values = true)]
     pub replicas: Option<Replicas>,
@@ -171,6 +177,9 @@ pub struct NodeRole {
     /// Address that clients and other servers are told, where a forwarder stands before the node [default: --listen]
     #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_ADVERTISE", hide_env_values = true)]
     pub advertise: Option<String>,
+    /// Address and port of metrics and health checks, or `off` [default: the port of --listen + 80]
+    #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_CONSOLE", hide_env_values = true)]
+    pub console: Option<String>,
     /// Zone the node is in: copies are spread over zones, then racks, then hosts
     #[arg(long, value_name = "NAME", env = "CAIRN_NODE_ZONE", hide_env_values = true)]
     pub zone: Option<String>,

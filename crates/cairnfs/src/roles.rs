@@ -1,8 +1,10 @@
 //! `cairn meta` and `cairn node`: one server in this process, until a signal stops it.
 
-use std::{error::Error, fmt::Write as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use cairn_server::{Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, StartError, TcpNet};
+use cairn_server::{
+    ConsolePlace, Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, StartError, TcpNet,
+};
 
 use crate::{
     args,
@@ -18,14 +20,39 @@ const NODE_LISTEN_DEFAULT: &str = "127.0.0.1:9001";
 const REPLICAS_DEFAULT: u64 = 3;
 
 /// Why a server did not start, down to the first cause.
-pub fn start_failure(error: &dyn Error) -> Failure {
+pub fn start_failure(error: &(dyn Error + 'static)) -> Failure {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let _ = write!(message, ": {error}");
         cause = error.source();
     }
+    message.push_str(hint(error));
     Failure::Failed { message, general: true }
+}
+
+/// What to do about it, where a flag helps.
+fn hint(error: &(dyn Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<StartError>() {
+            Some(StartError::Console { .. } | StartError::ConsolePlace(_)) => {
+                return " (choose another port with --console, or none with --console off)";
+            }
+            _ => cause = error.source(),
+        }
+    }
+    ""
+}
+
+/// Where the console is: the flag, else the file, else beside the server.
+fn console(flag: Option<String>, file: Option<&String>) -> Result<ConsolePlace, Failure> {
+    match flag.or_else(|| file.cloned()) {
+        None => Ok(ConsolePlace::Beside),
+        Some(text) => text
+            .parse()
+            .map_err(|error| Failure::usage(format_args!("--console {text}"), format_args!("`off`, or: {error}"))),
+    }
 }
 
 fn data(flag: Option<PathBuf>, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
@@ -38,15 +65,22 @@ async fn patiently<T, F: Future<Output = Result<T, StartError>>>(mut start: impl
     let mut waited = Duration::ZERO;
     loop {
         match start().await {
-            Err(StartError::Bind { .. } | StartError::Directory { .. } | StartError::Engine { .. })
-                if waited < DYING_MAX =>
-            {
+            Err(
+                StartError::Bind { .. }
+                | StartError::Console { .. }
+                | StartError::Directory { .. }
+                | StartError::Engine { .. },
+            ) if waited < DYING_MAX => {
                 tokio::time::sleep(DYING_POLL).await;
                 waited += DYING_POLL;
             }
             other => return other.map_err(|error| start_failure(&error)),
         }
     }
+}
+
+fn show_console(addr: Option<SocketAddr>, out: &mut Out) -> Result<(), Failure> {
+    addr.map_or(Ok(()), |addr| show(out, format_args!("metrics and health checks on http://{addr}")))
 }
 
 /// Runs a metadata server.
@@ -56,14 +90,16 @@ pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Res
     let listen = args.listen.or_else(|| file.listen.clone()).unwrap_or_else(|| META_DEFAULT.to_owned());
     let replicas = args.replicas.or(file.replicas).map_or(REPLICAS_DEFAULT, Replicas::get);
     let replicas = u32::try_from(replicas).expect("bounded by Replicas");
+    let console = console(args.console, file.console.as_ref())?;
     let mut signals = Signals::catch()?;
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
-    let config = MetaServerConfig { replicas, ..MetaServerConfig::new(data, listen) };
+    let config = MetaServerConfig { replicas, console, ..MetaServerConfig::new(data, listen) };
     let server = tokio::select! {
         started = patiently(|| MetaServer::start(config.clone(), Arc::new(TcpNet))) => started?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, format_args!("metadata server listens on {}", server.addr()))?;
+    show_console(server.console_addr(), out)?;
     show(out, "ready")?;
     signals.received().await;
     tokio::select! {
@@ -84,6 +120,7 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     config.zone = place(args.zone, &file.zone);
     config.rack = place(args.rack, &file.rack);
     config.host = place(args.host, &file.host);
+    config.console = console(args.console, file.console.as_ref())?;
     config.store.capacity_bytes = args.capacity.or(file.capacity).map(|size| size.0);
     config.sweep_mass_percent = args.sweep_mass_percent.unwrap_or(config.sweep_mass_percent);
     let mut signals = Signals::catch()?;
@@ -93,6 +130,7 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, format_args!("storage node listens on {}", server.addr()))?;
+    show_console(server.console_addr(), out)?;
     let mut membership = server.membership();
     let registered = membership.wait_for(|membership| matches!(membership, Membership::Registered { .. }));
     let registered = tokio::select! {

@@ -30,8 +30,10 @@ pub type Jobs = Bounded<1, 512>;
 pub type NodeCount = Bounded<1, 64>;
 /// Copies of every block.
 pub type Replicas = Bounded<1, 7>;
-/// First port of `cairn up`; node i listens on this + i.
-pub type BasePort = Bounded<1, 65_471>;
+/// First port of `cairn up`; node i listens on this + i, its console 80 ports above.
+pub type BasePort = Bounded<1, 65_391>;
+/// First port of the consoles of `cairn up`; node i has its console on this + i.
+pub type ConsolePort = Bounded<1, 65_471>;
 
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     /// The number, or `None` outside the limits.
@@ -67,6 +69,41 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
         let value = i64::deserialize(deserializer)?;
         let complaint = || de::Error::custom(format!("wrong value {value}: {}", Self::complaint()));
         u64::try_from(value).ok().and_then(Self::new).ok_or_else(complaint)
+    }
+}
+
+/// Where the roles of `cairn up` show metrics and health checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsolePorts {
+    /// Metadata on this port, node i on this + i.
+    From(ConsolePort),
+    /// Nowhere.
+    Off,
+}
+
+impl FromStr for ConsolePorts {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::From).map_err(|complaint: String| format!("`off` or {complaint}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ConsolePorts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a port or \"off\" is allowed")]
+        enum Form {
+            Number(u64),
+            Text(String),
+        }
+        let text = match Form::deserialize(deserializer)? {
+            Form::Number(port) => port.to_string(),
+            Form::Text(text) => text,
+        };
+        text.parse().map_err(|complaint| de::Error::custom(format!("wrong value \"{text}\": {complaint}")))
     }
 }
 
@@ -167,6 +204,7 @@ pub struct UpSettings {
     pub replicas: Option<Replicas>,
     pub listen: Option<IpAddr>,
     pub base_port: Option<BasePort>,
+    pub console: Option<ConsolePorts>,
     pub processes: Option<bool>,
 }
 
@@ -176,6 +214,7 @@ pub struct UpSettings {
 pub struct MetaSettings {
     pub data: Option<PathBuf>,
     pub listen: Option<String>,
+    pub console: Option<String>,
     pub replicas: Option<Replicas>,
 }
 
@@ -186,6 +225,7 @@ pub struct NodeSettings {
     pub data: Option<PathBuf>,
     pub listen: Option<String>,
     pub advertise: Option<String>,
+    pub console: Option<String>,
     pub zone: Option<String>,
     pub rack: Option<String>,
     pub host: Option<String>,
@@ -263,13 +303,14 @@ mod tests {
     #[test]
     fn a_whole_file() {
         let settings = FileSettings::parse(
-            "meta = 'a:9000,b:9000'\njobs = 4\nlog_format = 'json'\n[up]\nnodes = 5\nlisten = '::1'\n[node]\ncapacity = '1T'\n",
+            "meta = 'a:9000,b:9000'\njobs = 4\nlog_format = 'json'\n[up]\nnodes = 5\nlisten = '::1'\nconsole = 'off'\n[node]\ncapacity = '1T'\n",
         )
         .unwrap();
         assert_eq!(settings.meta.as_deref(), Some("a:9000,b:9000"));
         assert_eq!(settings.jobs, Jobs::new(4));
         assert_eq!(settings.log_format, Some(LogFormat::Json));
         assert_eq!(settings.up.nodes, NodeCount::new(5));
+        assert_eq!(settings.up.console, Some(ConsolePorts::Off));
         assert_eq!(settings.node.capacity, Some(ByteSize(1 << 40)));
         assert_eq!(FileSettings::parse("").unwrap(), FileSettings::default());
     }
@@ -283,6 +324,8 @@ mod tests {
         assert!(text.contains("line 1") && text.contains("wrong value 0") && text.contains("1 to 512"), "{text}");
         let text = complaint("log_format = 'xml'\n");
         assert!(text.contains("`xml`") && text.contains("`text`") && text.contains("`json`"), "{text}");
+        let text = complaint("[up]\nconsole = 'on'\n");
+        assert!(text.contains("line 2") && text.contains("`off`") && text.contains("1 to 65471"), "{text}");
         let text = complaint("[node]\ncapacity = 'much'\n");
         assert!(text.contains("line 2") && text.contains("much") && text.contains("500G"), "{text}");
     }

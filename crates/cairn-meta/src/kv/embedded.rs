@@ -8,6 +8,7 @@
 
 use super::group::{Backend, Group, Job, Published, View, Writes};
 use super::occ::{OccTxn, Submit};
+use super::stats::{CommitCounts, CommitStats};
 use super::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, Order, Txn};
 use crate::clock::Clock;
 use async_trait::async_trait;
@@ -118,6 +119,8 @@ struct Shared {
     room: Arc<Semaphore>,
     /// Why the engine failed, once it did.
     failure: OnceLock<EngineError>,
+    stats: CommitStats,
+    clock: Arc<dyn Clock>,
 }
 
 impl Shared {
@@ -181,6 +184,8 @@ impl EmbeddedEngine {
             queue: Mutex::new(Some(queue)),
             room: Arc::new(Semaphore::new(QUEUE_UNITS_MAX as usize)),
             failure: OnceLock::new(),
+            stats: CommitStats::default(),
+            clock: options.clock.clone(),
         });
         let committer = Committer { group, backend, shared: shared.clone(), clock: options.clock, unsynced: None };
         let committer =
@@ -189,6 +194,11 @@ impl EmbeddedEngine {
                 .spawn(move || committer.run(&waiting))
                 .map_err(|error| EngineError::Failed { cause: format!("no thread for the committer: {error}") })?;
         Ok(Self { shared, published, committer: Some(committer) })
+    }
+
+    /// What the committer has done so far. Waits for nothing.
+    pub fn commits(&self) -> CommitCounts {
+        self.shared.stats.read(self.shared.clock.monotonic())
     }
 }
 
@@ -275,8 +285,11 @@ impl Committer {
             return;
         }
         let begun = self.clock.monotonic();
+        self.shared.stats.begin(begun);
         let (outcomes, applied) = self.group.commit(jobs);
         let took = self.age(begun);
+        let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+        self.shared.stats.end(count(CommitOutcome::Done), count(CommitOutcome::Conflict), took);
         if took > SLOW_COMMIT {
             let waiting = self.backend.database.outstanding_flushes();
             tracing::warn!(?took, memtables_waiting = waiting, "slow metadata commit");
@@ -295,9 +308,14 @@ impl Committer {
 
     fn flush(&mut self) {
         self.unsynced = None;
-        if self.shared.failure.get().is_none()
-            && let Err(error) = self.backend.database.persist(PersistMode::SyncData)
-        {
+        if self.shared.failure.get().is_some() {
+            return;
+        }
+        let begun = self.clock.monotonic();
+        self.shared.stats.begin(begun);
+        let flushed = self.backend.database.persist(PersistMode::SyncData);
+        self.shared.stats.end(0, 0, self.age(begun));
+        if let Err(error) = flushed {
             self.fail(failed(error));
         }
     }

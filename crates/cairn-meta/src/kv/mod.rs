@@ -8,10 +8,12 @@ mod embedded;
 mod group;
 mod map;
 mod occ;
+mod stats;
 mod window;
 
 pub use embedded::{EmbeddedEngine, EmbeddedOptions};
 pub use map::MapEngine;
+pub use stats::CommitCounts;
 
 use async_trait::async_trait;
 use bytes::Bytes;

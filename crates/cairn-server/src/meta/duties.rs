@@ -3,12 +3,14 @@
 //! Every step is bounded and may be repeated; a step that fails is tried again at the next tick.
 
 use super::collector::Collector;
+use super::subject::DutyCounts;
 use crate::limits::{
     BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_CHECKS, EXPIRY_PERIOD, GARBAGE_PERIOD,
 };
 use cairn_meta::Meta;
 use cairn_proto::status::Status;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -66,7 +68,12 @@ pub(crate) async fn drop_maps(meta: Meta, stop: CancellationToken) {
 }
 
 /// Collects garbage.
-pub(crate) async fn collect(mut collector: Collector, grace: Duration, stop: CancellationToken) {
+pub(crate) async fn collect(
+    mut collector: Collector,
+    grace: Duration,
+    counts: Arc<DutyCounts>,
+    stop: CancellationToken,
+) {
     // A short grace, as in tests, is not to be outlasted by the pause between rounds.
     let period = GARBAGE_PERIOD.min(grace.max(GARBAGE_PERIOD / 10));
     let never = Notify::new();
@@ -74,7 +81,10 @@ pub(crate) async fn collect(mut collector: Collector, grace: Duration, stop: Can
         match stop.run_until_cancelled(collector.round()).await {
             None => break,
             Some(Ok(0)) => {}
-            Some(Ok(rows)) => tracing::debug!(rows, "garbage collected"),
+            Some(Ok(rows)) => {
+                counts.garbage_rows_removed.fetch_add(rows as u64, Ordering::Relaxed);
+                tracing::debug!(rows, "garbage collected");
+            }
             Some(Err(status)) => tracing::warn!(%status, "garbage not collected"),
         }
         if !pause(&stop, &never, period).await {

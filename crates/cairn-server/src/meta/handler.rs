@@ -4,18 +4,22 @@ use crate::limits::{META_REQUESTS_MAX, OVERLOADED_RETRY_MS};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_meta::Meta;
+use cairn_meta::kv::EmbeddedEngine;
 use cairn_net::{Body, Handler, RequestContext, ServerStats};
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
 use cairn_proto::status::{Code, Status};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout_at;
 
 /// Answers the requests of a metadata server.
 pub(crate) struct MetaHandler {
     meta: Meta,
+    /// Does not hold the engine open.
+    engine: Weak<EmbeddedEngine>,
     requests: Semaphore,
     /// Told when nodes or memberships may have changed.
     cluster_changed: Arc<Notify>,
@@ -24,14 +28,28 @@ pub(crate) struct MetaHandler {
 }
 
 impl MetaHandler {
-    pub(crate) fn new(meta: Meta, cluster_changed: Arc<Notify>, stats: Arc<ServerStats>) -> Self {
+    pub(crate) fn new(
+        meta: Meta,
+        engine: Weak<EmbeddedEngine>,
+        cluster_changed: Arc<Notify>,
+        stats: Arc<ServerStats>,
+    ) -> Self {
         let requests = Semaphore::new(META_REQUESTS_MAX);
-        Self { meta, requests, cluster_changed, stats, draining: AtomicBool::new(false) }
+        Self { meta, engine, requests, cluster_changed, stats, draining: AtomicBool::new(false) }
     }
 
     /// How many clients are connected, by the boot ids they introduced themselves with.
     fn clients(&self) -> u64 {
         self.stats.clients() as u64
+    }
+
+    /// Age of the write to the engine's disk that is under way.
+    fn stalled_for(&self) -> Duration {
+        self.engine.upgrade().map_or(Duration::ZERO, |engine| engine.commits().stalled_for)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Says from now on that the server is about to end.
@@ -78,8 +96,8 @@ impl Handler for MetaHandler {
         let in_hand = META_REQUESTS_MAX - self.requests.available_permits();
         pb::Pong {
             queue_depth: u32::try_from(in_hand).unwrap_or(u32::MAX),
-            disk_stall_ms: 0,
-            draining: self.draining.load(Ordering::Relaxed),
+            disk_stall_ms: u32::try_from(self.stalled_for().as_millis()).unwrap_or(u32::MAX),
+            draining: self.is_draining(),
         }
     }
 }

@@ -4,26 +4,32 @@ mod collector;
 mod duties;
 mod handler;
 mod ripening;
+mod subject;
 
+use crate::console::{Console, ConsolePlace};
 use crate::entropy;
 use crate::error::StartError;
 use crate::limits::{GARBAGE_GRACE_DEFAULT, META_CACHE_BYTES, STOP_GRACE};
 use crate::links::{Dialer, Peers};
 use crate::listen::loopback_addr;
+use crate::observe::{Observed, RequestStats, ServerSource};
 use crate::tasks::{Tasks, blocking};
 use cairn_meta::clock::{Clock, SystemClock};
 use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions};
 use cairn_meta::{Meta, MetaOptions};
+use cairn_metrics::Exposition;
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
 use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT, SESSION_LEASE_MS};
 use cairn_proto::pb::Role;
-use cairn_proto::{BootId, ClusterId};
+use cairn_proto::{BootId, ClusterId, NodeId};
 use collector::Collector;
 use handler::MetaHandler;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+pub(crate) use subject::own_view;
+use subject::{DutyCounts, MetaSource, MetaSubject};
 use tokio::sync::Notify;
 
 /// Settings of a [`MetaServer`].
@@ -47,6 +53,8 @@ pub struct MetaServerConfig {
     pub session_lease: Duration,
     /// Memory for cached rows, in bytes.
     pub cache_bytes: u64,
+    /// Where metrics and health checks are served.
+    pub console: ConsolePlace,
 }
 
 impl MetaServerConfig {
@@ -62,6 +70,7 @@ impl MetaServerConfig {
             gc_grace: GARBAGE_GRACE_DEFAULT,
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
             cache_bytes: META_CACHE_BYTES,
+            console: ConsolePlace::default(),
         }
     }
 }
@@ -75,6 +84,7 @@ pub struct MetaServer {
     engine: Weak<EmbeddedEngine>,
     handler: Arc<MetaHandler>,
     addr: SocketAddr,
+    console: Option<SocketAddr>,
     tasks: Tasks,
 }
 
@@ -89,6 +99,7 @@ impl MetaServer {
         let bound = net.bind(&listen.to_string()).await;
         let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
         let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
+        let console = Console::bind(&*net, &config.console, listen, addr).await?;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let engine = Arc::new(open_engine(&config, clock.clone()).await?);
@@ -110,25 +121,45 @@ impl MetaServer {
         let speaks_as = Identity { role: Role::Meta, cluster_id, ..Identity::client(boot) }.shared();
         let changed = Arc::new(Notify::new());
         let served_as = ServerConfig::new(speaks_as.clone());
-        let handler = Arc::new(MetaHandler::new(meta.clone(), changed.clone(), served_as.stats.clone()));
+        let connections = served_as.stats.clone();
+        let handler = MetaHandler::new(meta.clone(), Arc::downgrade(&engine), changed.clone(), connections.clone());
+        let handler = Arc::new(handler);
         let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
-        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace);
+        let requests = Arc::new(RequestStats::default());
+        let observed = Arc::new(Observed::new(handler.clone(), requests.clone(), || NodeId(0)));
+        let counts = Arc::new(DutyCounts::default());
 
         let tasks = Tasks::new();
+        tasks.spawn_server(serve(listener, observed, served_as, tasks.server_stop()));
+        let console_addr = console.as_ref().map(Console::addr);
+        if let Some(console) = console {
+            let source = MetaSource::new(meta.clone(), Arc::downgrade(&engine), handler.clone(), counts.clone());
+            let source = Arc::new(source);
+            let mut exposition = Exposition::new();
+            exposition.add(Arc::new(ServerSource { role: "meta", requests, connections }));
+            exposition.add(source.clone());
+            let subject = MetaSubject { source, exposition, own: dialer.link(&addr.to_string(), NodeId(0)) };
+            tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
+        }
+        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace);
         let stop = tasks.duty_stop();
-        tasks.spawn_server(serve(listener, handler.clone(), served_as, tasks.server_stop()));
         tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed, stop.clone()));
         tasks.spawn_duty(duties::persist_beats(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));
         tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
-        tasks.spawn_duty(duties::collect(collector, config.gc_grace, stop));
-        tracing::info!(%addr, cluster = %cluster_id, "metadata server listens");
-        Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, tasks })
+        tasks.spawn_duty(duties::collect(collector, config.gc_grace, counts, stop));
+        tracing::info!(%addr, console = ?console_addr, cluster = %cluster_id, "metadata server listens");
+        Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, console: console_addr, tasks })
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where its console listens, if it has one.
+    pub fn console_addr(&self) -> Option<SocketAddr> {
+        self.console
     }
 
     /// The cluster it serves.

@@ -6,6 +6,7 @@
 
 use super::duty::{Pace, wait};
 use super::inventory::copy_inventory;
+use super::progress::Duty;
 use super::slot::StoreSlot;
 use super::state::Node;
 use crate::limits::REPAIR_PAUSE;
@@ -21,6 +22,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut done = BTreeSet::new();
     while wait(&stop, &node.wakes.audit, pace.next()).await {
         let Some(left) = stop.run_until_cancelled(pass(&node, &mut done)).await else { return };
+        node.progress.set_left(Duty::Audit, left);
         if left == 0 {
             return;
         }

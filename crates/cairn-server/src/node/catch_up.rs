@@ -5,6 +5,7 @@
 //! block is lost, and then the row is the evidence.
 
 use super::duty::{Pace, wait};
+use super::progress::Duty;
 use super::slot::StoreSlot;
 use super::state::Node;
 use crate::limits::{CATCH_UP_BLOCKS, DEGRADED_PAGE, REPAIR_PAUSE, RUN_BLOCKS_MAX};
@@ -33,6 +34,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
         }
         let stuck = match pass {
             Ok(Progress { left, .. }) => {
+                node.progress.set_left(Duty::CatchUp, left);
                 pace.left(left);
                 left > 0
             }

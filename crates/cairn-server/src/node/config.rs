@@ -1,5 +1,6 @@
 //! Settings of a storage node.
 
+use crate::console::ConsolePlace;
 use crate::limits::{SWEEP_MASS_PERCENT, SWEEP_PERIOD};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct NodeServerConfig {
     /// Share of what a store holds when it is opened that a sweep may delete, in percent; 100 = all of it. When more
     /// would go, none goes, and the store's alarm says so.
     pub sweep_mass_percent: u8,
+    /// Where metrics and health checks are served.
+    pub console: ConsolePlace,
 }
 
 impl NodeServerConfig {
@@ -58,6 +61,7 @@ impl NodeServerConfig {
             store: StoreConfig::default(),
             sweep_every: SWEEP_PERIOD,
             sweep_mass_percent: SWEEP_MASS_PERCENT,
+            console: ConsolePlace::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::limits::{COPIES_IN_FLIGHT_MAX, COPY_BATCH, COPY_TIMEOUT};
 use crate::view::Source;
 use crate::wire::{block_id, block_to_pb};
 use bytes::Bytes;
+use cairn_net::WorkTime;
 use cairn_proto::checksum::{first_mismatch, unpack};
 use cairn_proto::limits::{BLOCK_LEN_MAX, CHUNK_LEN};
 use cairn_proto::pb::request::Kind;
@@ -201,6 +202,7 @@ impl Node {
         fetched: Fetched,
         durability: Durability,
     ) -> Result<(), CopyError> {
+        let len = fetched.content.len();
         let put = Put {
             key,
             pg,
@@ -210,7 +212,8 @@ impl Node {
             file_offset_hint: 0,
             durability,
         };
-        slot.put(put).await.map_err(|source| CopyError::Store { key, source })?;
+        slot.put(put, &WorkTime::default()).await.map_err(|source| CopyError::Store { key, source })?;
+        self.progress.copied(len);
         if self.is_deleted(key) {
             // The command to delete it came while it was on its way here.
             if let Err(error) = slot.delete(vec![key]).await {

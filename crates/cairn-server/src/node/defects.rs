@@ -11,6 +11,9 @@ pub(crate) struct DefectLog {
     /// Found and not repaired, with the cause as it was told.
     open: HashMap<(StoreId, BlockId), String>,
     waiting: VecDeque<pb::Defect>,
+    /// Defects found and repaired so far.
+    found: u64,
+    repaired: u64,
 }
 
 impl DefectLog {
@@ -22,13 +25,20 @@ impl DefectLog {
         }
         tracing::warn!(%node, %store, %block, cause, "defect found");
         self.open.insert((store, block), cause.to_owned());
+        self.found += 1;
         self.push(node, store, block, cause.to_owned(), false);
+    }
+
+    /// Defects that are open, and how many were found and repaired so far.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        (self.open.len() as u64, self.found, self.repaired)
     }
 
     /// Notes that a block is whole again (or was dropped meanwhile, which ends the defect too).
     pub(crate) fn repaired(&mut self, node: NodeId, store: StoreId, block: BlockId) {
         if let Some(cause) = self.open.remove(&(store, block)) {
             tracing::info!(%node, %store, %block, cause, "defect repaired");
+            self.repaired += 1;
             self.push(node, store, block, cause, true);
         }
     }
@@ -112,6 +122,7 @@ mod tests {
         log.repaired(NODE, STORE, block);
         log.repaired(NODE, STORE, block);
         assert_eq!(told(&mut log), [(1, true)]);
+        assert_eq!(log.counts(), (0, 1, 1));
         log.repaired(NODE, STORE, BlockId::new(1, 1, 2));
         assert!(told(&mut log).is_empty());
         log.found(NODE, STORE, block, "again");

@@ -10,7 +10,7 @@ use crate::view::{Admission, admit_put, group_to_pb};
 use crate::wire::{block_id, block_to_pb, fold_runs, runs_blocks, shard};
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_net::{Body, BodyPart, Handler, RequestContext};
+use cairn_net::{Body, BodyPart, Handler, RequestContext, WorkTime};
 use cairn_proto::checksum::{body_crc, crc32c, pack, unpack};
 use cairn_proto::layout::{ChunkRange, chunk_range};
 use cairn_proto::limits::{BLOCKS_PER_REQUEST_MAX, CHUNK_LEN};
@@ -42,15 +42,25 @@ impl Handler for NodeHandler {
         }
         match request.kind {
             // Not wrapped: the header read may hand itself to another thread, and the wait for a permit is bounded below.
-            Some(Kind::Get(get)) => self.get(ctx.deadline, get).await,
-            Some(Kind::Put(put)) => in_time(ctx.deadline, self.put(put, body)).await.map(bare(response::Kind::Put)),
-            Some(Kind::Sync(sync)) => in_time(ctx.deadline, self.sync(sync)).await.map(bare(response::Kind::Sync)),
-            Some(Kind::Delete(delete)) => {
-                in_time(ctx.deadline, self.delete(delete)).await.map(bare(response::Kind::Delete))
+            Some(Kind::Get(get)) => self.get(ctx, get).await,
+            Some(Kind::Put(put)) => {
+                in_time(ctx.deadline, self.put(ctx, put, body)).await.map(bare(response::Kind::Put))
             }
-            Some(Kind::List(list)) => in_time(ctx.deadline, self.list(list)).await.map(bare(response::Kind::List)),
+            Some(Kind::Sync(sync)) => {
+                let work = on_disk(&ctx.work, self.sync(sync));
+                in_time(ctx.deadline, work).await.map(bare(response::Kind::Sync))
+            }
+            Some(Kind::Delete(delete)) => {
+                let work = on_disk(&ctx.work, self.delete(delete));
+                in_time(ctx.deadline, work).await.map(bare(response::Kind::Delete))
+            }
+            Some(Kind::List(list)) => {
+                let work = on_disk(&ctx.work, self.list(list));
+                in_time(ctx.deadline, work).await.map(bare(response::Kind::List))
+            }
             Some(Kind::ReportCorrupt(report)) => {
-                in_time(ctx.deadline, self.report_corrupt(report)).await.map(bare(response::Kind::Empty))
+                let work = on_disk(&ctx.work, self.report_corrupt(report));
+                in_time(ctx.deadline, work).await.map(bare(response::Kind::Empty))
             }
             Some(Kind::NodeStatus(_)) => Ok((response::Kind::NodeStatus(self.node_status()), Body::empty())),
             Some(other) => {
@@ -73,7 +83,12 @@ impl Handler for NodeHandler {
 }
 
 impl NodeHandler {
-    async fn put(&self, put: pb::PutBlock, parts: Vec<Bytes>) -> Result<pb::PutBlockReply, Status> {
+    async fn put(
+        &self,
+        ctx: &RequestContext,
+        put: pb::PutBlock,
+        parts: Vec<Bytes>,
+    ) -> Result<pb::PutBlockReply, Status> {
         let slot = self.node.store(put.store)?;
         let _permit = admit(&self.node.gates.writes)?;
         let key = BlockKey { block: block_id(put.block.as_ref())?, shard: shard(put.shard)? };
@@ -88,7 +103,7 @@ impl NodeHandler {
             .ok_or_else(|| Status::new(Code::Invalid, "the checksum vector is not made of 4-byte words"))?;
         let pg_epoch = PgEpoch(put.pg_epoch);
         let put = Put { key, pg, pg_epoch, parts, crcs, file_offset_hint: put.file_offset_hint, durability };
-        let ack = slot.put(put).await.map_err(|error| status::of_put(&error))?;
+        let ack = slot.put(put, &ctx.work).await.map_err(|error| status::of_put(&error))?;
         self.node.touch(key);
         Ok(pb::PutBlockReply { incarnation: ack.incarnation.0, existed: ack.existed })
     }
@@ -108,11 +123,11 @@ impl NodeHandler {
         }
     }
 
-    async fn get(&self, deadline: Option<Instant>, get: pb::GetBlock) -> Result<(response::Kind, Body), Status> {
+    async fn get(&self, ctx: &RequestContext, get: pb::GetBlock) -> Result<(response::Kind, Body), Status> {
         let slot = self.node.store(get.store)?;
         let _permit = admit(&self.node.gates.reads)?;
         let key = BlockKey { block: block_id(get.block.as_ref())?, shard: shard(get.shard)? };
-        let block = match self.read_header(slot, key, deadline).await? {
+        let block = match on_disk(&ctx.work, self.read_header(slot, key, ctx.deadline)).await? {
             Ok(block) => block,
             Err(error) => return Err(self.failed_read(&error, PgId(get.pg))),
         };
@@ -128,7 +143,7 @@ impl NodeHandler {
         let reply = pb::GetBlockReply { block_len: block.len(), first_chunk: range.first, crcs: pack(crcs).into() };
         let body = match block.os_file() {
             Some(file) => Body::from_parts(file_parts(key, &file, block.payload_offset(), crcs, range)),
-            None => read_parts(key, block, range).await?,
+            None => on_disk(&ctx.work, read_parts(key, block, range)).await?,
         };
         Ok((response::Kind::Get(reply), body))
     }
@@ -198,6 +213,7 @@ impl NodeHandler {
             keys.iter().for_each(|key| deleted.insert(*key, ()));
         }
         let ack = slot.delete(keys).await.map_err(|error| status::of_delete(&error))?;
+        self.node.progress.deleted_blocks.fetch_add(ack.deleted as u64, Ordering::Relaxed);
         Ok(pb::DeleteBlocksReply { deleted: u32::try_from(ack.deleted).unwrap_or(u32::MAX) })
     }
 
@@ -245,6 +261,14 @@ impl NodeHandler {
 
 fn bare<T>(wrap: impl Fn(T) -> response::Kind) -> impl Fn(T) -> (response::Kind, Body) {
     move |reply| (wrap(reply), Body::empty())
+}
+
+/// Counts the time of `work`, nearly all of which is waiting for a disk.
+async fn on_disk<T>(time: &WorkTime, work: impl Future<Output = T>) -> T {
+    let begun = cairn_net::now();
+    let done = work.await;
+    time.add_disk(cairn_net::now().saturating_duration_since(begun));
+    done
 }
 
 fn too_late() -> Status {

@@ -2,6 +2,7 @@
 
 use super::copy::CopyError;
 use super::duty::{Pace, wait};
+use super::progress::Duty;
 use super::slot::StoreSlot;
 use super::state::Node;
 use crate::limits::REPAIR_PAUSE;
@@ -21,6 +22,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut pace = Pace::new(REPAIR_PAUSE);
     while wait(&stop, &node.wakes.heal, pace.next()).await {
         let Some(left) = stop.run_until_cancelled(pass(&node)).await else { return };
+        node.progress.set_left(Duty::Heal, left);
         pace.left(left);
     }
 }

@@ -59,6 +59,7 @@ async fn register_until_done(node: &Node) -> Duration {
         match register(node).await {
             Ok(period) => {
                 tracing::info!(node = %node.id(), addr = node.addr, "registered with metadata");
+                node.progress.beat(cairn_net::now());
                 node.membership.send_replace(Membership::Registered { node: node.id() });
                 node.defects.lock().retell(node.id());
                 node.wakes.map.notify_one();
@@ -171,6 +172,7 @@ async fn beat_until_forgotten(node: &Node, period: Duration) {
         sleep(period).await; // tidy: sleep-ok(the period of the heartbeat)
         match beat(node).await {
             Ok(reply) => {
+                node.progress.beat(cairn_net::now());
                 if std::mem::take(&mut silent) {
                     tracing::info!("metadata answers again");
                     node.membership.send_replace(Membership::Registered { node: node.id() });
@@ -188,6 +190,7 @@ async fn beat_until_forgotten(node: &Node, period: Duration) {
                 }
             }
             Err(error) => {
+                node.progress.failed_beats.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut silent, true) {
                     tracing::warn!(%error, "metadata does not answer heartbeats");
                     node.membership.send_replace(Membership::Waiting { error: Some(error.to_string()) });

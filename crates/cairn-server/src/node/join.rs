@@ -3,6 +3,7 @@
 
 use super::duty::{Pace, wait};
 use super::inventory::copy_inventory;
+use super::progress::Duty;
 use super::slot::StoreSlot;
 use super::state::Node;
 use crate::limits::REPAIR_PAUSE;
@@ -17,6 +18,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut pace = Pace::new(REPAIR_PAUSE);
     while wait(&stop, &node.wakes.join, pace.next()).await {
         let Some(left) = stop.run_until_cancelled(pass(&node)).await else { return };
+        node.progress.set_left(Duty::Join, left);
         pace.left(left);
     }
 }

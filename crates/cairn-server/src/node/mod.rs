@@ -11,6 +11,7 @@ mod catch_up;
 mod config;
 mod copy;
 mod defects;
+mod disk;
 mod duty;
 mod fence;
 mod handler;
@@ -20,10 +21,12 @@ mod identity;
 mod inventory;
 mod join;
 mod map;
+mod progress;
 mod recent;
 mod slot;
 mod state;
 mod status;
+mod subject;
 mod sweep;
 
 pub use config::{NodeServerConfig, StoreConfig};
@@ -32,28 +35,34 @@ pub use identity::IdentityError;
 pub use state::Membership;
 pub use sweep::SweepTotals;
 
+use crate::console::Console;
 use crate::entropy;
 use crate::error::StartError;
 use crate::limits::{META_TIMEOUT, STOP_GRACE};
 use crate::links::{Dialer, MetaClient, Peers};
 use crate::listen::{advertised_addr, loopback_addr};
+use crate::observe::{Observed, RequestStats, ServerSource};
 use crate::tasks::{Tasks, blocking};
 use crate::wanted::Wanted;
 use arc_swap::ArcSwap;
+use cairn_metrics::Exposition;
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
 use cairn_proto::pb::Role;
 use cairn_proto::{BootId, ClusterId, NodeId, StoreId};
 use cairn_store::{Disk, RealDisk, Store, StoreOptions};
+use disk::{DiskWatch, WatchedDisk};
 use fence::Fence;
 use handler::NodeHandler;
 use identity::NodeIdentity;
 use parking_lot::Mutex;
+use progress::Progress;
 use slot::StoreSlot;
 use state::{Home, Node, Wakes};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use subject::{NodeSource, NodeSubject};
 use sweep::Sweep;
 use tokio::sync::watch;
 
@@ -63,6 +72,7 @@ use tokio::sync::watch;
 pub struct NodeServer {
     node: Arc<Node>,
     addr: SocketAddr,
+    console: Option<SocketAddr>,
     tasks: Tasks,
 }
 
@@ -84,7 +94,12 @@ impl NodeServer {
         let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
         let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
 
-        let node = Arc::new(build(&config, net, advertise.unwrap_or_else(|| addr.to_string()), home, stores));
+        let console = Console::bind(&*net, &config.console, listen, addr).await?;
+        let speaks_as = Identity { role: Role::Node, ..Identity::client(BootId(entropy::unique())) }.shared();
+        let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
+
+        let advertise = advertise.unwrap_or_else(|| addr.to_string());
+        let node = Arc::new(build(&config, dialer.clone(), advertise, home, stores));
         let known = node.home.identity.lock().registration.clone();
         if let Some(granted) = known {
             // Read from our own file, in which every store has one number.
@@ -93,7 +108,20 @@ impl NodeServer {
         let tasks = Tasks::new();
         let handler = Arc::new(Wanted(NodeHandler { node: node.clone() }));
         let served_as = ServerConfig::new(node.speaks_as.clone());
-        tasks.spawn_server(serve(listener, handler, served_as, tasks.server_stop()));
+        let requests = Arc::new(RequestStats::default());
+        let connections = served_as.stats.clone();
+        let known_as = node.clone();
+        let observed = Arc::new(Observed::new(handler, requests.clone(), move || known_as.id()));
+        tasks.spawn_server(serve(listener, observed, served_as, tasks.server_stop()));
+        let console_addr = console.as_ref().map(Console::addr);
+        if let Some(console) = console {
+            let mut exposition = Exposition::new();
+            exposition.add(Arc::new(ServerSource { role: "node", requests, connections }));
+            exposition.add(Arc::new(NodeSource { node: node.clone() }));
+            let own = dialer.link(&addr.to_string(), NodeId(0));
+            let subject = NodeSubject { node: node.clone(), exposition, own };
+            tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
+        }
         let stop = tasks.duty_stop();
         tasks.spawn_duty(heartbeat::run(node.clone(), stop.clone()));
         tasks.spawn_duty(map::run(node.clone(), stop.clone()));
@@ -104,13 +132,18 @@ impl NodeServer {
         if node.stores.iter().any(|slot| slot.is_suspicious()) {
             tasks.spawn_duty(audit::run(node.clone(), stop));
         }
-        tracing::info!(%addr, stores = node.stores.len(), "storage node listens");
-        Ok(Self { node, addr, tasks })
+        tracing::info!(%addr, console = ?console_addr, stores = node.stores.len(), "storage node listens");
+        Ok(Self { node, addr, console: console_addr, tasks })
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where its console listens, if it has one.
+    pub fn console_addr(&self) -> Option<SocketAddr> {
+        self.console
     }
 
     /// Its number; `None` until it is registered for the first time in its life.
@@ -163,7 +196,8 @@ fn open(config: &NodeServerConfig) -> Result<Opened, StartError> {
     let fence = Fence::load(&disk).map_err(|source| StartError::Fence { path: path(), source })?;
     let mut stores = Vec::new();
     for path in config.store_dirs() {
-        let disk: Arc<dyn Disk> = Arc::new(lock(&path)?);
+        let watch = Arc::new(DiskWatch::default());
+        let disk: Arc<dyn Disk> = Arc::new(WatchedDisk::new(lock(&path)?, watch.clone()));
         let opened = Store::open(disk, store_options(&config.store));
         let (store, report) = opened.map_err(|source| StartError::Store { path: path.clone(), source })?;
         if report.is_damaged() {
@@ -171,7 +205,7 @@ fn open(config: &NodeServerConfig) -> Result<Opened, StartError> {
         }
         let newest = store.highest_writer();
         let sweep = Sweep::new(newest, report.blocks, config.sweep_every, config.sweep_mass_percent);
-        stores.push(Arc::new(StoreSlot::new(Arc::new(store), &report, sweep)));
+        stores.push(Arc::new(StoreSlot::new(Arc::new(store), &report, sweep, watch)));
     }
     Ok(Opened { home: Home { disk, identity: Mutex::new(identity), fence }, stores })
 }
@@ -186,12 +220,10 @@ fn store_options(config: &StoreConfig) -> StoreOptions {
     options
 }
 
-fn build(config: &NodeServerConfig, net: Arc<dyn Net>, addr: String, home: Home, stores: Vec<Arc<StoreSlot>>) -> Node {
-    let boot = BootId(entropy::unique());
-    let speaks_as = Identity { role: Role::Node, ..Identity::client(boot) }.shared();
-    let dialer = Dialer { net, identity: speaks_as.clone(), config: Arc::new(LinkConfig::default()) };
+fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, home: Home, stores: Vec<Arc<StoreSlot>>) -> Node {
+    let speaks_as = dialer.identity.clone();
     Node {
-        boot,
+        boot: speaks_as.load().boot_id,
         addr,
         zone: config.zone.clone(),
         rack: config.rack.clone(),
@@ -215,5 +247,6 @@ fn build(config: &NodeServerConfig, net: Arc<dyn Net>, addr: String, home: Home,
         caught_up_once: false.into(),
         catch_up_stuck: false.into(),
         draining: false.into(),
+        progress: Progress::default(),
     }
 }

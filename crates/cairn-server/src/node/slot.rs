@@ -1,19 +1,21 @@
 //! One store of a node: the synchronous [`Store`] with its number, and its completions as futures.
 
+use super::disk::DiskWatch;
 use super::sweep::Sweep;
 use crate::tasks::blocking;
+use cairn_net::WorkTime;
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
 use cairn_proto::{PgId, StoreId, StoreUuid, WriterId, pb};
 use cairn_store::{
     BlockInfo, BlockKey, Closed, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, ReadError, Store,
-    StoredBlock, SyncAck, SyncError,
+    StoreCounts, StoredBlock, SyncAck, SyncError, Usage,
 };
-use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+
+/// What a store without room reports as its trouble.
+pub(super) const FULL: &str = "full";
 
 /// A store and what the cluster calls it.
 pub(crate) struct StoreSlot {
@@ -23,53 +25,8 @@ pub(crate) struct StoreSlot {
     /// Opened damaged or without having been closed: blocks may be missing that only other members can name.
     suspicious: bool,
     id: OnceLock<StoreId>,
-    pace: Arc<Mutex<WritePace>>,
+    disk: Arc<DiskWatch>,
     pub(crate) sweep: Arc<Sweep>,
-}
-
-/// When requests that wait for the disk last moved.
-#[derive(Default)]
-struct WritePace {
-    waiting: usize,
-    moved: Option<Instant>,
-}
-
-impl WritePace {
-    fn begin(&mut self, now: Instant) {
-        if self.waiting == 0 {
-            self.moved = Some(now);
-        }
-        self.waiting += 1;
-    }
-
-    fn end(&mut self, now: Instant) {
-        self.waiting -= 1;
-        self.moved = Some(now);
-    }
-
-    /// How long none of those that wait has moved.
-    fn stall(&self, now: Instant) -> Duration {
-        match self.moved {
-            Some(moved) if self.waiting > 0 => now.saturating_duration_since(moved),
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-/// A request that waits for the disk.
-struct Waiting(Arc<Mutex<WritePace>>);
-
-impl Waiting {
-    fn begin(pace: Arc<Mutex<WritePace>>) -> Self {
-        pace.lock().begin(cairn_net::now());
-        Self(pace)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.lock().end(cairn_net::now());
-    }
 }
 
 /// A mark that the calling future holds while it waits, and the question whether it still does.
@@ -80,10 +37,10 @@ fn while_waited_for() -> (Arc<()>, Box<dyn Fn() -> bool + Send>) {
 }
 
 impl StoreSlot {
-    pub(crate) fn new(store: Arc<Store>, report: &OpenReport, sweep: Sweep) -> Self {
+    pub(crate) fn new(store: Arc<Store>, report: &OpenReport, sweep: Sweep, disk: Arc<DiskWatch>) -> Self {
         let suspicious = report.is_damaged() || report.scanned_records > 0;
         let sweep = Arc::new(sweep);
-        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), pace: Arc::default(), sweep }
+        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), disk, sweep }
     }
 
     pub(crate) fn is_suspicious(&self) -> bool {
@@ -104,10 +61,11 @@ impl StoreSlot {
         *self.id.get_or_init(|| id) == id
     }
 
-    /// Stores a block; resolves as its durability says. Cancelled, it is dropped if it still waits for its turn, and goes on
-    /// otherwise.
-    pub(crate) async fn put(&self, put: Put) -> Result<PutAck, PutError> {
-        let (done, outcome) = self.completion();
+    /// Stores a block; resolves as its durability says. What it took is added to `work`. Cancelled, it is dropped if it
+    /// still waits for its turn, and goes on otherwise.
+    pub(crate) async fn put(&self, put: Put, work: &WorkTime) -> Result<PutAck, PutError> {
+        let (done, outcome) = oneshot::channel();
+        let done = completion(done);
         let (sweep, writer) = (self.sweep.clone(), put.key.block.writer);
         let noted = move |result: Result<PutAck, PutError>| {
             // One that was not synced may be in the index all the same.
@@ -117,40 +75,58 @@ impl StoreSlot {
             done(result);
         };
         let (_here, wanted) = while_waited_for();
+        let begun = cairn_net::now();
+        // Verifies the checksums on this thread before it queues.
         self.store.put_while(put, wanted, Box::new(noted));
-        outcome.await.unwrap_or(Err(PutError::Closed(Closed)))
+        let queued = cairn_net::now();
+        work.add_checksum(queued.saturating_duration_since(begun));
+        let result = outcome.await.unwrap_or(Err(PutError::Closed(Closed)));
+        work.add_disk(cairn_net::now().saturating_duration_since(queued));
+        result
     }
 
     /// Makes blocks durable. Cancelled, it is dropped if it still waits for its turn, and goes on otherwise.
     pub(crate) async fn sync(&self, keys: Vec<BlockKey>) -> Result<SyncAck, SyncError> {
-        let (done, outcome) = self.completion();
+        let (done, outcome) = oneshot::channel();
         let (_here, wanted) = while_waited_for();
-        self.store.sync_while(keys, wanted, done);
+        self.store.sync_while(keys, wanted, completion(done));
         outcome.await.unwrap_or(Err(SyncError::Closed(Closed)))
     }
 
     /// Deletes blocks, durably. Cancelled, the delete goes on.
     pub(crate) async fn delete(&self, keys: Vec<BlockKey>) -> Result<DeleteAck, DeleteError> {
-        let (done, outcome) = self.completion();
-        self.store.delete(keys, done);
+        let (done, outcome) = oneshot::channel();
+        self.store.delete(keys, completion(done));
         outcome.await.unwrap_or(Err(DeleteError::Closed(Closed)))
     }
 
-    /// A completion for the store's threads, and the future of what it is called with.
-    fn completion<T: Send + 'static>(&self) -> (Box<dyn FnOnce(T) + Send>, oneshot::Receiver<T>) {
-        let (done, outcome) = oneshot::channel();
-        let waiting = Waiting::begin(self.pace.clone());
-        let complete = move |result| {
-            drop(waiting);
-            // The receiver is gone when nobody waits any more.
-            drop(done.send(result));
-        };
-        (Box::new(complete), outcome)
+    /// How long the disk has owed the answer to its oldest operation, in milliseconds.
+    pub(crate) fn stall_ms(&self) -> u32 {
+        u32::try_from(self.disk.stall(cairn_net::now()).as_millis()).unwrap_or(u32::MAX)
     }
 
-    /// How long the disk has completed nothing although something waits for it, in milliseconds.
-    pub(crate) fn stall_ms(&self) -> u32 {
-        u32::try_from(self.pace.lock().stall(cairn_net::now()).as_millis()).unwrap_or(u32::MAX)
+    /// What was seen of its disk.
+    pub(crate) fn disk(&self) -> &DiskWatch {
+        &self.disk
+    }
+
+    /// What it has done.
+    pub(crate) fn counts(&self) -> StoreCounts {
+        self.store.counts()
+    }
+
+    /// How full it is.
+    pub(crate) fn usage(&self) -> Usage {
+        self.store.usage()
+    }
+
+    /// Why it takes no writes; empty when it does.
+    pub(crate) fn trouble(&self, usage: &Usage) -> String {
+        match &usage.poisoned {
+            Some(poisoned) => poisoned.to_string(),
+            None if usage.free_bytes < u64::from(BLOCK_LEN_DEFAULT) => FULL.to_owned(),
+            None => String::new(),
+        }
     }
 
     /// Reads a block's header on the calling thread.
@@ -201,13 +177,9 @@ impl StoreSlot {
 
     /// What a heartbeat says of it, without defects.
     pub(crate) fn beat(&self) -> pb::StoreBeat {
-        let usage = self.store.usage();
+        let usage = self.usage();
         let sweep = self.sweep.totals();
-        let trouble = match usage.poisoned {
-            Some(poisoned) => poisoned.to_string(),
-            None if usage.free_bytes < u64::from(BLOCK_LEN_DEFAULT) => "full".to_owned(),
-            None => String::new(),
-        };
+        let trouble = self.trouble(&usage);
         pb::StoreBeat {
             id: self.id().map_or(0, |id| id.0),
             uuid: bytes::Bytes::copy_from_slice(&self.uuid().0),
@@ -232,6 +204,12 @@ impl StoreSlot {
     }
 }
 
+/// A completion for the store's threads.
+fn completion<T: Send + 'static>(done: oneshot::Sender<T>) -> Box<dyn FnOnce(T) + Send> {
+    // The receiver is gone when nobody waits any more.
+    Box::new(move |result| drop(done.send(result)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +217,7 @@ mod tests {
     use cairn_proto::{BlockId, PgEpoch, Shard};
     use cairn_store::{Durability, Execution, RealDisk, StoreOptions};
     use futures_util::FutureExt;
+    use std::time::Duration;
 
     /// A slot whose store works only when told.
     fn slot() -> (tempfile::TempDir, StoreSlot) {
@@ -247,7 +226,7 @@ mod tests {
         let options = StoreOptions { execution: Execution::Manual, reserve_bytes: Some(0), ..StoreOptions::default() };
         let (store, report) = Store::open(disk, options).expect("opened");
         let sweep = Sweep::new(WriterId(0), 0, Duration::from_secs(10), 10);
-        (dir, StoreSlot::new(Arc::new(store), &report, sweep))
+        (dir, StoreSlot::new(Arc::new(store), &report, sweep, Arc::default()))
     }
 
     fn put(seq: u32) -> Put {
@@ -261,30 +240,14 @@ mod tests {
     #[tokio::test]
     async fn a_put_that_is_given_up_in_the_queue_costs_no_disk_work() {
         let (_dir, slot) = slot();
-        let mut kept = Box::pin(slot.put(put(1)));
-        let mut given_up = Box::pin(slot.put(put(2)));
+        let work = WorkTime::default();
+        let mut kept = Box::pin(slot.put(put(1), &work));
+        let mut given_up = Box::pin(slot.put(put(2), &work));
         assert!((&mut kept).now_or_never().is_none() && (&mut given_up).now_or_never().is_none());
         drop(given_up);
         slot.store.run_pending();
         assert!(kept.await.expect("stored").durable);
         assert_eq!(slot.store.usage().blocks, 1);
         assert_eq!(slot.stall_ms(), 0, "nobody waits for the disk");
-    }
-
-    #[test]
-    fn a_disk_stalls_only_while_something_waits() {
-        let mut pace = WritePace::default();
-        let start = cairn_net::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(pace.stall(at(500)), Duration::ZERO);
-        pace.begin(start);
-        pace.begin(at(20));
-        assert_eq!(pace.stall(at(50)), Duration::from_millis(50));
-        pace.end(at(60));
-        assert_eq!(pace.stall(at(100)), Duration::from_millis(40));
-        pace.end(at(110));
-        assert_eq!(pace.stall(at(900)), Duration::ZERO);
-        pace.begin(at(900));
-        assert_eq!(pace.stall(at(901)), Duration::from_millis(1));
     }
 }

@@ -3,6 +3,7 @@
 use super::defects::DefectLog;
 use super::fence::Fence;
 use super::identity::NodeIdentity;
+use super::progress::Progress;
 use super::recent::Recent;
 use super::slot::StoreSlot;
 use crate::limits::{
@@ -112,6 +113,7 @@ pub(crate) struct Node {
     /// The last look at the degraded rows left some that could not be caught up.
     pub(crate) catch_up_stuck: AtomicBool,
     pub(crate) draining: AtomicBool,
+    pub(crate) progress: Progress,
 }
 
 impl Node {

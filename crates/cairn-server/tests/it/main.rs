@@ -8,6 +8,7 @@
 
 mod basics;
 mod collection;
+mod console;
 mod hostile;
 mod repair;
 mod support;

@@ -305,8 +305,14 @@ fn a_batch_is_one_write_and_one_sync() {
     let before = disk.counts();
     let answers: Vec<_> =
         (0..50).map(|n| begin_put(&store, put_of(key(n), content(n, 5000), Durability::Durable))).collect();
+    let waiting = store.counts();
+    assert_eq!((waiting.waiting_requests, waiting.waiting_bytes, waiting.batches), (50, 250_000, 0));
     store.run_pending();
     assert!(answers.iter().all(|answer| answer.recv().unwrap().unwrap().durable));
+    let counts = store.counts();
+    assert_eq!((counts.waiting_requests, counts.waiting_bytes), (0, 0));
+    assert_eq!((counts.batches, counts.batched_requests), (1, 50));
+    assert_eq!((counts.sync_rounds, counts.sync_waiters), (1, 50));
     let after = disk.counts();
     assert_eq!((after.writes - before.writes, after.syncs - before.syncs), (1, 1));
     let unsynced = begin_put(&store, put_of(key(60), content(1, 1), Durability::Unsynced));

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -49,32 +49,35 @@ impl Claim {
             }
         }
         for role in layout.roles() {
-            let mut waited = Duration::ZERO;
-            while let Err(error) = TcpListener::bind(layout.addr(role)) {
-                if error.kind() != io::ErrorKind::AddrInUse || waited >= DYING_MAX {
-                    return Err(port_failure(layout, role, &error));
-                }
-                tokio::time::sleep(DYING_POLL).await;
-                waited += DYING_POLL;
+            wait_for_port(layout.addr(role), &role.to_string(), "--base-port").await?;
+            if let Some(console) = layout.console(role) {
+                wait_for_port(console, &format!("the console of {role}"), "--console").await?;
             }
         }
         Ok(Self { _lock: lock })
     }
 }
 
-fn port_failure(layout: &Layout, role: Role, error: &io::Error) -> Failure {
-    let addr = layout.addr(role);
-    match error.kind() {
-        io::ErrorKind::AddrInUse => Failure::at(
-            addr,
-            format_args!("port {} (for {role}) is taken (choose others with --base-port)", addr.port()),
-        ),
-        io::ErrorKind::PermissionDenied => Failure::at(
-            addr,
-            format_args!("port {} (for {role}) is not permitted (choose others with --base-port)", addr.port()),
-        ),
-        _ => Failure::at(addr, format_args!("cannot listen for {role}: {error}")),
+/// Returns when a port is free, or says which flag chooses another.
+async fn wait_for_port(addr: SocketAddr, user: &str, flag: &str) -> Result<(), Failure> {
+    let mut waited = Duration::ZERO;
+    while let Err(error) = TcpListener::bind(addr) {
+        if error.kind() != io::ErrorKind::AddrInUse || waited >= DYING_MAX {
+            return Err(port_failure(addr, user, flag, &error));
+        }
+        tokio::time::sleep(DYING_POLL).await;
+        waited += DYING_POLL;
     }
+    Ok(())
+}
+
+fn port_failure(addr: SocketAddr, user: &str, flag: &str, error: &io::Error) -> Failure {
+    let trouble = match error.kind() {
+        io::ErrorKind::AddrInUse => "taken",
+        io::ErrorKind::PermissionDenied => "not permitted",
+        _ => return Failure::at(addr, format_args!("cannot listen for {user}: {error}")),
+    };
+    Failure::at(addr, format_args!("port {} (for {user}) is {trouble} (choose others with {flag})", addr.port()))
 }
 
 /// Takes the lock of `cairn up`, and writes our process id into it. The file stays; what counts is who holds it.

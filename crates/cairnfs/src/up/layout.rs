@@ -10,13 +10,15 @@ use std::{
 use crate::{
     args,
     failure::Failure,
-    settings::{BasePort, NodeCount, Replicas, UpSettings},
+    settings::{BasePort, ConsolePorts, NodeCount, Replicas, UpSettings},
     text,
 };
 
 const NODES_DEFAULT: u64 = 3;
 const REPLICAS_DEFAULT: u64 = 3;
 const BASE_PORT_DEFAULT: u64 = 9000;
+/// Consoles are this many ports above their servers.
+const CONSOLE_STEP: u64 = 80;
 
 /// A server of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Layout {
     pub replicas: u32,
     pub ip: IpAddr,
     pub base_port: u16,
+    /// Port of metadata's console; `None` = nobody has one.
+    pub console_port: Option<u16>,
     pub processes: bool,
 }
 
@@ -87,12 +91,23 @@ impl Layout {
             return Err(Failure::usage(format_args!("--listen {ip}"), what));
         }
         let base_port = args.base_port.or(file.base_port).map_or(BASE_PORT_DEFAULT, BasePort::get);
+        let console_port = match args.console.or(file.console) {
+            None => Some(base_port + CONSOLE_STEP),
+            Some(ConsolePorts::From(port)) => Some(port.get()),
+            Some(ConsolePorts::Off) => None,
+        };
+        let near = |port: &u64| port.abs_diff(base_port) <= nodes;
+        if let Some(port) = console_port.filter(near) {
+            let what = format_args!("{port} is among the ports from {base_port} on that the servers listen on");
+            return Err(Failure::usage("--console", what));
+        }
         Ok(Self {
             data,
             nodes: u16::try_from(nodes).expect("bounded by NodeCount"),
             replicas: u32::try_from(replicas).expect("bounded by Replicas"),
             ip,
             base_port: u16::try_from(base_port).expect("bounded by BasePort"),
+            console_port: console_port.map(|port| u16::try_from(port).expect("bounded by BasePort and ConsolePort")),
             processes: args.processes || file.processes.unwrap_or(false),
         })
     }
@@ -112,6 +127,12 @@ impl Layout {
 
     pub fn addr(&self, role: Role) -> SocketAddr {
         SocketAddr::new(self.ip, self.port(role))
+    }
+
+    /// Where a role shows metrics and health checks, if it does.
+    pub fn console(&self, role: Role) -> Option<SocketAddr> {
+        let above = self.port(role) - self.base_port;
+        self.console_port.map(|port| SocketAddr::new(self.ip, port + above))
     }
 
     /// Directory of a role's data.
@@ -138,6 +159,8 @@ impl Layout {
         args.push(if role == Role::Meta { "meta" } else { "node" }.into());
         args.extend(["--data".into(), self.dir(role).into()]);
         args.extend(["--listen".into(), self.addr(role).to_string().into()]);
+        let console = self.console(role).map_or_else(|| "off".to_owned(), |addr| addr.to_string());
+        args.extend(["--console".into(), console.into()]);
         match role {
             Role::Meta => args.extend(["--replicas".into(), self.replicas.to_string().into()]),
             Role::Node(_) => args.extend(["--meta".into(), self.addr(Role::Meta).to_string().into()]),
@@ -200,8 +223,21 @@ mod tests {
 
     #[test]
     fn the_last_port_fits() {
-        let layout = layout(&["--base-port", "65471", "--nodes", "64"], &UpSettings::default(), 0).unwrap();
-        assert_eq!(layout.port(Role::Node(64)), u16::MAX);
+        let last = layout(&["--base-port", "65391", "--nodes", "64"], &UpSettings::default(), 0).unwrap();
+        assert_eq!(last.console(Role::Node(64)).unwrap().port(), u16::MAX);
+        let last = layout(&["--console", "65471", "--nodes", "64"], &UpSettings::default(), 0).unwrap();
+        assert_eq!(last.console(Role::Node(64)).unwrap().port(), u16::MAX);
+    }
+
+    #[test]
+    fn consoles_are_beside_their_servers_or_where_they_are_told() {
+        let console = |flags: &[&str], role| layout(flags, &UpSettings::default(), 0).unwrap().console(role);
+        assert_eq!(console(&[], Role::Meta).unwrap().to_string(), "127.0.0.1:9080");
+        assert_eq!(console(&["--base-port", "7000"], Role::Node(2)).unwrap().to_string(), "127.0.0.1:7082");
+        assert_eq!(console(&["--console", "5000"], Role::Node(1)).unwrap().to_string(), "127.0.0.1:5001");
+        assert_eq!(console(&["--console", "off"], Role::Node(1)), None);
+        let among = layout(&["--console", "9002"], &UpSettings::default(), 0).unwrap_err();
+        assert!(matches!(among, Failure::Usage(message) if message.contains("--console") && message.contains("9002")));
     }
 
     #[test]
@@ -209,7 +245,8 @@ mod tests {
         let layout = layout(&["--data", "/my data"], &UpSettings::default(), 0).unwrap();
         assert_eq!(
             layout.command_line(Path::new("/bin/cairn"), Role::Node(1)),
-            "/bin/cairn node --data '/my data/node-1' --listen 127.0.0.1:9001 --meta 127.0.0.1:9000 \
+            "/bin/cairn node --data '/my data/node-1' --listen 127.0.0.1:9001 --console 127.0.0.1:9081 \
+             --meta 127.0.0.1:9000 \
              --pid-file '/my data/run/node-1.pid'"
         );
     }

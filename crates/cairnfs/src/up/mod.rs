@@ -7,7 +7,7 @@ mod supervise;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use cairn_server::{LocalCluster, LocalClusterConfig, TcpNet};
+use cairn_server::{LocalCluster, LocalClusterConfig, LocalConsoles, TcpNet};
 
 pub use self::claim::{DYING_MAX, DYING_POLL, PidFile};
 use self::{
@@ -51,6 +51,7 @@ async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Resu
         replicas: layout.replicas,
         ip: layout.ip.to_string(),
         base_port: layout.base_port,
+        consoles: layout.console_port.map_or(LocalConsoles::Off, LocalConsoles::From),
         ready_timeout: READY_MAX,
         ..LocalClusterConfig::new(&layout.data)
     };
@@ -93,7 +94,8 @@ async fn run_processes(
 
 fn show_addresses(layout: &Layout, out: &mut Out) -> Result<(), Failure> {
     for role in layout.roles() {
-        show(out, format_args!("{role}  {}  {}", layout.addr(role), text::path(&layout.dir(role))))?;
+        let console = layout.console(role).map_or_else(String::new, |addr| format!("  http://{addr}"));
+        show(out, format_args!("{role}  {}  {}{console}", layout.addr(role), text::path(&layout.dir(role))))?;
     }
     Ok(())
 }

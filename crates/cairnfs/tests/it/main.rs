@@ -3,4 +3,5 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests work on real files and sockets")]
 
 mod library;
+mod metrics;
 mod shell;

@@ -4,6 +4,9 @@ mod copying;
 mod faults;
 mod garbage;
 mod looking;
+mod observing;
 mod settings;
 mod support;
 mod tree;
+
+pub use support::{CONSOLE_STEP, Cluster, http_get};

@@ -84,4 +84,16 @@ fn a_port_that_is_taken_is_named() {
         .fails(1, &[&format!("port {port} (for meta-1) is taken"), "--base-port"]);
     run(&["meta", "--data", data, "--listen", &format!("127.0.0.1:{port}")]).fails(1, &[&port.to_string()]);
     run(&["meta", "--data", data, "--listen", "0.0.0.0:0"]).fails(1, &["TLS"]);
+    let console = port.to_string();
+    run(&["up", "--data", data, "--base-port", "9990", "--console", &console])
+        .fails(1, &[&format!("port {port} (for the console of meta-1) is taken"), "--console"]);
+    let console = format!("127.0.0.1:{port}");
+    run(&["meta", "--data", data, "--listen", "127.0.0.1:0", "--console", &console])
+        .fails(1, &[&console, "--console off"]);
+    run(&["node", "--data", data, "--listen", "127.0.0.1:0", "--console", &console])
+        .fails(1, &[&console, "--console off"]);
+    run(&["node", "--data", data, "--console", "0.0.0.0:1"]).fails(2, &["--console", "loopback"]);
+    run(&["node", "--data", data, "--console", "on"]).fails(2, &["--console on", "`off`"]);
+    run(&["node", "--data", data, "--listen", "127.0.0.1:65500"]).fails(1, &["65500", "--console"]);
+    run(&["up", "--console", "70000"]).fails(2, &["`off`", "1 to 65471"]);
 }

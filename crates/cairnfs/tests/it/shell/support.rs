@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     thread,
@@ -288,6 +288,16 @@ impl Drop for Cluster {
     }
 }
 
+/// Status and body of a page; `None` when nobody answers.
+pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
 /// Sends a signal; the process may be gone.
 pub fn send(pid: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal);
@@ -299,13 +309,17 @@ pub fn runs(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// The first of four ports in a row that are free now. They lie below those that the system gives to outgoing
+/// Consoles are this many ports above their servers.
+pub const CONSOLE_STEP: u16 = 80;
+
+/// The first of four ports in a row that are free now, as are those of the consoles above them. They lie below those that the system gives to outgoing
 /// connections, and each test process looks elsewhere first.
 fn free_ports(attempt: u32) -> u16 {
     const FIRST: u32 = 10_000;
     const STEPS: u32 = 2700;
     let begin = std::process::id() + attempt * 7;
     let candidates = (begin..begin + STEPS).map(|step| (FIRST + step % STEPS * 8) as u16);
-    let free = |first: &u16| (*first..*first + 4).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let free = |first: &u16| (*first..*first + 4).all(|port| is_free(port) && is_free(port + CONSOLE_STEP));
     candidates.into_iter().find(free).expect("some ports are free")
 }

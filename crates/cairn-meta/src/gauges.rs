@@ -1,0 +1,67 @@
+//! What a metadata server knows without asking its engine.
+
+use crate::meta::Meta;
+use crate::state::NodeState;
+use std::sync::atomic::Ordering;
+
+/// States of a node, as they are counted.
+const NODE_STATES: [NodeState; 4] = [NodeState::Up, NodeState::Suspect, NodeState::Out, NodeState::Replaced];
+
+/// Figures of the cluster as this process has them in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gauges {
+    /// Open sessions.
+    pub sessions: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Bytes of all files, counted once.
+    pub file_bytes: u64,
+    /// Nodes by state; every state is named.
+    pub nodes: [(NodeState, u64); NODE_STATES.len()],
+    /// Too many nodes are silent at once: none is taken for lost.
+    pub silence_alarm: bool,
+    /// Bytes that the stores of all nodes that are not replaced may use.
+    pub capacity_bytes: u64,
+    /// Bytes that they use.
+    pub used_bytes: u64,
+    /// Stores that take no writes, by what they report.
+    pub troubled_stores: u64,
+    /// Blocks known to be bad and not repaired yet.
+    pub quarantined_blocks: u64,
+    /// Counts the openings of the namespace.
+    pub duty_epoch: u64,
+    /// Version of the cluster map.
+    pub map_version: u64,
+}
+
+impl Meta {
+    /// The figures now. Waits for nothing.
+    pub fn gauges(&self) -> Gauges {
+        let inner = &self.inner;
+        let sessions = inner.sessions.lock().live.len() as u64;
+        let totals = *inner.totals.lock();
+        let cluster = inner.cluster.lock();
+        let count = |state| cluster.nodes.values().filter(|node| node.state == state).count() as u64;
+        let mut gauges = Gauges {
+            sessions,
+            inodes: u64::try_from(totals.inodes).unwrap_or(0),
+            file_bytes: u64::try_from(totals.file_bytes).unwrap_or(0),
+            nodes: NODE_STATES.map(|state| (state, count(state))),
+            silence_alarm: cluster.alarm,
+            capacity_bytes: 0,
+            used_bytes: 0,
+            troubled_stores: 0,
+            quarantined_blocks: 0,
+            duty_epoch: inner.duty_epoch,
+            map_version: inner.map_version.load(Ordering::Relaxed),
+        };
+        let present = |node: u32| cluster.nodes.get(&node).is_some_and(|node| !node.row.replaced);
+        for store in cluster.stores.values().filter(|store| present(store.row.node)) {
+            gauges.capacity_bytes += store.beat.capacity_bytes;
+            gauges.used_bytes += store.beat.used_bytes;
+            gauges.troubled_stores += u64::from(!store.beat.trouble.is_empty());
+            gauges.quarantined_blocks += u64::from(store.beat.quarantined);
+        }
+        gauges
+    }
+}
