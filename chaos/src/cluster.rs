@@ -129,7 +129,8 @@ impl Cluster {
         let address = |index: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, base + index));
         let meta = {
             let (addr, dir) = (address(0), data.path().join("meta"));
-            let args = words(&["meta", "--replicas", &REPLICAS.to_string(), "--listen", &addr.to_string(), "--data"]);
+            let (replicas, listen) = (REPLICAS.to_string(), addr.to_string());
+            let args = words(&["meta", "--console", "off", "--replicas", &replicas, "--listen", &listen, "--data"]);
             member(setup, &runtime, &data, "meta", [args, vec![dir.into()]].concat(), addr, address(1)).await?
         };
         meta.process.spawn()?;
@@ -139,7 +140,8 @@ impl Cluster {
             let (addr, proxy) = (address(2 * index), address(2 * index + 1));
             let name = format!("node-{index}");
             let (listen, advertise, metas) = (addr.to_string(), proxy.to_string(), meta.addr.to_string());
-            let args = ["node", "--listen", &listen, "--advertise", &advertise, "--meta", &metas, "--data"];
+            let args = ["node", "--console", "off", "--listen", &listen, "--advertise", &advertise, "--meta", &metas];
+            let args = [&args[..], &["--data"]].concat();
             let more = setup.node_args.iter().map(OsString::from).collect();
             let args = [words(&args), vec![data.path().join(&name).into()], more].concat();
             let node = member(setup, &runtime, &data, &name, args, addr, proxy).await?;
