@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod cost;
 pub mod criterion;
+pub mod fleet;
 pub mod hostile;
 pub mod load;
 pub mod observe;

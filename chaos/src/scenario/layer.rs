@@ -1,11 +1,13 @@
-//! AC5, AC6, AC11 and AC15: the connection layer by itself, without a cluster.
+//! AC5, AC6, AC11, AC14 and AC15: the connection layer by itself, without a cluster.
 
 use super::{Form, Scenario};
+use crate::fleet;
 use crate::pool::{cancel, idle};
 use crate::report::Outcome;
 use crate::{cost, hostile};
 use anyhow::Result;
 use serde::Serialize;
+use std::time::Duration;
 
 /// Beyond the table: that there were enough of each kind.
 const AC5: &str = ".leaked_conns==0 and .leaked_permits==0 and .tasks==.tasks_baseline and .wrong_payloads==0 and \
@@ -27,6 +29,12 @@ const AC11: &str = ".oversize_error==\"TooLarge\" and .rss_growth_bytes<2097152 
 const AC11_SHORT: &str = ".oversize_error==\"TooLarge\" and .rss_growth_bytes<33554432 and .valid99_ok and .panics==0 and \
                           .max_alloc_before_crc<=1048576 and .every_branch and .broken_by_server>0 and \
                           .refused_by_client>0";
+
+/// Beyond the table: that reads went on, and clients did meet the dead node.
+const AC14: &str = ".probes_per_s_at_dead_after60<=150 and .idle_pings_per_client_node_per_5s<=1 and .failed==0 and \
+                    .probes_per_s_at_dead_before60>0 and .reads>=150000";
+const AC14_SHORT: &str = ".probes_per_s_at_dead_after60<=5 and .idle_pings_per_client_node_per_5s<=1 and .failed==0 \
+                          and .probes_per_s_at_dead_before60>0 and .reads>=1000";
 
 /// See the module.
 pub const SCENARIOS: &[Scenario] = &[
@@ -84,6 +92,22 @@ pub const SCENARIOS: &[Scenario] = &[
             };
             // On a worker thread, as an operation of a program that uses the client.
             Box::pin(async move { outcome(&tokio::spawn(cost::measure(settings)).await??) })
+        },
+    },
+    // Last: a process that has once paused a clock reads all of its clocks more slowly.
+    Scenario {
+        name: "AC14",
+        about: "3,000 simulated clients, one node dead for 5 minutes (naive: 3,000 probes/s)",
+        criterion: AC14,
+        short: AC14_SHORT,
+        families: &[],
+        run: |context| {
+            let seed = context.seed;
+            let settings = match context.form {
+                Form::Full => fleet::Settings { seed, clients: 3_000, dead: Duration::from_secs(300) },
+                Form::Short => fleet::Settings { seed, clients: 100, dead: Duration::from_secs(120) },
+            };
+            Box::pin(async move { outcome(&tokio::task::spawn_blocking(move || fleet::run(settings)).await??) })
         },
     },
 ];
