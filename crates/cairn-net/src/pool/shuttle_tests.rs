@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// Interleavings tried by each test, half of them by either scheduler.
 fn schedules() -> usize {
     let asked = std::env::var("SHUTTLE_ITERATIONS").ok().and_then(|text| text.parse().ok());
-    asked.unwrap_or(1_000).div_ceil(2)
+    asked.unwrap_or(1_000_usize).div_ceil(2)
 }
 
 #[derive(Default)]
