@@ -12,6 +12,7 @@ mod backoff;
 mod console;
 mod entropy;
 mod error;
+mod gate;
 pub mod limits;
 mod links;
 mod listen;

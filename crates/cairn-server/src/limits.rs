@@ -28,8 +28,6 @@ pub const COUNTS_AGE_MAX: Duration = Duration::from_secs(5);
 pub const META_REQUESTS_MAX: usize = 1024;
 /// Memory for cached rows, where no option says otherwise.
 pub const META_CACHE_BYTES: u64 = 64 << 20;
-/// When a caller that was answered OVERLOADED should come back, in milliseconds.
-pub const OVERLOADED_RETRY_MS: u32 = 25;
 /// How often the silence of nodes is counted and groups are looked after.
 pub const CLUSTER_DUTY_PERIOD: Duration = Duration::from_secs(1);
 /// How often heartbeats and renewals of sessions are written down.

@@ -1,6 +1,7 @@
 //! What a metadata server answers: whatever [`Meta`] says, within a bound and a deadline.
 
-use crate::limits::{META_REQUESTS_MAX, OVERLOADED_RETRY_MS};
+use crate::gate::Gate;
+use crate::limits::META_REQUESTS_MAX;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_meta::Meta;
@@ -12,7 +13,7 @@ use cairn_proto::status::{Code, Status};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
 /// Answers the requests of a metadata server.
@@ -20,7 +21,7 @@ pub(crate) struct MetaHandler {
     meta: Meta,
     /// Does not hold the engine open.
     engine: Weak<EmbeddedEngine>,
-    requests: Semaphore,
+    requests: Gate,
     /// Told when nodes or memberships may have changed.
     cluster_changed: Arc<Notify>,
     stats: Arc<ServerStats>,
@@ -34,7 +35,7 @@ impl MetaHandler {
         cluster_changed: Arc<Notify>,
         stats: Arc<ServerStats>,
     ) -> Self {
-        let requests = Semaphore::new(META_REQUESTS_MAX);
+        let requests = Gate::new(META_REQUESTS_MAX, "requests");
         Self { meta, engine, requests, cluster_changed, stats, draining: AtomicBool::new(false) }
     }
 
@@ -69,10 +70,7 @@ impl Handler for MetaHandler {
         if !body.is_empty() {
             return Err(Status::new(Code::Invalid, "requests to metadata have no body"));
         }
-        let Ok(_permit) = self.requests.try_acquire() else {
-            let status = Status::new(Code::Overloaded, "this server has too many requests in hand");
-            return Err(status.retry_after_ms(OVERLOADED_RETRY_MS));
-        };
+        let _permit = self.requests.admit()?;
         let registers = matches!(request.kind, Some(Kind::RegisterNode(_) | Kind::JoinDone(_)));
         // A mutation that is dropped at its deadline may still happen: its slot tells whoever asks again.
         let result = match ctx.deadline {
@@ -93,7 +91,7 @@ impl Handler for MetaHandler {
     }
 
     fn pong(&self) -> pb::Pong {
-        let in_hand = META_REQUESTS_MAX - self.requests.available_permits();
+        let in_hand = self.requests.inside();
         pb::Pong {
             queue_depth: u32::try_from(in_hand).unwrap_or(u32::MAX),
             disk_stall_ms: u32::try_from(self.stalled_for().as_millis()).unwrap_or(u32::MAX),

@@ -3,7 +3,7 @@
 use super::fence::{AdmitError, Authority};
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::{OVERLOADED_RETRY_MS, PART_LEN};
+use crate::limits::PART_LEN;
 use crate::node::status;
 use crate::tasks::blocking;
 use crate::view::{Admission, admit_put, group_to_pb};
@@ -21,7 +21,6 @@ use cairn_proto::{PgEpoch, PgId};
 use cairn_store::{BlockKey, Durability, OsFile, Put, ReadError, StoredBlock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 /// Answers the requests of a node.
@@ -72,8 +71,8 @@ impl Handler for NodeHandler {
     }
 
     fn pong(&self) -> pb::Pong {
-        let writes = crate::limits::WRITES_MAX - self.node.gates.writes.available_permits();
-        let reads = crate::limits::READS_MAX - self.node.gates.reads.available_permits();
+        let writes = self.node.gates.writes.inside();
+        let reads = self.node.gates.reads.inside();
         pb::Pong {
             queue_depth: u32::try_from(writes + reads).unwrap_or(u32::MAX),
             disk_stall_ms: self.node.stores.iter().map(|slot| slot.stall_ms()).max().unwrap_or(0),
@@ -90,7 +89,7 @@ impl NodeHandler {
         parts: Vec<Bytes>,
     ) -> Result<pb::PutBlockReply, Status> {
         let slot = self.node.store(put.store)?;
-        let _permit = admit(&self.node.gates.writes)?;
+        let _permit = self.node.gates.writes.admit()?;
         let key = BlockKey { block: block_id(put.block.as_ref())?, shard: shard(put.shard)? };
         let pg = PgId(put.pg);
         self.check_membership(slot, pg, PgEpoch(put.pg_epoch))?;
@@ -103,7 +102,7 @@ impl NodeHandler {
             .ok_or_else(|| Status::new(Code::Invalid, "the checksum vector is not made of 4-byte words"))?;
         let pg_epoch = PgEpoch(put.pg_epoch);
         let put = Put { key, pg, pg_epoch, parts, crcs, file_offset_hint: put.file_offset_hint, durability };
-        let ack = slot.put(put, &ctx.work).await.map_err(|error| status::of_put(&error))?;
+        let ack = slot.put(put, &ctx.work).await.map_err(|error| status::of_put(&error, slot.retry_after()))?;
         self.node.touch(key);
         Ok(pb::PutBlockReply { incarnation: ack.incarnation.0, existed: ack.existed })
     }
@@ -125,7 +124,7 @@ impl NodeHandler {
 
     async fn get(&self, ctx: &RequestContext, get: pb::GetBlock) -> Result<(response::Kind, Body), Status> {
         let slot = self.node.store(get.store)?;
-        let _permit = admit(&self.node.gates.reads)?;
+        let _permit = self.node.gates.reads.admit()?;
         let key = BlockKey { block: block_id(get.block.as_ref())?, shard: shard(get.shard)? };
         let block = match on_disk(&ctx.work, self.read_header(slot, key, ctx.deadline)).await? {
             Ok(block) => block,
@@ -179,17 +178,20 @@ impl NodeHandler {
 
     async fn sync(&self, sync: pb::SyncBlocks) -> Result<pb::SyncBlocksReply, Status> {
         let slot = self.node.store(sync.store)?;
-        let _permit = admit(&self.node.gates.writes)?;
+        let _permit = self.node.gates.writes.admit()?;
         bounded(sync.blocks.len())?;
         let keys = sync.blocks.iter().map(|block| block_id(Some(block)).map(BlockKey::replica));
-        let ack = slot.sync(keys.collect::<Result<_, _>>()?).await.map_err(|error| status::of_sync(&error))?;
+        let ack = slot
+            .sync(keys.collect::<Result<_, _>>()?)
+            .await
+            .map_err(|error| status::of_sync(&error, slot.retry_after()))?;
         let missing = ack.missing.iter().map(|key| block_to_pb(key.block)).collect();
         Ok(pb::SyncBlocksReply { incarnation: ack.incarnation.0, missing })
     }
 
     async fn delete(&self, delete: pb::DeleteBlocks) -> Result<pb::DeleteBlocksReply, Status> {
         let slot = self.node.store(delete.store)?;
-        let _permit = admit(&self.node.gates.writes)?;
+        let _permit = self.node.gates.writes.admit()?;
         let keys: Vec<BlockKey> = runs_blocks(&delete.runs)?.into_iter().map(BlockKey::replica).collect();
         let pg = PgId(delete.pg);
         let command = Authority { duty_epoch: delete.duty_epoch, pg, pg_epoch: PgEpoch(delete.pg_epoch) };
@@ -212,14 +214,14 @@ impl NodeHandler {
             let mut deleted = self.node.deleted.lock();
             keys.iter().for_each(|key| deleted.insert(*key, ()));
         }
-        let ack = slot.delete(keys).await.map_err(|error| status::of_delete(&error))?;
+        let ack = slot.delete(keys).await.map_err(|error| status::of_delete(&error, slot.retry_after()))?;
         self.node.progress.deleted_blocks.fetch_add(ack.deleted as u64, Ordering::Relaxed);
         Ok(pb::DeleteBlocksReply { deleted: u32::try_from(ack.deleted).unwrap_or(u32::MAX) })
     }
 
     async fn list(&self, list: pb::ListBlocks) -> Result<pb::ListBlocksReply, Status> {
         let slot = self.node.store(list.store)?;
-        let _permit = admit(&self.node.gates.reads)?;
+        let _permit = self.node.gates.reads.admit()?;
         let after = match &list.after {
             Some(after) => Some(BlockKey::replica(block_id(Some(after))?)),
             None => None,
@@ -238,7 +240,7 @@ impl NodeHandler {
     async fn report_corrupt(&self, report: pb::ReportCorrupt) -> Result<pb::Empty, Status> {
         let slot = self.node.store(report.store)?;
         let key = BlockKey { block: block_id(report.block.as_ref())?, shard: shard(report.shard)? };
-        let _permit = admit(&self.node.gates.verifies)?;
+        let _permit = self.node.gates.verifies.admit()?;
         match slot.verify(key).await {
             Ok(()) => tracing::info!(block = %key, store = report.store, "reported block is whole here"),
             Err(ReadError::NotFound { .. }) => {
@@ -281,12 +283,6 @@ async fn in_time<T>(deadline: Option<Instant>, work: impl Future<Output = Result
         Some(deadline) => timeout_at(deadline, work).await.unwrap_or_else(|_| Err(too_late())),
         None => work.await,
     }
-}
-
-fn admit(gate: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
-    gate.try_acquire().map_err(|_| {
-        Status::new(Code::Overloaded, "this node has too many requests in hand").retry_after_ms(OVERLOADED_RETRY_MS)
-    })
 }
 
 fn bounded(count: usize) -> Result<(), Status> {

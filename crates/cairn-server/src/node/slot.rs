@@ -2,6 +2,7 @@
 
 use super::disk::DiskWatch;
 use super::sweep::Sweep;
+use crate::gate::Drain;
 use crate::tasks::blocking;
 use cairn_net::WorkTime;
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
@@ -10,8 +11,10 @@ use cairn_store::{
     BlockInfo, BlockKey, Closed, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, ReadError, Store,
     StoreCounts, StoredBlock, SyncAck, SyncError, Usage,
 };
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// What a store without room reports as its trouble.
@@ -26,6 +29,8 @@ pub(crate) struct StoreSlot {
     suspicious: bool,
     id: OnceLock<StoreId>,
     disk: Arc<DiskWatch>,
+    /// How fast bytes leave the store's queue.
+    drain: Arc<Mutex<Drain>>,
     pub(crate) sweep: Arc<Sweep>,
 }
 
@@ -40,7 +45,7 @@ impl StoreSlot {
     pub(crate) fn new(store: Arc<Store>, report: &OpenReport, sweep: Sweep, disk: Arc<DiskWatch>) -> Self {
         let suspicious = report.is_damaged() || report.scanned_records > 0;
         let sweep = Arc::new(sweep);
-        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), disk, sweep }
+        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), disk, drain: Arc::default(), sweep }
     }
 
     pub(crate) fn is_suspicious(&self) -> bool {
@@ -67,7 +72,14 @@ impl StoreSlot {
         let (done, outcome) = oneshot::channel();
         let done = completion(done);
         let (sweep, writer) = (self.sweep.clone(), put.key.block.writer);
+        let len = put.parts.iter().map(|part| part.len() as u64).sum();
+        let drain = self.drain.clone();
+        drain.lock().enter(len, cairn_net::now());
         let noted = move |result: Result<PutAck, PutError>| {
+            match result {
+                Ok(_) => drain.lock().leave(len, cairn_net::now()),
+                Err(_) => drain.lock().withdraw(len),
+            }
             // One that was not synced may be in the index all the same.
             if matches!(result, Ok(_) | Err(PutError::Poisoned(_))) {
                 sweep.note(writer);
@@ -98,6 +110,11 @@ impl StoreSlot {
         let (done, outcome) = oneshot::channel();
         self.store.delete(keys, completion(done));
         outcome.await.unwrap_or(Err(DeleteError::Closed(Closed)))
+    }
+
+    /// When a caller for whom there was no room finds some, most likely.
+    pub(crate) fn retry_after(&self) -> Duration {
+        self.drain.lock().retry_after(cairn_net::now())
     }
 
     /// How long the disk has owed the answer to its oldest operation, in milliseconds.
@@ -211,26 +228,30 @@ fn completion<T: Send + 'static>(done: oneshot::Sender<T>) -> Box<dyn FnOnce(T) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use cairn_proto::checksum::chunk_crcs;
     use cairn_proto::{BlockId, PgEpoch, Shard};
     use cairn_store::{Durability, Execution, RealDisk, StoreOptions};
     use futures_util::FutureExt;
-    use std::time::Duration;
 
-    /// A slot whose store works only when told.
-    fn slot() -> (tempfile::TempDir, StoreSlot) {
+    /// A slot of a store that held blocks of writers up to `newest` when it was opened.
+    pub(crate) fn slot(options: StoreOptions, newest: u64) -> (tempfile::TempDir, StoreSlot) {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let disk = Arc::new(RealDisk::open(dir.path()).expect("it is free"));
-        let options = StoreOptions { execution: Execution::Manual, reserve_bytes: Some(0), ..StoreOptions::default() };
+        let options = StoreOptions { reserve_bytes: Some(0), ..options };
         let (store, report) = Store::open(disk, options).expect("opened");
-        let sweep = Sweep::new(WriterId(0), 0, Duration::from_secs(10), 10);
+        let sweep = Sweep::new(WriterId(newest), 0, Duration::from_secs(10), 10);
         (dir, StoreSlot::new(Arc::new(store), &report, sweep, Arc::default()))
     }
 
-    fn put(seq: u32) -> Put {
-        let key = BlockKey::replica(BlockId::new(1, 1, seq));
+    /// Its store works only when told.
+    fn manual() -> StoreOptions {
+        StoreOptions { execution: Execution::Manual, ..StoreOptions::default() }
+    }
+
+    pub(crate) fn put(writer: u64, seq: u32) -> Put {
+        let key = BlockKey::replica(BlockId::new(1, writer, seq));
         let crcs = chunk_crcs(key.block, Shard(0), b"content");
         let parts = vec![bytes::Bytes::from_static(b"content")];
         let (pg, pg_epoch) = (PgId(1), PgEpoch(1));
@@ -239,15 +260,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_put_that_is_given_up_in_the_queue_costs_no_disk_work() {
-        let (_dir, slot) = slot();
+        let (_dir, slot) = slot(manual(), 0);
         let work = WorkTime::default();
-        let mut kept = Box::pin(slot.put(put(1), &work));
-        let mut given_up = Box::pin(slot.put(put(2), &work));
+        let mut kept = Box::pin(slot.put(put(1, 1), &work));
+        let mut given_up = Box::pin(slot.put(put(1, 2), &work));
         assert!((&mut kept).now_or_never().is_none() && (&mut given_up).now_or_never().is_none());
         drop(given_up);
         slot.store.run_pending();
         assert!(kept.await.expect("stored").durable);
         assert_eq!(slot.store.usage().blocks, 1);
         assert_eq!(slot.stall_ms(), 0, "nobody waits for the disk");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_says_when_to_come_back() {
+        let (_dir, slot) = slot(StoreOptions { queue_bytes: 10, ..manual() }, 0);
+        let work = WorkTime::default();
+        let mut waits = Box::pin(slot.put(put(1, 1), &work));
+        assert!((&mut waits).now_or_never().is_none());
+        let refused = slot.put(put(1, 2), &work).await.expect_err("no room for fourteen bytes");
+        let status = super::super::status::of_put(&refused, slot.retry_after());
+        assert_eq!(status.code, cairn_proto::status::Code::Overloaded);
+        assert!((5..=5000).contains(&status.retry_after_ms), "{}", status.retry_after_ms);
+        slot.store.run_pending();
+        waits.await.expect("stored");
+        assert_eq!(slot.drain.lock().inside(), (0, 0), "who was refused is not waited for");
     }
 }

@@ -6,6 +6,7 @@ use super::identity::NodeIdentity;
 use super::progress::Progress;
 use super::recent::Recent;
 use super::slot::StoreSlot;
+use crate::gate::Gate;
 use crate::limits::{
     COLD_READS_MAX, COPIES_IN_FLIGHT_MAX, DELETED_REMEMBERED, HEAL_QUEUE_MAX, MISSES_REMEMBERED, READS_MAX,
     VERIFIES_MAX, WARM_BLOCKS, WARM_FOR, WRITES_MAX,
@@ -56,10 +57,10 @@ pub(crate) struct Home {
 
 /// Bounds on what the handler does at once.
 pub(crate) struct Gates {
-    pub(crate) reads: Semaphore,
+    pub(crate) reads: Gate,
     pub(crate) cold_reads: Semaphore,
-    pub(crate) writes: Semaphore,
-    pub(crate) verifies: Semaphore,
+    pub(crate) writes: Gate,
+    pub(crate) verifies: Gate,
 }
 
 /// Calls for the duties.
@@ -119,10 +120,10 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn gates() -> Gates {
         Gates {
-            reads: Semaphore::new(READS_MAX),
+            reads: Gate::new(READS_MAX, "reads"),
             cold_reads: Semaphore::new(COLD_READS_MAX),
-            writes: Semaphore::new(WRITES_MAX),
-            verifies: Semaphore::new(VERIFIES_MAX),
+            writes: Gate::new(WRITES_MAX, "writes"),
+            verifies: Gate::new(VERIFIES_MAX, "blocks to verify"),
         }
     }
 

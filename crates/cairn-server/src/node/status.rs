@@ -1,9 +1,10 @@
 //! What a store's errors say to a caller: one exhaustive match per operation.
 
-use crate::limits::OVERLOADED_RETRY_MS;
+use crate::gate::millis;
 use cairn_proto::status::{Code, Status};
 use cairn_store::{Cause, DeleteError, PutError, ReadError, SyncError};
 use std::error::Error;
+use std::time::Duration;
 
 /// The message with its causes, for people.
 fn explain(error: &dyn Error) -> String {
@@ -17,13 +18,13 @@ fn explain(error: &dyn Error) -> String {
     message
 }
 
-fn overloaded(error: &dyn Error) -> Status {
-    Status::new(Code::Overloaded, explain(error)).retry_after_ms(OVERLOADED_RETRY_MS)
+fn overloaded(error: &dyn Error, retry_after: Duration) -> Status {
+    Status::new(Code::Overloaded, explain(error)).retry_after_ms(millis(retry_after))
 }
 
-pub(crate) fn of_put(error: &PutError) -> Status {
+pub(crate) fn of_put(error: &PutError, retry_after: Duration) -> Status {
     let code = match error {
-        PutError::Overloaded(_) => return overloaded(error),
+        PutError::Overloaded(_) => return overloaded(error, retry_after),
         PutError::NoSpace(_) => Code::NoSpace,
         PutError::Conflict(_) => Code::BlockConflict,
         PutError::ChecksumMismatch { .. } => Code::Corrupt,
@@ -35,9 +36,9 @@ pub(crate) fn of_put(error: &PutError) -> Status {
     Status::new(code, explain(error))
 }
 
-pub(crate) fn of_sync(error: &SyncError) -> Status {
+pub(crate) fn of_sync(error: &SyncError, retry_after: Duration) -> Status {
     let code = match error {
-        SyncError::Overloaded(_) => return overloaded(error),
+        SyncError::Overloaded(_) => return overloaded(error, retry_after),
         SyncError::Invalid(_) => Code::Invalid,
         SyncError::Poisoned(_) => Code::Io,
         SyncError::Abandoned(_) => Code::Deadline,
@@ -46,9 +47,9 @@ pub(crate) fn of_sync(error: &SyncError) -> Status {
     Status::new(code, explain(error))
 }
 
-pub(crate) fn of_delete(error: &DeleteError) -> Status {
+pub(crate) fn of_delete(error: &DeleteError, retry_after: Duration) -> Status {
     let code = match error {
-        DeleteError::Overloaded(_) => return overloaded(error),
+        DeleteError::Overloaded(_) => return overloaded(error, retry_after),
         DeleteError::NoSpace(_) => Code::NoSpace,
         DeleteError::Invalid(_) => Code::Invalid,
         DeleteError::Poisoned(_) => Code::Io,

@@ -5,7 +5,6 @@ use super::progress::Duty;
 use super::slot::StoreSlot;
 use super::state::{Membership, Node};
 use crate::console::{Reason, Subject, Verdict, answers};
-use crate::limits::{READS_MAX, WRITES_MAX};
 use async_trait::async_trait;
 use cairn_metrics::{Exposition, Page, Source};
 use cairn_net::Link;
@@ -155,8 +154,8 @@ impl NodeSource {
         let node = &self.node;
         let help = "Requests that are in hand, by gate.";
         page.gauge("cairn_node_requests_admitted", help, |family| {
-            let reads = READS_MAX - node.gates.reads.available_permits();
-            let writes = WRITES_MAX - node.gates.writes.available_permits();
+            let reads = node.gates.reads.inside();
+            let writes = node.gates.writes.inside();
             family.count(&[("gate", "read")], reads as u64)?;
             family.count(&[("gate", "write")], writes as u64)
         })?;

@@ -346,6 +346,43 @@ fn settle(slot: &StoreSlot, look: &Look, ended: &BTreeSet<WriterId>, found: &Fou
 mod tests {
     use super::*;
     use cairn_proto::BlockId;
+    use cairn_store::StoreOptions;
+
+    /// Makes a store hold so many blocks of a writer.
+    async fn fill(slot: &StoreSlot, writer: u64, count: u32) -> Vec<BlockKey> {
+        let work = cairn_net::WorkTime::default();
+        let puts: Vec<_> = (0..count).map(|seq| crate::node::slot::tests::put(writer, seq)).collect();
+        let keys = puts.iter().map(|put| put.key).collect();
+        for stored in futures_util::future::join_all(puts.into_iter().map(|put| slot.put(put, &work))).await {
+            stored.expect("stored");
+        }
+        keys
+    }
+
+    #[tokio::test]
+    async fn too_much_at_once_stops_the_sweep_of_what_was_there_before() {
+        let (_dir, slot) = crate::node::slot::tests::slot(StoreOptions::default(), 1);
+        let most = u32::try_from(SWEEP_MASS_MIN).expect("it is small");
+        let old = fill(&slot, 1, most + 1).await;
+        let hold = |keys: &[BlockKey]| Found { held: keys.to_vec(), ..Found::default() };
+        // Within the limit it goes, and counts.
+        let mut found = hold(&old[..10]);
+        delete_held(&slot, &mut found).await.expect("deleted");
+        assert_eq!((found.deleted, found.left.len(), slot.sweep.alarm()), (10, 0, String::new()));
+        let mut found = hold(&old[10..]);
+        delete_held(&slot, &mut found).await.expect("decided");
+        assert_eq!((found.deleted, found.left.len()), (0, 1));
+        assert!(slot.sweep.alarm().contains("sweep stopped: 1015 blocks"), "{}", slot.sweep.alarm());
+        // Nor does it go in small parts.
+        let mut found = hold(&old[10..11]);
+        delete_held(&slot, &mut found).await.expect("decided");
+        assert_eq!(found.deleted, 0);
+        assert_eq!(slot.usage().blocks, u64::from(most) - 9);
+        // Later writers are not concerned.
+        let late = fill(&slot, 2, 5).await;
+        assert_eq!(delete(&slot, &late).await.expect("deleted"), 5);
+        assert_eq!(slot.sweep.totals(), SweepTotals { swept_blocks: 15, stopped_blocks: 1015, ..Default::default() });
+    }
 
     fn block(writer: u64, seq: u32, pg: u32) -> (BlockKey, PgId) {
         (BlockKey::replica(BlockId::new(1, writer, seq)), PgId(pg))
