@@ -74,8 +74,9 @@ async fn until_signal(args: &Args) -> Result<bool> {
 /// True when every step ran.
 async fn measure(args: &Args) -> Result<bool> {
     if let Some(Command::Claims) = args.command {
-        write(args, &claims::run(args).await?)?;
-        return Ok(true);
+        let report = claims::run(args).await?;
+        write(args, &report)?;
+        return Ok(report.as_claimed);
     }
     let report = run::all(args).await?;
     write(args, &report)?;
