@@ -12,6 +12,8 @@ pub const CLUSTER_VERSION: u32 = 1;
 pub const ATTEMPTS_MAX: u32 = 64;
 /// After this many conflicts a transaction waits for its turn among others in the same state.
 pub const ATTEMPTS_UNTIL_TURN: u32 = 3;
+/// Transactions handed to the engine that go on without their callers; further ones wait, and end with theirs.
+pub const COMMITS_MAX: usize = 1024;
 /// Locks that order changes of one inode's content, so that they meet here and not at their commits.
 pub const INODE_LOCKS: usize = 64;
 

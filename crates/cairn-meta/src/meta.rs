@@ -6,8 +6,8 @@ use crate::error::{Fault, Op, OpenError, engine_status};
 use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
 use crate::limits::{
-    ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN, SESSIONS_MAX,
-    STORES_MAX,
+    ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, COMMITS_MAX, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN,
+    SESSIONS_MAX, STORES_MAX,
 };
 use crate::rows;
 use crate::slot::Step;
@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::Mutex as TurnLock;
+use tokio::sync::{Mutex as TurnLock, Semaphore};
 
 /// How metadata is opened.
 #[derive(Clone)]
@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) groups_enough_at: AtomicU64,
     pub(crate) beats_written: Mutex<Option<Duration>>,
     birth: u64,
+    /// Bounds the commits that nobody can take back.
+    commits: Arc<Semaphore>,
     inode_locks: Vec<TurnLock<()>>,
     turn: TurnLock<()>,
 }
@@ -176,6 +178,7 @@ impl Meta {
             groups_enough_at: AtomicU64::new(0),
             beats_written: Mutex::new(None),
             birth: opened.birth,
+            commits: Arc::new(Semaphore::new(COMMITS_MAX)),
             inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
             turn: TurnLock::new(()),
         };
@@ -283,9 +286,11 @@ impl Meta {
         let outcome = if effects.is_empty() {
             inner.commit(durability).await
         } else {
-            // Whoever waits may give up, but what is committed has to be counted.
+            // Whoever waits may give up: here nothing is lost, further on what is committed has to be counted.
+            let permit = self.inner.commits.clone().acquire_owned().await.expect("this semaphore is never closed");
             let meta = self.clone();
             let commit = tokio::spawn(async move {
+                let _permit = permit;
                 let outcome = inner.commit(durability).await;
                 if outcome == Ok(CommitOutcome::Done) {
                     meta.take_effect(&effects);

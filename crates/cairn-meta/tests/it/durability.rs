@@ -119,3 +119,32 @@ async fn acknowledged_creates_survive_a_kill() {
         assert!(after.inode > last);
     }
 }
+
+#[tokio::test]
+async fn what_is_committed_counts_though_its_caller_gave_up() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let world = World::over(embedded(dir.path())).await;
+    world.add_nodes(3).await;
+    let file = world.create("f").await.expect("made").inode;
+    let mut happened = 0;
+    for index in 0..50u64 {
+        let before = world.stat("f").await.expect("there").size;
+        {
+            // Given up somewhere on its way: polled once, or once more for every round.
+            let mut write = std::pin::pin!(world.write(file, index * 1000, 1000));
+            for _ in 0..=index % 8 {
+                let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx).is_ready()));
+                if polled.await {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        // A commit behind it in the queue: what went before is decided.
+        world.mkdir(&format!("d{index}")).await.expect("made");
+        let size = world.stat("f").await.expect("there").size;
+        assert_eq!(world.status().await.file_bytes, size, "in round {index}");
+        happened += u64::from(size > before);
+    }
+    assert!(happened > 0, "some were committed all the same");
+}

@@ -1,7 +1,10 @@
 //! Blocks whose write came to nothing are deleted, and no others.
 
-use crate::support::{Cluster, Stored, content, eventually};
+use crate::support::{Cluster, Stored, content, eventually, id};
+use bytes::Bytes;
 use cairn_proto::BlockId;
+use cairn_proto::pb;
+use cairn_proto::pb::request::Kind;
 use std::time::Duration;
 
 /// Sweeps often, and forgets silent clients after some seconds.
@@ -142,5 +145,25 @@ async fn blocks_of_an_unknown_writer_are_kept_and_reported() {
     for status in cluster.nodes.iter().flatten().flat_map(|node| node.sweep_totals()) {
         assert_eq!((status.1.future_blocks, status.1.swept_blocks), (1, 0));
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_duty_judges_is_not_acted_upon() {
+    let mut cluster = start().await;
+    let (orphan, _) = cluster.client.put_everywhere(content(100_000, 1)).await;
+    // Node 1 has seen a duty that is later than that of the metadata server which will answer it.
+    let first = addr(&cluster, 1);
+    let store = cluster.client.store_at(&first).await;
+    let nothing = pb::Run { first: Some(id(BlockId::new(9999, 9999, 0))), count: 1 };
+    let delete = pb::DeleteBlocks { store, duty_epoch: 1000, pg: orphan.pg, pg_epoch: 1000, runs: vec![nothing] };
+    cluster.client.node_at(&first, Kind::Delete(delete), Bytes::new()).await.unwrap();
+    cluster.client.close().await;
+    for number in 2..=3 {
+        eventually("the others sweep it", async || blocks(&cluster, number).await == 0).await;
+    }
+    let judged = async || cluster.nodes[0].as_ref().unwrap().sweep_totals()[0].1.judged_blocks;
+    eventually("it was told more than once", async || judged().await > 2).await;
+    assert!(cluster.client.holds(store, &orphan).await);
     cluster.stop().await;
 }
