@@ -105,8 +105,9 @@ pub(crate) async fn first_ping(dialed: &mut Dialed) -> Result<pb::Pong, LegError
 
 /// Runs until the connection ends, and ends it.
 pub(super) async fn run(conn: Arc<Conn>, mut reader: FrameReader<Box<dyn ReadHalf>>) {
+    let mut is_proven = false;
     let death = loop {
-        if let Err(death) = one_message(&conn, &mut reader).await {
+        if let Err(death) = one_message(&conn, &mut reader, &mut is_proven).await {
             break death;
         }
     };
@@ -134,13 +135,14 @@ fn broken(message: impl Into<String>) -> Death {
 
 type Reader = FrameReader<Box<dyn ReadHalf>>;
 
-async fn one_message(conn: &Arc<Conn>, reader: &mut Reader) -> Result<(), Death> {
+/// `is_proven`: a frame of this connection had a body that matched its checksum.
+async fn one_message(conn: &Arc<Conn>, reader: &mut Reader, is_proven: &mut bool) -> Result<(), Death> {
     let fixed = reader.next().await?;
     match fixed.frame_type {
         FrameType::Response => {
             let response = pb::Response::decode(reader.header())
                 .map_err(|error| broken(format!("unreadable response header: {error}")))?;
-            receive_response(conn, reader, fixed, response).await
+            receive_response(conn, reader, fixed, response, is_proven).await
         }
         _ => aside(conn, reader, fixed),
     }
@@ -210,6 +212,7 @@ async fn receive_response(
     reader: &mut Reader,
     fixed: FixedHeader,
     response: pb::Response,
+    is_proven: &mut bool,
 ) -> Result<(), Death> {
     let total_len = response.total_len;
     let lane_max = match conn.kind {
@@ -221,6 +224,7 @@ async fn receive_response(
         Expected::Wanted { response_max, verify } => (response_max.min(lane_max), verify),
         Expected::Unwanted => (lane_max, false),
     };
+    let mut trust = Trust { verify, is_proven };
     if total_len > accepted {
         let message = format!("a response of {total_len} bytes was announced, accepted are {accepted}");
         if let Some(job) = take_job(conn, fixed.request_id) {
@@ -237,13 +241,23 @@ async fn receive_response(
         }
         Expected::Wanted { .. } => Some(BytesMut::new()),
     };
-    let (end, body) = receive_body(conn, reader, fixed, total_len, body, verify).await?;
+    let (end, body) = receive_body(conn, reader, fixed, total_len, body, &mut trust).await?;
     conclude(conn, fixed, end, response, body);
     Ok(())
 }
 
+/// A response up to this length (a block of the default size) gets its room at once on a connection that is proven.
+const PROVEN_ROOM: u64 = 4 * FRAME_BODY_MAX as u64;
+
+/// Whether checksums are to be held against the bodies, and whether one was.
+struct Trust<'a> {
+    verify: bool,
+    is_proven: &'a mut bool,
+}
+
 /// How much room a response's body is given before its next frame is received; at least what has come and the frame.
-/// A whole body gets its room at once if it is no longer than a frame, or after a frame that matched its checksum;
+/// A whole body gets its room at once if it is no longer than a frame, or after a frame that matched its checksum (one of
+/// an earlier response will do for up to [`PROVEN_ROOM`]);
 /// otherwise room grows with what really comes, so that an announcement costs the peer what it costs us.
 fn room(total_len: u64, taken: u64, frame_len: u64, is_trusted: bool) -> u64 {
     let first = total_len.min(u64::from(FRAME_BODY_MAX));
@@ -258,11 +272,11 @@ async fn receive_body(
     first: FixedHeader,
     total_len: u64,
     mut body: Option<BytesMut>,
-    verify: bool,
+    trust: &mut Trust<'_>,
 ) -> Result<(FixedHeader, Option<BytesMut>), Death> {
     let mut rest = total_len;
     let mut fixed = first;
-    let mut is_trusted = false;
+    let mut is_trusted = *trust.is_proven && total_len <= PROVEN_ROOM;
     loop {
         let frame_len = u64::from(fixed.body_len);
         if frame_len > rest {
@@ -274,13 +288,16 @@ async fn receive_body(
                 let taken = body.len() as u64;
                 let room = room(total_len, taken, frame_len, is_trusted);
                 body.reserve((room - taken) as usize);
-                if let Err(error) = reader.take_body(&fixed, body, verify).await {
+                if let Err(error) = reader.take_body(&fixed, body, trust.verify).await {
                     if let ReadError::BodyCrc { .. } = &error {
                         Counters::add(&conn.counters.body_crc_failures, 1);
                     }
                     return Err(error.into());
                 }
-                is_trusted = is_trusted || verify || rest == 0 || crc32c(&body[taken as usize..]) == fixed.body_crc;
+                if !is_trusted && rest > 0 {
+                    is_trusted = trust.verify || crc32c(&body[taken as usize..]) == fixed.body_crc;
+                    *trust.is_proven |= is_trusted;
+                }
             }
             None => reader.skip_body(&fixed).await?,
         }
