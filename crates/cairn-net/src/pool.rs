@@ -198,7 +198,7 @@ impl<C: Pooled, W> Pool<C, W> {
         self.removed(shell, kind, conn);
     }
 
-    /// A new connection was placed on its lane.
+    /// A new connection was placed on its lane: the peer takes connections, also further ones that are waited for.
     pub fn placed(&self, shell: &impl Shell<Conn = C, Waiter = W>, kind: LaneKind, conn: &C, waiters: Vec<W>) {
         if waiters.is_empty() && shell.is_crowded() {
             shell.evict(conn);
@@ -208,12 +208,34 @@ impl<C: Pooled, W> Pool<C, W> {
                 self.arrive(shell, kind, back, Wants::Any);
             }
         }
+        for kind in LaneKind::ALL {
+            loop {
+                let next = {
+                    let mut lanes = self.lock();
+                    if lanes.closed {
+                        return;
+                    }
+                    let lane = lanes.of(kind);
+                    lane.set_cautious(false);
+                    lane.dial_if_useful()
+                };
+                if matches!(next, Next::Wait) {
+                    break;
+                }
+                self.carry_out(shell, kind, next);
+            }
+        }
     }
 
     /// A dial failed; those returned fail with it.
     pub fn dial_failed(&self, kind: LaneKind) -> Vec<W> {
         let mut lanes = self.lock();
-        if lanes.closed { Vec::new() } else { lanes.of(kind).dial_failed() }
+        if lanes.closed {
+            return Vec::new();
+        }
+        lanes.control.set_cautious(true);
+        lanes.bulk.set_cautious(true);
+        lanes.of(kind).dial_failed()
     }
 
     /// Takes out the waiters of which `gone` is true.

@@ -58,6 +58,8 @@ pub(crate) struct Lane<C, W> {
     idle: Vec<C>,
     dialing: usize,
     waiting: VecDeque<(W, Wants)>,
+    /// The peer's last dial failed: one at a time until one succeeds.
+    cautious: bool,
     peak: usize,
 }
 
@@ -70,6 +72,7 @@ impl<C: Pooled, W> Lane<C, W> {
             idle: Vec::new(),
             dialing: 0,
             waiting: VecDeque::new(),
+            cautious: false,
             peak: 0,
         }
     }
@@ -96,7 +99,16 @@ impl<C: Pooled, W> Lane<C, W> {
         self.dial_if_useful()
     }
 
-    fn dial_if_useful(&mut self) -> Next<C, W> {
+    /// What the last dial of the peer, on whatever lane, says about the next one.
+    pub fn set_cautious(&mut self, cautious: bool) {
+        self.cautious = cautious;
+    }
+
+    /// Who waits may be worth a dial, or one more.
+    pub fn dial_if_useful(&mut self) -> Next<C, W> {
+        if self.cautious && self.dialing > 0 {
+            return Next::Wait;
+        }
         if self.multiplexed {
             // One dial serves all; it may be a second connection, which takes the place of the first.
             let is_useful = self.dialing == 0 && !self.waiting.is_empty();

@@ -113,6 +113,36 @@ async fn where_others_can_answer_one_dial_is_enough() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_cannot_be_reached_is_dialled_once_for_all_who_wait() {
+    let net = PipeNet::new();
+    let link = link_with(net.clone(), "127.0.0.1:7", |config| config.connect_timeout = Duration::from_secs(1));
+    net.freeze("127.0.0.1:7", true);
+    let _ = error_of(link.start(get(1, 10)).await);
+    let legs: Vec<_> = (0..8).map(|seed| link.start(get(seed, 100_000))).collect();
+    let mut dials = Vec::new();
+    for leg in legs {
+        dials.push(error_of(leg.await).dial.unwrap());
+    }
+    dials.dedup();
+    assert_eq!((dials.len(), net.dials("127.0.0.1:7")), (1, 2));
+
+    net.freeze("127.0.0.1:7", false);
+    let server = start_with(&net, "127.0.0.1:7", |_| ()).await;
+    let mut legs: Vec<_> = (0..4)
+        .map(|_| {
+            let mut call = gated();
+            call.response_max = 100_000;
+            link.start(call)
+        })
+        .collect();
+    for leg in &mut legs {
+        poll_once(leg).await;
+    }
+    until("all are there at once", || server.echo.seen.load(Ordering::SeqCst) == 4).await;
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_minimum_is_kept_once_the_peer_is_known() {
     let net = PipeNet::new();
     let server = start(&net).await;

@@ -110,6 +110,25 @@ fn who_avoids_a_connection_gets_another_one() {
 }
 
 #[test]
+fn a_peer_that_refused_is_dialled_once_at_a_time() {
+    let mut lane = Numbers::exclusive(4);
+    for waiter in 1..=3 {
+        assert_eq!(lane.arrive(waiter, Wants::Any), Next::Dial { evict: None });
+    }
+    lane.set_cautious(true);
+    assert_eq!(lane.dial_failed(), []);
+    assert_eq!(lane.dial_failed(), []);
+    assert_eq!(lane.arrive(4, Wants::Any), Next::Wait);
+    assert_eq!(lane.dial_failed(), [1, 2, 3, 4], "one failure for all");
+    assert_eq!(lane.arrive(5, Wants::Any), Next::Dial { evict: None });
+    assert_eq!(lane.arrive(6, Wants::Any), Next::Wait);
+    assert_eq!(lane.dialed(10).waiters, [5]);
+    lane.set_cautious(false);
+    assert_eq!(lane.dial_if_useful(), Next::Dial { evict: None }, "now that it is there, for the other one");
+    assert_eq!(lane.dial_if_useful(), Next::Wait);
+}
+
+#[test]
 fn a_minimum_is_refilled_and_a_probe_takes_the_place_of_the_connection() {
     let mut lane = Numbers::exclusive(2);
     assert!(lane.refill(1) && !lane.refill(1));
@@ -190,6 +209,11 @@ impl Model {
             9 => {
                 self.lane.refill(2);
             }
+            10 => {
+                self.lane.set_cautious(pick.index(2) == 0);
+                let next = self.lane.dial_if_useful();
+                self.act(next);
+            }
             4 if self.lane.dialing() > 0 => {
                 for waiter in self.lane.dial_failed() {
                     self.waiting.remove(&waiter);
@@ -222,7 +246,7 @@ proptest! {
     #[test]
     fn no_waiter_is_lost_and_no_bound_exceeded(
         max in 1usize..4, multiplexed in any::<bool>(),
-        actions in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..200),
+        actions in prop::collection::vec((0u8..11, any::<prop::sample::Index>()), 1..200),
     ) {
         let lane = if multiplexed { Numbers::multiplexed() } else { Numbers::exclusive(max) };
         let max = if multiplexed { 1 } else { max };
