@@ -136,8 +136,14 @@ impl Appender {
         for request in batch {
             match request {
                 // Dropped before the disk has any work with them: who gave up asks elsewhere, or asks again.
-                Request::Put(put) if !(put.wanted)() => finish(put.done, put.permit, Err(Abandoned.into())),
-                Request::Sync(sync) if !(sync.wanted)() => finish(sync.done, sync.permit, Err(Abandoned.into())),
+                Request::Put(put) if !(put.wanted)() => {
+                    Counters::add(&self.shared.counters.abandoned, 1);
+                    finish(put.done, put.permit, Err(Abandoned.into()));
+                }
+                Request::Sync(sync) if !(sync.wanted)() => {
+                    Counters::add(&self.shared.counters.abandoned, 1);
+                    finish(sync.done, sync.permit, Err(Abandoned.into()));
+                }
                 Request::Put(put) => self.put(&mut run, put),
                 Request::Delete(delete) => self.delete(&mut run, delete),
                 Request::Sync(sync) => self.sync(&mut run, sync),

@@ -13,6 +13,8 @@ pub struct StoreCounts {
     pub batches: u64,
     /// Requests in those batches.
     pub batched_requests: u64,
+    /// Of those, requests for whom nobody waited any more when their turn came: nothing was done.
+    pub abandoned: u64,
     /// Rounds of the syncer.
     pub sync_rounds: u64,
     /// Requests that those rounds answered.
@@ -26,6 +28,7 @@ pub struct StoreCounts {
 pub struct Counters {
     pub batches: AtomicU64,
     pub batched_requests: AtomicU64,
+    pub abandoned: AtomicU64,
     pub sync_rounds: AtomicU64,
     pub sync_waiters: AtomicU64,
     pub quarantined: AtomicU64,
@@ -43,6 +46,7 @@ impl Counters {
             waiting_bytes,
             batches: get(&self.batches),
             batched_requests: get(&self.batched_requests),
+            abandoned: get(&self.abandoned),
             sync_rounds: get(&self.sync_rounds),
             sync_waiters: get(&self.sync_waiters),
             quarantined: get(&self.quarantined),

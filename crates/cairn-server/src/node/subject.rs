@@ -125,20 +125,25 @@ impl NodeSource {
         page.counter("cairn_node_deleted_blocks_total", "Blocks deleted on command of metadata.", |family| {
             family.count(&[], get(&progress.deleted_blocks))
         })?;
-        let help = "Blocks without a file, by what the sweep did with them; those it kept need an operator.";
+        let sweeps = || {
+            let stores = self.node.stores.iter().enumerate();
+            stores.map(|(index, slot)| (StoreFigures::name(index, slot), slot.sweep.totals()))
+        };
+        let help = "Blocks that metadata judged for the sweep, and those without a file that it deleted.";
         page.counter("cairn_node_sweep_blocks_total", help, |family| {
-            for (index, slot) in self.node.stores.iter().enumerate() {
-                let store = StoreFigures::name(index, slot);
-                let totals = slot.sweep.totals();
-                let events = [
-                    ("judged", totals.judged_blocks),
-                    ("deleted", totals.swept_blocks),
-                    ("kept_future", totals.future_blocks),
-                    ("kept_stopped", totals.stopped_blocks),
-                ];
-                events.iter().try_for_each(|(event, blocks)| {
-                    family.count(&[("store", store.as_str()), ("event", event)], *blocks)
-                })?;
+            for (store, totals) in sweeps() {
+                for (event, blocks) in [("judged", totals.judged_blocks), ("deleted", totals.swept_blocks)] {
+                    family.count(&[("store", store.as_str()), ("event", event)], blocks)?;
+                }
+            }
+            Ok(())
+        })?;
+        let help = "Blocks without a file that the sweep keeps until an operator has looked.";
+        page.gauge("cairn_node_sweep_kept_blocks", help, |family| {
+            for (store, totals) in sweeps() {
+                for (reason, blocks) in [("future", totals.future_blocks), ("stopped", totals.stopped_blocks)] {
+                    family.count(&[("store", store.as_str()), ("reason", reason)], blocks)?;
+                }
             }
             Ok(())
         })?;
@@ -202,6 +207,8 @@ fn measure_queues(page: &mut Page<'_>, stores: &[StoreFigures]) -> fmt::Result {
     counter("cairn_node_store_batches_total", help, |counts| counts.batches)?;
     let help = "Requests in those batches.";
     counter("cairn_node_store_batched_requests_total", help, |counts| counts.batched_requests)?;
+    let help = "Of those, requests for whom nobody waited any more: nothing was done.";
+    counter("cairn_node_store_abandoned_requests_total", help, |counts| counts.abandoned)?;
     let help = "Rounds of making durable what was written.";
     counter("cairn_node_store_sync_rounds_total", help, |counts| counts.sync_rounds)?;
     let help = "Requests that those rounds answered.";

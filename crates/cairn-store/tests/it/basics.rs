@@ -226,6 +226,7 @@ fn what_nobody_waits_for_at_its_turn_is_not_done() {
     store.sync_while(vec![key(1)], Box::new(|| false), done);
     store.run_pending();
     assert!(matches!(answer.recv().unwrap(), Err(SyncError::Abandoned(_))));
+    assert_eq!(store.counts().abandoned, 2);
     // Their places in the queue are free again.
     put_durable(&store, 2, 100);
 }
