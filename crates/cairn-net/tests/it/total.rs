@@ -2,7 +2,7 @@
 
 use crate::support::{assert_quiet, call, error_of, gated, get, get_ok, link_with, pattern, poll_once, start, until};
 use cairn_net::testing::PipeNet;
-use cairn_net::{CloseReason, ConnectionTotal, LegErrorClass, Link, LinkConfig, Sent, now};
+use cairn_net::{CloseReason, ConnectionTotal, LegErrorClass, Link, LinkConfig, Route, Sent, now};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
 use std::sync::Arc;
@@ -113,6 +113,68 @@ async fn having_no_place_is_no_failure_of_the_peer() {
     server.echo.gate.add_permits(1);
     held.await.unwrap();
     get_ok(&other, 7, 10).await;
+    server.stop().await;
+}
+
+/// Requests of one link amid connections that are cut, probes and too few places.
+async fn work_amid_trouble(link: Link, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut avoid = None;
+    for round in 0..150 {
+        let len = [10, 100_000, 1_500_000][rng.usize(..3)];
+        let mut call = get(round, len);
+        call.deadline = now() + Duration::from_millis(rng.u64(1..400));
+        let mut leg = link.start_on(call, Route { avoid: avoid.take(), alone: rng.bool() });
+        let watch = leg.watch();
+        if rng.u8(..3) == 0 {
+            let _ = futures_util::poll!(&mut leg);
+            for _ in 0..rng.usize(..20) {
+                tokio::task::yield_now().await;
+            }
+            avoid = watch.connection();
+            drop(leg);
+        } else if let Ok(reply) = leg.await {
+            assert_eq!(reply.body, pattern(round, len), "another request's payload");
+        } else {
+            avoid = watch.connection();
+        }
+        if rng.u8(..20) == 0 {
+            let _ = link.probe(Duration::from_millis(rng.u64(1..50))).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_left_behind_by_cuts_probes_and_too_few_places() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let total = ConnectionTotal::new(6);
+    let links: Vec<_> = (0..4).map(|_| link_of(&net, &server.addr, &total)).collect();
+    let tasks: Vec<_> =
+        (0..12).map(|seed| tokio::spawn(work_amid_trouble(links[seed as usize % 4].clone(), seed))).collect();
+    let mut rng = fastrand::Rng::with_seed(99);
+    while tasks.iter().any(|task| !task.is_finished()) {
+        for _ in 0..rng.usize(1..3_000) {
+            tokio::task::yield_now().await;
+        }
+        net.cut(&server.addr);
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for link in &links {
+        assert_quiet(link, &LinkConfig::default()).await;
+    }
+    let open: usize = links.iter().map(|link| link.stats().control.open + link.stats().bulk.open).sum();
+    until("only open connections have a place", || total.used() <= open).await;
+    assert!(total.peak() <= 6 && total.waiting() == 0);
+    let cuts: u64 = links.iter().map(|link| link.stats().closed(CloseReason::Reset)).sum();
+    assert!(cuts > 0, "no connection was cut under its request");
+    for link in &links {
+        get_ok(link, 1, 100_000).await;
+        link.close();
+    }
+    until("all places are back", || total.used() == 0).await;
     server.stop().await;
 }
 
