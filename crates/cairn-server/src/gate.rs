@@ -5,8 +5,9 @@
 
 use cairn_proto::status::{Code, Status};
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// Time over which a rate is measured, at least.
@@ -91,38 +92,38 @@ pub(crate) fn millis(time: Duration) -> u32 {
 
 /// So many at once.
 pub(crate) struct Gate {
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     max: usize,
-    drain: Mutex<Drain>,
+    drain: Arc<Mutex<Drain>>,
     /// What is too much, for people.
     what: &'static str,
 }
 
-/// The right to go on; given back when dropped.
-pub(crate) struct Admitted<'a> {
-    gate: &'a Gate,
-    _permit: SemaphorePermit<'a>,
+/// The right to go on; given back when dropped. It goes along to a thread that works on when its caller has given up.
+pub(crate) struct Admitted {
+    drain: Arc<Mutex<Drain>>,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Admitted<'_> {
+impl Drop for Admitted {
     fn drop(&mut self) {
-        self.gate.drain.lock().leave(1, cairn_net::now());
+        self.drain.lock().leave(1, cairn_net::now());
     }
 }
 
 impl Gate {
     /// Lets `max` in; `what` are too many for it beyond that, as in "too many requests".
     pub(crate) fn new(max: usize, what: &'static str) -> Self {
-        Self { permits: Semaphore::new(max), max, drain: Mutex::default(), what }
+        Self { permits: Arc::new(Semaphore::new(max)), max, drain: Arc::default(), what }
     }
 
     /// Comes in, or is OVERLOADED and told when half of those inside will have left.
-    pub(crate) fn admit(&self) -> Result<Admitted<'_>, Status> {
+    pub(crate) fn admit(&self) -> Result<Admitted, Status> {
         let now = cairn_net::now();
-        match self.permits.try_acquire() {
+        match self.permits.clone().try_acquire_owned() {
             Ok(permit) => {
                 self.drain.lock().enter(1, now);
-                Ok(Admitted { gate: self, _permit: permit })
+                Ok(Admitted { drain: self.drain.clone(), _permit: permit })
             }
             Err(_) => {
                 let retry_after = self.drain.lock().retry_after(now);

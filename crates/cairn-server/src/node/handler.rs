@@ -155,15 +155,18 @@ impl NodeHandler {
         key: BlockKey,
         deadline: Option<Instant>,
     ) -> Result<Result<StoredBlock, ReadError>, Status> {
-        if self.node.touch(key) {
-            return Ok(slot.read(key));
-        }
-        let permit = in_time(deadline, async {
-            let permit = self.node.gates.cold_reads.acquire().await;
-            Ok(permit.expect("this semaphore is never closed"))
-        });
-        let _permit = permit.await?;
-        Ok(slot.read_cold(key).await)
+        let read = if self.node.is_warm(key) {
+            slot.read(key)
+        } else {
+            let permit = in_time(deadline, async {
+                let permit = self.node.gates.cold_reads.clone().acquire_owned().await;
+                Ok(permit.expect("this semaphore is never closed"))
+            });
+            slot.read_cold(key, permit.await?).await
+        };
+        // Only now: while its first reader waits for a disk, a second one has to wait where that harms nobody, too.
+        self.node.touch(key);
+        Ok(read)
     }
 
     /// Notes what a failed read tells about our own state.
@@ -240,8 +243,8 @@ impl NodeHandler {
     async fn report_corrupt(&self, report: pb::ReportCorrupt) -> Result<pb::Empty, Status> {
         let slot = self.node.store(report.store)?;
         let key = BlockKey { block: block_id(report.block.as_ref())?, shard: shard(report.shard)? };
-        let _permit = self.node.gates.verifies.admit()?;
-        match slot.verify(key).await {
+        let permit = self.node.gates.verifies.admit()?;
+        match slot.verify(key, permit).await {
             Ok(()) => tracing::info!(block = %key, store = report.store, "reported block is whole here"),
             Err(ReadError::NotFound { .. }) => {
                 let pg = self.node.misses.lock().get(&key);

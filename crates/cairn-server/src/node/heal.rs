@@ -77,7 +77,7 @@ async fn heal_missing(node: &Node, slot: &Arc<StoreSlot>, store: StoreId) -> usi
     };
     let mut left = 0;
     for (key, pg) in reported {
-        let outcome = match slot.read_cold(key).await {
+        let outcome = match slot.read_cold(key, ()).await {
             Err(ReadError::NotFound { .. }) => node.copy(slot, pg, key, Durability::Durable).await,
             // It came in meanwhile, or is quarantined, which is the other half's business.
             _ => Ok(()),

@@ -151,16 +151,30 @@ impl StoreSlot {
         self.store.read(key)
     }
 
-    /// Reads a block's header where waiting for the disk harms nobody.
-    pub(crate) async fn read_cold(self: &Arc<Self>, key: BlockKey) -> Result<StoredBlock, ReadError> {
+    /// Reads a block's header where waiting for the disk harms nobody. `right` is given back when that is done, which is
+    /// not when the caller gives up.
+    pub(crate) async fn read_cold<R: Send + 'static>(
+        self: &Arc<Self>,
+        key: BlockKey,
+        right: R,
+    ) -> Result<StoredBlock, ReadError> {
         let slot = self.clone();
-        blocking(move || slot.store.read(key)).await
+        blocking(move || {
+            let _right = right;
+            slot.store.read(key)
+        })
+        .await
     }
 
-    /// Reads a whole block and checks it; a bad one is quarantined.
-    pub(crate) async fn verify(self: &Arc<Self>, key: BlockKey) -> Result<(), ReadError> {
+    /// Reads a whole block and checks it; a bad one is quarantined. `right` is given back when that is done, which is not
+    /// when the caller gives up.
+    pub(crate) async fn verify<R: Send + 'static>(self: &Arc<Self>, key: BlockKey, right: R) -> Result<(), ReadError> {
         let slot = self.clone();
-        blocking(move || slot.store.verify(key)).await
+        blocking(move || {
+            let _right = right;
+            slot.store.verify(key)
+        })
+        .await
     }
 
     /// A page of a group's inventory, in order.
@@ -234,6 +248,7 @@ pub(super) mod tests {
     use cairn_proto::{BlockId, PgEpoch, Shard};
     use cairn_store::{Durability, Execution, RealDisk, StoreOptions};
     use futures_util::FutureExt;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A slot of a store that held blocks of writers up to `newest` when it was opened.
     pub(crate) fn slot(options: StoreOptions, newest: u64) -> (tempfile::TempDir, StoreSlot) {
@@ -270,6 +285,30 @@ pub(super) mod tests {
         assert!(kept.await.expect("stored").durable);
         assert_eq!(slot.store.usage().blocks, 1);
         assert_eq!(slot.stall_ms(), 0, "nobody waits for the disk");
+    }
+
+    #[tokio::test]
+    async fn a_right_is_given_back_by_the_work_and_not_by_who_gave_up() {
+        let (_dir, slot) = slot(StoreOptions::default(), 0);
+        let slot = Arc::new(slot);
+        // Stands for a disk that does not answer: the right itself blocks its thread until told.
+        struct Right(std::sync::mpsc::Receiver<()>, Arc<AtomicUsize>);
+        impl Drop for Right {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+                self.1.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let given_back = Arc::new(AtomicUsize::new(0));
+        let (answer, waits) = std::sync::mpsc::channel();
+        let mut read = Box::pin(slot.read_cold(put(1, 1).key, Right(waits, given_back.clone())));
+        assert!((&mut read).now_or_never().is_none());
+        drop(read);
+        assert_eq!(given_back.load(Ordering::SeqCst), 0);
+        answer.send(()).expect("it waits");
+        while given_back.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -58,7 +58,7 @@ pub(crate) struct Home {
 /// Bounds on what the handler does at once.
 pub(crate) struct Gates {
     pub(crate) reads: Gate,
-    pub(crate) cold_reads: Semaphore,
+    pub(crate) cold_reads: Arc<Semaphore>,
     pub(crate) writes: Gate,
     pub(crate) verifies: Gate,
 }
@@ -121,7 +121,7 @@ impl Node {
     pub(crate) fn gates() -> Gates {
         Gates {
             reads: Gate::new(READS_MAX, "reads"),
-            cold_reads: Semaphore::new(COLD_READS_MAX),
+            cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
             writes: Gate::new(WRITES_MAX, "writes"),
             verifies: Gate::new(VERIFIES_MAX, "blocks to verify"),
         }
@@ -143,14 +143,15 @@ impl Node {
         Mutex::new(Recent::new(MISSES_REMEMBERED))
     }
 
-    /// Notes that a block is asked for or written; true when it was a short time ago, so that its header is expected in
-    /// the page cache.
-    pub(crate) fn touch(&self, key: BlockKey) -> bool {
-        let now = cairn_net::now();
-        let mut warm = self.warm.lock();
-        let before = warm.get(&key);
-        warm.insert(key, now);
-        before.is_some_and(|before| now.saturating_duration_since(before) < WARM_FOR)
+    /// Notes that a block was read or written just now, so that its header is in the page cache.
+    pub(crate) fn touch(&self, key: BlockKey) {
+        self.warm.lock().insert(key, cairn_net::now());
+    }
+
+    /// True when it was a short time ago: its header is expected in the page cache.
+    pub(crate) fn is_warm(&self, key: BlockKey) -> bool {
+        let touched = self.warm.lock().get(&key);
+        touched.is_some_and(|touched| cairn_net::now().saturating_duration_since(touched) < WARM_FOR)
     }
 
     /// This node's number; 0 until it is registered for the first time.
