@@ -109,6 +109,9 @@ async fn what_a_server_sends_is_pinned() {
     assert_pinned("RESP, cancelled", &frame(&mut raw).await);
     raw.send(FixedHeader::new(FrameType::Ping, 9, 0), b"", b"").await;
     assert_pinned("PONG", &frame(&mut raw).await);
+    let put = Kind::Put(pb::PutBlock { pg_epoch: 1_234, ..Default::default() });
+    raw.send(request(10, op::PUT), &encode(put, 5), b"cairn").await;
+    assert_pinned("RESP, with what it cost", &frame(&mut raw).await);
     let stopping = tokio::spawn(server.stop());
     assert_pinned("GOAWAY", &frame(&mut raw).await);
     drop(raw);
