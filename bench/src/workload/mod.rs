@@ -54,10 +54,10 @@ pub async fn close(client: &DfsClient, troubles: &mut Troubles) {
     client.close().await;
     troubles.failed_requests += stats.failed_requests;
     troubles.failed_legs += stats.failed_legs;
-    troubles.failovers += stats.failovers;
-    troubles.hedges += stats.hedges;
-    troubles.retries += stats.retries;
-    troubles.stragglers += stats.stragglers;
+    troubles.failovers += stats.attempts.failover;
+    troubles.hedges += stats.hedges.fired;
+    troubles.retries += stats.attempts.retry;
+    troubles.stragglers += stats.writes.stragglers;
     troubles.corrupt_blocks += stats.corrupt_blocks;
     if let Some(error) = stats.last_error {
         troubles.last_error = Some(format!("{} {}: {}", error.op, error.addr, error.message));

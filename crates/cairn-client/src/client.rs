@@ -1,11 +1,17 @@
 //! The client itself: how it is made, what its parts share, how it ends.
 
-use crate::cluster::{Cluster, Node};
+use crate::cluster::Cluster;
 use crate::error::Error;
+use crate::health::{self, HealthDriver};
+use crate::late::{self, LateAcks};
+use crate::node::{Node, Traffic};
+use crate::policy::budget::{Budget, HEDGE_CAP, HedgeBudget, RETRY_CAP, RETRY_PER_SUCCESS};
+use crate::policy::histogram::Recent;
 use crate::policy::rounds::RetryPolicy;
+use crate::record::{Record, Recorder};
 use crate::rpc::MetaServers;
 use crate::session::Sessions;
-use crate::stats::{ConnectionStats, Counters};
+use crate::stats::{BudgetStats, ConnectionStats, Counters};
 use cairn_net::{Identity, Link, LinkConfig, Net, SharedIdentity, TcpNet};
 use cairn_proto::pb;
 use cairn_proto::{BootId, ClusterId, NodeId};
@@ -21,6 +27,12 @@ use tokio_util::task::TaskTracker;
 const MAP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long [`DfsClient::close`] waits for work that goes on behind returned operations.
 const STRAGGLERS_MAX: Duration = Duration::from_millis(500);
+/// Longer than anything waits.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+/// Requests to one node at once: a thousand small reads a second from three nodes that take 200 ms each.
+const OPS_PER_NODE: usize = 192;
+/// Connections for large bodies to one node: with 200 ms on the way, two would carry ten a second.
+const BULK_PER_NODE: usize = 8;
 /// How long it waits for metadata.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
@@ -56,6 +68,15 @@ pub(crate) struct Inner {
     pub(crate) cluster: Cluster,
     pub(crate) sessions: Sessions,
     pub(crate) counters: Counters,
+    pub(crate) health: HealthDriver,
+    pub(crate) recorder: Recorder,
+    pub(crate) late_acks: LateAcks,
+    /// Second rounds, and second requests to the same node.
+    pub(crate) retry_budget: Budget,
+    /// Second copies of slow requests.
+    pub(crate) hedge_budget: Arc<HedgeBudget>,
+    /// Latencies of first legs to healthy servers, of storage nodes and of metadata.
+    first_legs: [[Recent; Traffic::COUNT]; 2],
     /// Work that ends by itself.
     pub(crate) tasks: TaskTracker,
     /// Work that goes on until shutdown.
@@ -73,6 +94,34 @@ impl Inner {
     /// Time since the client was made: what policies take as "now".
     pub(crate) fn now(&self) -> Duration {
         self.origin.elapsed()
+    }
+
+    /// The moment that policies call `at`; "never" is a day from now.
+    pub(crate) fn instant(&self, at: Duration) -> Instant {
+        self.origin + at.min(self.now() + NEVER)
+    }
+
+    /// What policies call that moment; 0 for one before the client was made.
+    pub(crate) fn since_origin(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.origin)
+    }
+
+    /// Latencies of first legs to servers of this kind.
+    pub(crate) fn first_legs(&self, node: &Node, traffic: Traffic) -> &Recent {
+        &self.first_legs[usize::from(node.id.0 == 0)][traffic as usize]
+    }
+
+    /// Storage nodes and metadata servers.
+    pub(crate) fn all_nodes(&self) -> Vec<Arc<Node>> {
+        self.cluster.view().nodes.values().chain(self.metas.all()).cloned().collect()
+    }
+
+    /// True when no other server could take the place of this one.
+    pub(crate) fn is_last_closed(&self, node: &Node) -> bool {
+        if node.id.0 == 0 {
+            return !self.metas.all().iter().any(|other| other.addr != node.addr && other.is_closed());
+        }
+        self.cluster.view().is_last_closed(node.id)
     }
 
     pub(crate) fn deadline(&self, timeout: Duration) -> Instant {
@@ -113,6 +162,7 @@ pub struct DfsClientBuilder {
     meta_timeout: Duration,
     relaxed: Option<bool>,
     seed: Option<u64>,
+    record: bool,
     net: Arc<dyn Net>,
     link: LinkConfig,
 }
@@ -128,8 +178,9 @@ impl Default for DfsClientBuilder {
             meta_timeout: Duration::from_secs(30),
             relaxed: None,
             seed: None,
+            record: false,
             net: Arc::new(TcpNet),
-            link: LinkConfig::default(),
+            link: LinkConfig { ops: OPS_PER_NODE, bulk_max: BULK_PER_NODE, ..LinkConfig::default() },
         }
     }
 }
@@ -183,6 +234,12 @@ impl DfsClientBuilder {
         self
     }
 
+    /// Keeps a record of every leg, for [`DfsClient::take_records`] (default: no).
+    pub fn record_legs(mut self, record: bool) -> Self {
+        self.record = record;
+        self
+    }
+
     /// Another network than TCP.
     pub fn net(mut self, net: Arc<dyn Net>) -> Self {
         self.net = net;
@@ -230,6 +287,12 @@ impl DfsClientBuilder {
             cluster: Cluster::default(),
             sessions: Sessions::default(),
             counters: Counters::default(),
+            health: HealthDriver::default(),
+            recorder: Recorder::new(self.record),
+            late_acks: LateAcks::default(),
+            retry_budget: Budget::new(RETRY_CAP, RETRY_PER_SUCCESS),
+            hedge_budget: Arc::new(HedgeBudget::new()),
+            first_legs: Default::default(),
             tasks: TaskTracker::new(),
             upkeep: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -241,10 +304,12 @@ impl DfsClientBuilder {
             origin: Instant::now(),
         });
         inner.metas.set(addresses.iter().map(|addr| Arc::new(Node::meta(&inner, (*addr).to_owned()))).collect());
+        inner.upkeep.spawn(health::run(inner.clone()));
         let client = DfsClient { _last: Arc::new(StopOnDrop(inner.shutdown.clone())), inner };
         let deadline = client.inner.deadline(client.inner.config.meta_timeout);
         client.inner.cluster.refresh(&client.inner, deadline).await?;
         client.inner.upkeep.spawn(keep_map_current(client.inner.clone()));
+        client.inner.upkeep.spawn(late::run(client.inner.clone()));
         Ok(client)
     }
 }
@@ -280,18 +345,32 @@ impl DfsClient {
 
     /// Counters of operations, connections and nodes since the client was made.
     pub async fn get_connection_stats(&self) -> ConnectionStats {
-        let mut stats = self.inner.counters.snapshot();
-        let now = self.inner.now();
-        let view = self.inner.cluster.view();
-        let mut nodes: Vec<_> = view.nodes.values().chain(self.inner.metas.all()).cloned().collect();
+        let inner = &self.inner;
+        let now = inner.now();
+        let mut stats = inner.counters.snapshot();
+        let mut nodes = inner.all_nodes();
         nodes.sort_by_key(|node| node.id);
         for node in nodes {
-            let (node, sent, received) = node.stats(now);
+            let (node, latencies, sent, received) = node.stats(now);
             stats.bytes_sent += sent;
             stats.bytes_received += received;
-            stats.nodes.push(node);
+            stats.leg_latencies.extend(latencies);
+            stats.add_node(node);
         }
+        let (retry, hedge) = (&inner.retry_budget, &inner.hedge_budget);
+        stats.budgets = vec![
+            BudgetStats { name: "retry", tokens: retry.tokens(), cap: retry.cap(), refused: retry.refused() },
+            BudgetStats { name: "hedge", tokens: hedge.tokens(), cap: HEDGE_CAP, refused: hedge.refused() },
+        ];
+        stats.parked = inner.health.parking_stats();
+        stats.tasks = (inner.tasks.len() + inner.upkeep.len()) as u64;
         stats
+    }
+
+    /// Takes what was recorded since the last call, oldest first (at most 4,096 records), and the time this client spent
+    /// on checksums meanwhile. Empty unless [`DfsClientBuilder::record_legs`] asked for it.
+    pub fn take_records(&self) -> (Vec<Record>, Duration) {
+        self.inner.recorder.take()
     }
 
     /// Ends the session with metadata. Requests to replicas that had not answered when their write was committed get a
@@ -315,8 +394,9 @@ impl DfsClient {
         path: &Path,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
+        let begun = Instant::now();
         let result = work.await.map_err(|error| error.at(name, path));
-        self.inner.counters.operation(&result, self.inner.now());
+        self.inner.counters.operation(name, &result, begun.elapsed(), self.inner.now());
         result
     }
 

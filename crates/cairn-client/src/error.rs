@@ -46,6 +46,31 @@ pub enum ErrorKind {
     Other,
 }
 
+impl ErrorKind {
+    /// Name for logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::NotADirectory => "not_a_directory",
+            Self::IsADirectory => "is_a_directory",
+            Self::DirectoryNotEmpty => "directory_not_empty",
+            Self::InvalidInput => "invalid_input",
+            Self::PermissionDenied => "permission_denied",
+            Self::NoSpace => "no_space",
+            Self::Unavailable => "unavailable",
+            Self::Deadline => "deadline",
+            Self::Indeterminate => "indeterminate",
+            Self::Fenced => "fenced",
+            Self::Conflict => "conflict",
+            Self::Corrupt => "corrupt",
+            Self::TooLarge => "too_large",
+            Self::Unsupported => "unsupported",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// How a request to one node failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum FailureClass {
@@ -59,6 +84,8 @@ pub enum FailureClass {
     TimedOut,
     /// What came is not the protocol.
     Protocol,
+    /// It announced more bytes than were asked for.
+    TooLarge,
     /// Bytes did not match their checksums.
     Corrupt,
     /// The node does not have the block.
@@ -71,6 +98,26 @@ pub enum FailureClass {
     Refused,
     /// The node is known to be down and was not asked.
     Skipped,
+}
+
+impl FailureClass {
+    /// Name for logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::WrongPeer => "wrong_peer",
+            Self::Reset => "reset",
+            Self::TimedOut => "timed_out",
+            Self::Protocol => "protocol",
+            Self::TooLarge => "too_large",
+            Self::Corrupt => "corrupt",
+            Self::NotFound => "not_found",
+            Self::Overloaded => "overloaded",
+            Self::NoSpace => "no_space",
+            Self::Refused => "refused",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 /// Whether the failed request can have reached its node.
@@ -105,13 +152,15 @@ pub struct NodeFailure {
     pub last: Duration,
     /// In words.
     pub message: String,
+    /// The error of the operating system, where there is one.
+    pub source: Option<Arc<std::io::Error>>,
 }
 
 impl fmt::Display for NodeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} at {}: {} ({:?}, {} attempt{} in {:.1?})",
+            "{} at {}: {} ({:?}, {} attempt{} in {:.1?}{})",
             if self.node.0 == 0 { "metadata".to_owned() } else { format!("node {}", self.node.0) },
             self.addr,
             self.message,
@@ -119,6 +168,11 @@ impl fmt::Display for NodeFailure {
             self.attempts,
             if self.attempts == 1 { "" } else { "s" },
             self.last,
+            match self.sent {
+                Sent::No => ", not sent",
+                Sent::Maybe => ", may have arrived",
+                Sent::Responded => "",
+            },
         )
     }
 }

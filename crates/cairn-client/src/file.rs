@@ -5,8 +5,8 @@ use crate::content::Content;
 use crate::error::{Cause, Error, ErrorKind};
 use crate::extents::{self, Checked, ExtentCache};
 use crate::namespace::{Metadata, at, at_inode};
-use crate::options::{Consistency, OpenOptions};
-use crate::read;
+use crate::options::{Consistency, OpenOptions, ReadOptions};
+use crate::read::{self, How};
 use crate::stream::{FileReader, FileWriter};
 use crate::sync::Unsynced;
 use crate::write::{self, Draft, Stored, Target, WriteReceipt};
@@ -183,14 +183,31 @@ impl File {
         self.counted("read_at", self.read_quietly(offset, len as u64)).await
     }
 
+    /// [`File::read_at`] with a deadline, a consistency or a restraint of its own.
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    pub async fn read_at_with(&self, offset: u64, len: usize, options: ReadOptions) -> Result<Bytes, Error> {
+        self.counted("read_at", self.read_with(offset, len as u64, options)).await
+    }
+
     /// [`File::read_at`] as a part of an operation that is counted as a whole.
     pub(crate) async fn read_quietly(&self, offset: u64, len: u64) -> Result<Bytes, Error> {
+        self.read_with(offset, len, ReadOptions::default()).await
+    }
+
+    async fn read_with(&self, offset: u64, len: u64, options: ReadOptions) -> Result<Bytes, Error> {
         let inner = self.inner();
-        let deadline = inner.deadline(inner.config.read_timeout);
-        let work = read::read(inner, self.0.inode, &self.0.map, self.0.consistency, offset, len, deadline);
-        match tokio::time::timeout_at(deadline, work).await {
+        let timeout = options.deadline.unwrap_or(inner.config.read_timeout);
+        let how = How {
+            consistency: options.consistency.unwrap_or(self.0.consistency),
+            hedge: options.hedge.unwrap_or(true),
+            deadline: inner.deadline(timeout),
+        };
+        let work = read::read(inner, self.0.inode, &self.0.map, (offset, len), how);
+        match tokio::time::timeout_at(how.deadline, work).await {
             Ok(result) => result.map_err(|error| error.at("read", &self.0.path)),
-            Err(_) => Err(Error::new("read", Cause::Deadline(inner.config.read_timeout)).at("read", &self.0.path)),
+            Err(_) => Err(Error::new("read", Cause::Deadline(timeout)).at("read", &self.0.path)),
         }
     }
 

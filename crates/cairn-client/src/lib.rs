@@ -24,11 +24,15 @@ mod content;
 mod error;
 mod extents;
 mod file;
+mod health;
+mod late;
 mod namespace;
+mod node;
 mod options;
 mod pipeline;
 mod policy;
 mod read;
+mod record;
 mod rpc;
 mod session;
 mod stats;
@@ -43,9 +47,14 @@ pub use content::Content;
 pub use error::{Cause, Error, ErrorKind, FailureClass, NodeFailure, QuorumError, Sent};
 pub use file::File;
 pub use namespace::{DirEntry, FileKind, Metadata, ReadDir};
-pub use options::{Consistency, CreateOptions, OpenOptions, SetAttributes};
+pub use options::{Consistency, CreateOptions, OpenOptions, ReadOptions, SetAttributes};
+pub use policy::breaker::{BreakerState, OpenReason};
 pub use policy::rounds::RetryPolicy;
-pub use stats::{ConnectionStats, ErrorRecord, NodeConnectionStats};
+pub use record::{LegRecord, Record, ReplicaScore};
+pub use stats::{
+    AttemptStats, BreakerStats, BreakerTransition, BudgetStats, ClassStats, ConnectionStats, ErrorRecord, HedgeStats,
+    LegLatency, LegStats, NodeConnectionStats, OpStats, ParkingStats, PoolStats, Quantiles, WriteStats,
+};
 pub use status::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
 pub use stream::{FileReader, FileWriter};
 pub use write::WriteReceipt;

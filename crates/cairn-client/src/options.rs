@@ -1,4 +1,6 @@
-//! How to open, create and change files.
+//! How to open, create, read and change files.
+
+use std::time::Duration;
 
 /// Whether reads may be answered from a remembered map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -8,6 +10,39 @@ pub enum Consistency {
     Validated,
     /// Close-to-open: what was current when the file was opened, or newer. Saves the check.
     Cached,
+}
+
+/// How one read is done; what is not set is as the handle and the client say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOptions {
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) hedge: Option<bool>,
+    pub(crate) consistency: Option<Consistency>,
+}
+
+impl ReadOptions {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The read fails with `Deadline` or what its replicas said when it takes longer.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Whether a slow replica may be joined by a second one (default: yes).
+    pub fn hedge(mut self, hedge: bool) -> Self {
+        self.hedge = Some(hedge);
+        self
+    }
+
+    /// See [`Consistency`].
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = Some(consistency);
+        self
+    }
 }
 
 /// How [`DfsClient::open_with`](crate::DfsClient::open_with) opens a file. The default opens or creates, durable,

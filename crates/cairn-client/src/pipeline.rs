@@ -98,9 +98,9 @@ impl Pipeline {
         let mut group = self.group.lock();
         let kept = group.filter(|(_, used)| used + len <= GROUP_BYTES);
         let (pg, used) = match kept {
-            Some((pg, used)) if cluster.is_all_well(inner, pg) => (pg, used),
+            Some((pg, used)) if cluster.is_all_well(pg) => (pg, used),
             Some((pg, used)) => match cluster.pick_group(inner, &[], len) {
-                Some(other) if cluster.is_all_well(inner, other) => (other, 0),
+                Some(other) if cluster.is_all_well(other) => (other, 0),
                 _ => (pg, used),
             },
             None => (cluster.pick_group(inner, &[], len)?, 0),

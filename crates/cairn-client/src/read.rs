@@ -1,14 +1,19 @@
 //! Reading: the map and the data at the same time, any replica, verified.
 
 use crate::client::Inner;
-use crate::cluster::{FailureLog, Leg, LegFailure, LegKind, Node};
+use crate::cluster::{FailureLog, Replicas};
 use crate::error::{Cause, Error, FailureClass, Sent};
 use crate::extents::{self, Checked, ExtentCache, MapSlice};
+use crate::health::{self, Verdict};
+use crate::node::{Leg, LegFailure, LegKind, Node, Running, Traffic};
 use crate::options::Consistency;
-use crate::policy::read_plan::{Permits, ReadPlan, Step, Times};
+use crate::policy::budget::{HedgePermit, HedgeSkip};
+use crate::policy::read_plan::{Permits, ReadPlan, Step, Times, Why};
+use crate::policy::timers::{self, Class};
+use crate::record::Record;
 use crate::stats::bump;
 use bytes::{Bytes, BytesMut};
-use cairn_net::Body;
+use cairn_net::{Body, LegWatch, Reply};
 use cairn_proto::checksum;
 use cairn_proto::layout::{self, BlockRange};
 use cairn_proto::limits::{CHUNK_LEN, RESPONSE_LEN_MAX};
@@ -32,16 +37,23 @@ struct Wanted {
     lacking: Vec<u32>,
 }
 
+/// How to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    pub(crate) consistency: Consistency,
+    pub(crate) hedge: bool,
+    pub(crate) deadline: Instant,
+}
+
 /// Reads `[offset, offset + len)`, cut at the end of the file; holes are zeros.
 pub(crate) async fn read(
     inner: &Arc<Inner>,
     inode: InodeId,
     cache: &parking_lot::Mutex<ExtentCache>,
-    consistency: Consistency,
-    offset: u64,
-    len: u64,
-    deadline: Instant,
+    (offset, len): (u64, u64),
+    how: How,
 ) -> Result<Bytes, Error> {
+    let How { consistency, deadline, .. } = how;
     if len > RESPONSE_LEN_MAX {
         return Err(Error::new("read", Cause::TooLarge { len, max: RESPONSE_LEN_MAX }));
     }
@@ -59,8 +71,7 @@ pub(crate) async fn read(
         };
         let check = (!validated && consistency == Consistency::Validated)
             .then(|| extents::ask(inner, inode, cache, (offset, len), map.version, deadline));
-        let (data, check) =
-            tokio::join!(fetch(inner, &map, offset, len, &fetched, deadline), OptionFuture::from(check));
+        let (data, check) = tokio::join!(fetch(inner, &map, offset, len, &fetched, how), OptionFuture::from(check));
         if let Some(Checked::Moved(newer)) = check.transpose()? {
             // The reply carries what is current, and that is final. What was fetched is kept where it still stands.
             if let Ok((parts, _)) = data {
@@ -100,7 +111,7 @@ async fn fetch(
     offset: u64,
     len: u64,
     have: &Parts,
-    deadline: Instant,
+    how: How,
 ) -> Result<(Parts, Inline), Error> {
     let len = len.min(map.size.saturating_sub(offset));
     let mut wanted = Vec::new();
@@ -126,7 +137,7 @@ async fn fetch(
         fetches.push(async move {
             match known {
                 Some(bytes) => Ok((wanted.range, bytes)),
-                None => read_block(inner, &wanted, deadline).await.map(|bytes| (wanted.range, bytes)),
+                None => read_block(inner, &wanted, how).await.map(|bytes| (wanted.range, bytes)),
             }
         });
     }
@@ -158,121 +169,228 @@ fn assemble(map: &MapSlice, offset: u64, len: u64, mut parts: Parts, inline: &In
 }
 
 /// Reads a range of one block from whichever replica gives good bytes.
-async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, deadline: Instant) -> Result<Bytes, Error> {
+async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Bytes, Error> {
     let mut log = FailureLog::new();
     let mut rounds = 0;
+    let failed = |log: FailureLog| {
+        Error::new("read", Cause::AllReplicas { block: wanted.range.block, failures: log.into_list() })
+    };
     loop {
-        if let Some(bytes) = read_round(inner, wanted, deadline, rounds, &mut log).await {
-            return Ok(bytes);
+        let replicas = replicas_of(inner, wanted, how.deadline).await;
+        if !replicas.fresh.is_empty() || replicas.away.is_empty() {
+            if let Some(bytes) = read_round(inner, wanted, how, (rounds, &replicas), &mut log).await {
+                inner.retry_budget.deposit();
+                return Ok(bytes);
+            }
+            rounds += 1;
         }
-        rounds += 1;
+        for node in replicas.away.iter() {
+            log.note(node.skipped("get", log.elapsed()));
+        }
+        if !replicas.away.is_empty() {
+            // Those that could be asked failed; the others are away. Sooner or later one of them answers a probe.
+            let in_vain = || replicas.away.iter().all(|node| !node.is_closed());
+            match health::park(inner, how.deadline, in_vain).await {
+                Verdict::Released => continue,
+                Verdict::Shed | Verdict::TimedOut => return Err(failed(log)),
+            }
+        }
         let lost = !log.list().is_empty()
             && log.list().iter().all(|f| matches!(f.class, FailureClass::NotFound | FailureClass::Corrupt));
         let pause = if lost { None } else { inner.config.retry.pause_after(rounds, inner.unit()) };
-        let Some(pause) = pause.filter(|pause| Instant::now() + *pause < deadline) else {
-            let cause = Cause::AllReplicas { block: wanted.range.block, failures: log.into_list() };
-            return Err(Error::new("read", cause));
-        };
+        let pause = pause.filter(|pause| Instant::now() + *pause < how.deadline && inner.retry_budget.try_take());
+        let Some(pause) = pause else { return Err(failed(log)) };
+        inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause });
         tokio::time::sleep(pause).await;
         // Replicas may have moved. If metadata is away too, what is known is tried once more.
-        if let Err(error) = inner.cluster.refresh(inner, deadline).await {
+        if let Err(error) = inner.cluster.refresh(inner, how.deadline).await {
             tracing::debug!("could not read the cluster map: {error}");
         }
     }
 }
 
-/// The earliest that a second replica is asked beside a silent first one.
-const NEXT_LEG_MIN: Duration = Duration::from_millis(50);
-/// The latest.
-const NEXT_LEG_MAX: Duration = Duration::from_secs(2);
-/// Another replica is asked after this multiple of the latency that is usual at the first.
-const NEXT_LEG_FACTOR: u32 = 4;
+fn traffic_of(range: &BlockRange) -> Traffic {
+    match Class::of(response_max(range)) {
+        Class::Small => Traffic::Small,
+        Class::Bulk => Traffic::Bulk,
+    }
+}
 
-/// Every leg that the plan wants may begin.
-struct Freely;
+/// Bytes of the answer: whole chunks.
+fn response_max(range: &BlockRange) -> u64 {
+    u64::from((range.offset + range.len).next_multiple_of(CHUNK_LEN) - range.offset / CHUNK_LEN * CHUNK_LEN)
+}
 
-impl Permits for Freely {
+async fn replicas_of(inner: &Arc<Inner>, wanted: &Wanted, deadline: Instant) -> Replicas {
+    let (block, pg) = (wanted.range.block, wanted.range.pg);
+    let ask = || inner.cluster.replicas(inner, (block, pg), &wanted.lacking, traffic_of(&wanted.range));
+    let replicas = ask();
+    if !replicas.fresh.is_empty() || !replicas.away.is_empty() {
+        return replicas;
+    }
+    // A group this client has not heard of yet.
+    match inner.cluster.refresh(inner, deadline).await {
+        Ok(()) => ask(),
+        Err(error) => {
+            tracing::debug!("could not read the cluster map: {error}");
+            replicas
+        }
+    }
+}
+
+/// What a read may spend on further legs.
+struct ReadPermits<'a> {
+    inner: &'a Arc<Inner>,
+    len: u64,
+    hedge: bool,
+    taken: Vec<HedgePermit>,
+}
+
+impl ReadPermits<'_> {
+    fn skip(&self, skip: HedgeSkip) {
+        self.inner.counters.hedge_skipped(skip.name());
+        self.inner.recorder.add(|| Record::HedgeSkipped { at: self.inner.now(), reason: skip.name() });
+    }
+}
+
+impl Permits for ReadPermits<'_> {
     fn hedge(&mut self) -> bool {
-        true
+        if !self.hedge {
+            return false;
+        }
+        match self.inner.hedge_budget.try_take(self.len) {
+            Ok(permit) => {
+                self.taken.push(permit);
+                true
+            }
+            Err(skip) => {
+                self.skip(skip);
+                false
+            }
+        }
     }
+
     fn retry(&mut self) -> bool {
-        true
+        self.inner.retry_budget.try_take()
     }
+
+    fn no_replica(&mut self) {
+        self.skip(HedgeSkip::NoReplica);
+    }
+}
+
+fn times(inner: &Inner, node: &Node, range: &BlockRange) -> Times {
+    let (now, traffic, len) = (inner.now(), traffic_of(range), response_max(range));
+    let p95 = inner.first_legs(node, traffic).quantile(0.95, now);
+    Times {
+        hedge_after: timers::hedge_after(p95, traffic.class(), len, node.bandwidth(traffic)),
+        soft_after: node.soft_after(traffic, len, now),
+        stall_after: (traffic == Traffic::Bulk).then(|| timers::stall_after(node.gap_p99(now))),
+    }
+}
+
+/// A leg of a round: to which of its replicas, and since when.
+struct Under {
+    replica: usize,
+    why: Why,
+    begun: Duration,
+    watch: LegWatch,
+    seen: Option<Duration>,
 }
 
 async fn read_round(
     inner: &Arc<Inner>,
     wanted: &Wanted,
-    deadline: Instant,
-    round: u32,
+    how: How,
+    (round, replicas): (u32, &Replicas),
     log: &mut FailureLog,
 ) -> Option<Bytes> {
-    let mut order = inner.cluster.read_order(inner, wanted.range.pg, &wanted.lacking);
-    if order.is_empty() {
-        // A group this client has not heard of yet.
-        inner.cluster.refresh(inner, deadline).await.ok()?;
-        order = inner.cluster.read_order(inner, wanted.range.pg, &wanted.lacking);
-    }
-    let usual = order.first().map_or_else(Default::default, |(_, node)| node.latency(inner.now()));
-    let patience = usual.saturating_mul(NEXT_LEG_FACTOR).clamp(NEXT_LEG_MIN, NEXT_LEG_MAX);
-    let times = Times { hedge_after: patience, soft_after: patience * 2, stall_after: None };
-    let mut plan = ReadPlan::new((0..order.len()).collect(), Vec::new(), times, Duration::ZERO);
-    let begun = Instant::now();
+    let (_, primary) = replicas.fresh.first()?;
+    let traffic = traffic_of(&wanted.range);
+    let times = times(inner, primary, &wanted.range);
+    let mut plan = ReadPlan::new((0..replicas.fresh.len()).collect(), Vec::new(), times, inner.now());
+    let mut permits = ReadPermits { inner, len: response_max(&wanted.range), hedge: how.hedge, taken: Vec::new() };
     let mut legs = FuturesUnordered::new();
-    let mut started = 0u8;
-    let mut failed = false;
+    let mut under: Vec<Under> = Vec::new();
     loop {
-        let until = match plan.step(begun.elapsed(), &mut Freely) {
-            Step::Start { replica, leg: number, .. } => {
-                let (store, node) = &order[replica];
-                let kind = match (started, failed, round) {
-                    (0, _, 0) => LegKind::First,
-                    (_, _, 1..) => LegKind::Retry,
-                    (_, true, _) => LegKind::Failover,
-                    _ => LegKind::Hedge,
+        if traffic == Traffic::Bulk {
+            // A transfer that makes progress is waited for.
+            for (leg, under) in under.iter_mut().enumerate() {
+                let heard = under.watch.progress().last_byte;
+                if let Some(at) = heard.filter(|_| heard != under.seen) {
+                    under.seen = heard;
+                    plan.on_bytes(leg, under.begun + at);
+                }
+            }
+        }
+        let until = match plan.step(inner.now(), &mut permits) {
+            Step::Start { replica, leg: number, why } => {
+                let (store, node) = &replicas.fresh[replica];
+                let kind = match (why, round) {
+                    (Why::First, 0) => LegKind::First,
+                    (Why::Hedge, _) => LegKind::Hedge,
+                    (Why::Retry, _) | (_, 1..) => LegKind::Retry,
+                    (Why::Failover | Why::Timer, 0) => LegKind::Failover,
                 };
-                let leg = read_leg(inner, *store, node, wanted.range, kind, started, deadline);
-                legs.push(async move { leg.await.map_err(|failure| (number, *store, node, failure)) });
-                started = started.saturating_add(1);
+                if why == Why::Timer {
+                    for slow in &under {
+                        replicas.fresh[slow.replica].1.on_soft_expiry(traffic);
+                    }
+                }
+                let running = read_leg(inner, *store, node, wanted.range, (kind, number as u8), how.deadline);
+                under.push(Under { replica, why, begun: inner.now(), watch: running.watch(), seen: None });
+                legs.push(async move { (number, checked(inner, *store, node, wanted.range, running).await) });
                 continue;
             }
             Step::Wait(until) => until,
-            Step::Exhausted => return None,
+            Step::Exhausted => break,
         };
-        let timer: OptionFuture<_> = until.map(|until| tokio::time::sleep_until(begun + until)).into();
+        let timer: OptionFuture<_> = until.map(|until| tokio::time::sleep_until(inner.instant(until))).into();
         tokio::select! {
             biased;
-            Some(result) = legs.next() => match result {
-                Ok(bytes) => return Some(bytes),
-                Err((number, store, node, failure)) => {
-                    failed = true;
+            Some((leg, result)) = legs.next() => match result {
+                Ok(bytes) => {
+                    note_race(inner, &under, leg);
+                    inner.hedge_budget.on_first_leg_completed();
+                    return Some(bytes);
+                }
+                Err(failure) => {
+                    let (store, node) = &replicas.fresh[under[leg].replica];
                     let must_have = || {
                         let view = inner.cluster.view();
-                        view.group(wanted.range.pg).is_some_and(|group| group.must_have(store, &wanted.lacking))
+                        view.group(wanted.range.pg).is_some_and(|group| group.must_have(*store, &wanted.lacking))
                     };
                     if failure.record.class == FailureClass::NotFound && must_have() {
-                        report(inner, store, node, wanted.range.block, 0);
+                        report(inner, *store, node, wanted.range.block, 0);
                     }
                     log.add(failure.record);
-                    plan.on_failure(number, begun.elapsed());
+                    plan.on_failure(leg, inner.now());
                 }
             },
             Some(()) = timer => {}
         }
     }
+    note_race(inner, &under, usize::MAX);
+    None
 }
 
-/// One request to one replica; only verified bytes come back.
-async fn read_leg(
-    inner: &Arc<Inner>,
+/// Counts what became of hedges.
+fn note_race(inner: &Inner, under: &[Under], winner: usize) {
+    for (leg, under) in under.iter().enumerate().filter(|(_, under)| under.why == Why::Hedge) {
+        tracing::trace!(replica = under.replica, won = leg == winner, "hedge");
+        bump(if leg == winner { &inner.counters.hedges_won } else { &inner.counters.hedges_lost });
+    }
+}
+
+/// Begins one request to one replica.
+fn read_leg<'a>(
+    inner: &'a Arc<Inner>,
     store: StoreId,
-    node: &Arc<Node>,
+    node: &'a Arc<Node>,
     range: BlockRange,
-    kind: LegKind,
-    attempt: u8,
+    (kind, attempt): (LegKind, u8),
     deadline: Instant,
-) -> Result<Bytes, LegFailure> {
-    let begun = Instant::now();
+) -> Running<'a> {
     let get = pb::GetBlock {
         block: Some(to_pb(range.block)),
         shard: 0,
@@ -287,12 +405,22 @@ async fn read_leg(
         deadline,
         kind,
         attempt,
-        response_max: u64::from(
-            (range.offset + range.len).next_multiple_of(CHUNK_LEN) - range.offset / CHUNK_LEN * CHUNK_LEN,
-        ),
+        response_max: response_max(&range),
         verify_body: false,
     };
-    let reply = node.call(inner, leg).await?;
+    node.start(inner, leg)
+}
+
+/// Waits for the answer of one replica; only verified bytes come back.
+async fn checked(
+    inner: &Arc<Inner>,
+    store: StoreId,
+    node: &Arc<Node>,
+    range: BlockRange,
+    running: Running<'_>,
+) -> Result<Bytes, LegFailure> {
+    let begun = Instant::now();
+    let reply: Reply = running.finish().await?;
     let bad = |class, message: String| LegFailure {
         record: node.failure("get", class, Sent::Responded, begun.elapsed(), message),
         status: None,
@@ -300,10 +428,16 @@ async fn read_leg(
     let Some(response::Kind::Get(header)) = reply.response.kind else {
         return Err(bad(FailureClass::Protocol, "the answer to GET is of another kind".into()));
     };
-    match verify(&range, &header, &reply.body) {
+    let hashing = inner.recorder.is_on().then(Instant::now);
+    let verdict = verify(&range, &header, &reply.body);
+    if let Some(hashing) = hashing {
+        inner.recorder.add_checksum(hashing.elapsed());
+    }
+    match verdict {
         Ok(bytes) => Ok(bytes),
         Err(Mismatch { chunk, message }) => {
             bump(&inner.counters.corrupt_blocks);
+            bump(&node.corrupt_blocks);
             tracing::warn!(node = %node.id, addr = %node.addr, block = %range.block, chunk, "{message}");
             report(inner, store, node, range.block, chunk);
             Err(bad(FailureClass::Corrupt, format!("{} {message}", range.block)))

@@ -1,21 +1,28 @@
 //! Requests to metadata: whichever server answers, in rounds, under one deadline.
 
 use crate::client::Inner;
-use crate::cluster::{FailureLog, Leg, LegKind, Node};
+use crate::cluster::FailureLog;
 use crate::error::{Cause, Error, Sent};
+use crate::health::{self, Verdict as Parked};
+use crate::node::{Leg, LegFailure, LegKind, Node, Traffic};
+use crate::policy::budget::HedgePermit;
+use crate::policy::classify::{self, Action, OpKind};
+use crate::policy::read_plan::{Permits, ReadPlan, Step, Times, Why};
+use crate::policy::timers::{self, Class};
+use crate::record::Record;
 use cairn_net::Body;
 use cairn_proto::op;
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::status::{Code, Status};
+use futures_util::future::OptionFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A server that has not answered for this long is left for the next one, where there is one.
-const ATTEMPT_MAX: Duration = Duration::from_secs(5);
-/// Shortest pause before an overloaded server is asked again.
-const OVERLOADED_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Pause before a mutation of unknown outcome is sent again.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The metadata servers.
 #[derive(Default)]
@@ -29,29 +36,6 @@ pub(crate) struct MetaFailure {
     pub(crate) error: Error,
     /// True when a server may have executed the request all the same.
     pub(crate) ambiguous: bool,
-}
-
-/// What to do after a server answered with an error.
-enum Verdict {
-    /// Give the caller this answer.
-    Final,
-    /// Another server, or this one again in the next round.
-    Next,
-    /// The same request again after a pause.
-    Pause(Duration),
-}
-
-fn judge(status: &Status) -> Verdict {
-    match status.code {
-        Code::Overloaded | Code::Unavailable if status.retry_after_ms > 0 => {
-            Verdict::Pause(Duration::from_millis(u64::from(status.retry_after_ms)).max(OVERLOADED_PAUSE_MIN))
-        }
-        Code::Overloaded => Verdict::Pause(OVERLOADED_PAUSE_MIN),
-        // The operation id makes the same request again safe, and it alone resolves the outcome.
-        Code::OutcomeUnknown => Verdict::Pause(OVERLOADED_PAUSE_MIN),
-        Code::WrongPeer | Code::Cancelled | Code::Deadline | Code::Io => Verdict::Next,
-        _ => Verdict::Final,
-    }
 }
 
 /// Whether another moment could have brought another answer: all but what the request itself forbids.
@@ -96,90 +80,251 @@ impl MetaServers {
         deadline: Instant,
     ) -> Result<response::Kind, MetaFailure> {
         let name = request.kind.as_ref().map_or("unknown", |kind| op::name(op::of(kind)));
-        let servers = self.all();
-        let mut log = FailureLog::new();
-        let mut ambiguous = false;
+        let mut ask = Ask { inner, name, request, deadline, log: FailureLog::new(), ambiguous: false, attempt: 0 };
         let mut rounds = 0;
-        let mut attempt = 0u8;
         loop {
             let start = self.preferred.load(Ordering::Relaxed);
-            let mut pause = None;
-            for offset in 0..servers.len() {
-                let index = (start + offset) % servers.len();
-                let server = &servers[index];
-                let now = Instant::now();
-                if now >= deadline {
-                    return Err(exhausted(name, &request, log, ambiguous, true));
+            let servers = self.all();
+            let order: Vec<usize> = (0..servers.len()).map(|offset| (start + offset) % servers.len()).collect();
+            let order: Vec<usize> = order.into_iter().filter(|index| servers[*index].is_closed()).collect();
+            if order.is_empty() {
+                for server in servers {
+                    ask.log.note(server.skipped(name, ask.log.elapsed()));
                 }
-                let leg_deadline = if servers.len() > 1 { deadline.min(now + ATTEMPT_MAX) } else { deadline };
-                let leg = Leg {
-                    request: request.clone(),
-                    body: Body::empty(),
-                    deadline: leg_deadline,
-                    kind: match (attempt, rounds) {
-                        (0, _) => LegKind::First,
-                        (_, 0) => LegKind::Failover,
-                        _ => LegKind::Retry,
-                    },
-                    attempt,
-                    response_max: 0,
-                    verify_body: true,
-                };
-                attempt = attempt.saturating_add(1);
-                let failure = match server.call(inner, leg).await {
-                    Ok(reply) => {
-                        self.preferred.store(index, Ordering::Relaxed);
-                        return reply
-                            .response
-                            .kind
-                            .ok_or_else(|| MetaFailure { error: inner.unexpected(name), ambiguous: true });
-                    }
-                    Err(failure) => failure,
-                };
-                if let Some(status) = &failure.status {
-                    match judge(status) {
-                        // An earlier attempt may still be done: only the slot's next answer could tell.
-                        Verdict::Final if ambiguous && request.op_id.is_some() && depends_on_state(status.code) => {
-                            log.add(failure.record);
-                            return Err(exhausted(name, &request, log, ambiguous, false));
-                        }
-                        Verdict::Final => {
-                            let fenced = matches!(status.code, Code::Fenced | Code::StaleSeq);
-                            let cause = if fenced {
-                                Cause::Fenced(status.message.clone())
-                            } else {
-                                Cause::Status(status.clone())
-                            };
-                            return Err(MetaFailure { error: Error::new(name, cause), ambiguous });
-                        }
-                        Verdict::Pause(length) => {
-                            pause = Some(pause.map_or(length, |p: Duration| p.min(length)));
-                            ambiguous |= status.code == Code::OutcomeUnknown;
-                        }
-                        Verdict::Next => ambiguous |= status.code != Code::WrongPeer,
-                    }
-                } else {
-                    ambiguous |= failure.record.sent != Sent::No;
+                let in_vain = || servers.iter().all(|server| !server.is_closed());
+                match health::park(inner, deadline, in_vain).await {
+                    Parked::Released => continue,
+                    Parked::Shed => return Err(ask.exhausted(false)),
+                    Parked::TimedOut => return Err(ask.exhausted(true)),
                 }
-                log.add(failure.record);
+            }
+            let pause = match ask.round(servers, &order, rounds).await {
+                Round::Answered(index, kind) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    inner.retry_budget.deposit();
+                    return Ok(kind);
+                }
+                Round::Final(failure) => return Err(failure),
+                Round::Failed(pause) => pause,
+            };
+            if Instant::now() >= deadline {
+                return Err(ask.exhausted(true));
+            }
+            if servers.iter().all(|server| !server.is_closed()) {
+                continue;
             }
             let sleep = match pause {
                 // A server is there and asks for patience: that is not a failed round.
                 Some(pause) => pause.mul_f64(0.8 + 0.4 * inner.unit()),
                 None => {
                     rounds += 1;
-                    match inner.config.retry.pause_after(rounds, inner.unit()) {
+                    let pause = inner.config.retry.pause_after(rounds, inner.unit());
+                    match pause.filter(|_| inner.retry_budget.try_take()) {
                         Some(pause) => pause,
-                        None => return Err(exhausted(name, &request, log, ambiguous, false)),
+                        None => return Err(ask.exhausted(false)),
                     }
                 }
             };
             if Instant::now() + sleep >= deadline {
-                return Err(exhausted(name, &request, log, ambiguous, true));
+                return Err(ask.exhausted(true));
             }
+            inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause: sleep });
             tokio::time::sleep(sleep).await;
         }
     }
+}
+
+/// How a round over the servers ended.
+enum Round {
+    /// This one answered.
+    Answered(usize, response::Kind),
+    /// A final refusal.
+    Final(MetaFailure),
+    /// Nobody could do it; the shortest pause that a server asked for.
+    Failed(Option<Duration>),
+}
+
+/// One request on its way through the servers.
+struct Ask<'a> {
+    inner: &'a Inner,
+    name: &'static str,
+    request: pb::Request,
+    deadline: Instant,
+    log: FailureLog,
+    ambiguous: bool,
+    attempt: u8,
+}
+
+/// What a request to metadata may spend on further legs.
+struct MetaPermits<'a> {
+    inner: &'a Inner,
+    taken: Vec<HedgePermit>,
+}
+
+impl Permits for MetaPermits<'_> {
+    fn hedge(&mut self) -> bool {
+        match self.inner.hedge_budget.try_take(0) {
+            Ok(permit) => {
+                self.taken.push(permit);
+                true
+            }
+            Err(skip) => {
+                self.inner.counters.hedge_skipped(skip.name());
+                false
+            }
+        }
+    }
+
+    fn retry(&mut self) -> bool {
+        self.inner.retry_budget.try_take()
+    }
+}
+
+impl Ask<'_> {
+    fn exhausted(&mut self, deadline: bool) -> MetaFailure {
+        let log = std::mem::replace(&mut self.log, FailureLog::new());
+        exhausted(self.name, &self.request, log, self.ambiguous, deadline)
+    }
+
+    /// A slow server is joined by the next one, never given up: a read after the hedge delay, a mutation, which carries
+    /// its operation id, when the soft timer says that the answer is overdue.
+    fn times(&self, server: &Node) -> Times {
+        let now = self.inner.now();
+        let (traffic, hedge_after) = if self.request.op_id.is_some() {
+            (Traffic::Write, Duration::MAX)
+        } else {
+            let p95 = self.inner.first_legs(server, Traffic::Small).quantile(0.95, now);
+            (Traffic::Small, timers::hedge_after(p95, Class::Small, 0, None))
+        };
+        Times { hedge_after, soft_after: server.soft_after(traffic, 0, now), stall_after: None }
+    }
+
+    fn leg(&mut self, why: Why, rounds: u32) -> Leg {
+        let kind = match (why, self.attempt, rounds) {
+            (Why::Hedge, ..) => LegKind::Hedge,
+            (_, 0, _) => LegKind::First,
+            (_, _, 0) => LegKind::Failover,
+            _ => LegKind::Retry,
+        };
+        let leg = Leg {
+            request: self.request.clone(),
+            body: Body::empty(),
+            deadline: self.deadline,
+            kind,
+            attempt: self.attempt,
+            response_max: 0,
+            verify_body: true,
+        };
+        self.attempt = self.attempt.saturating_add(1);
+        leg
+    }
+
+    async fn round(&mut self, servers: &[Arc<Node>], order: &[usize], rounds: u32) -> Round {
+        let inner = self.inner;
+        let mut plan = ReadPlan::new(order.to_vec(), Vec::new(), self.times(&servers[order[0]]), inner.now());
+        let mut permits = MetaPermits { inner, taken: Vec::new() };
+        let mut legs = FuturesUnordered::new();
+        let mut pause: Option<Duration> = None;
+        let mut asked: Vec<usize> = Vec::new();
+        loop {
+            let until = match plan.step(inner.now(), &mut permits) {
+                Step::Start { replica: index, leg: number, why } => {
+                    if why == Why::Timer {
+                        let traffic = if self.request.op_id.is_some() { Traffic::Write } else { Traffic::Small };
+                        asked.iter().for_each(|slow: &usize| servers[*slow].on_soft_expiry(traffic));
+                    }
+                    let running = servers[index].start(inner, self.leg(why, rounds));
+                    asked.push(index);
+                    legs.push(async move { (number, index, running.finish().await) });
+                    continue;
+                }
+                Step::Wait(until) => until,
+                Step::Exhausted => return Round::Failed(pause),
+            };
+            let timer: OptionFuture<_> = until.map(|until| tokio::time::sleep_until(inner.instant(until))).into();
+            let (number, index, result) = tokio::select! {
+                biased;
+                Some(ended) = legs.next() => ended,
+                Some(()) = timer => continue,
+            };
+            match result {
+                Ok(reply) => {
+                    inner.hedge_budget.on_first_leg_completed();
+                    return match reply.response.kind {
+                        Some(kind) => Round::Answered(index, kind),
+                        None => Round::Final(MetaFailure { error: inner.unexpected(self.name), ambiguous: true }),
+                    };
+                }
+                Err(failure) => {
+                    // Another server may be doing it at this moment.
+                    self.ambiguous |= plan.live() > 1;
+                    match self.on_failure(failure) {
+                        Fate::Final(failure) => return Round::Final(failure),
+                        Fate::Pause { pause: length, charged } => {
+                            if charged && !inner.retry_budget.try_take() {
+                                return Round::Final(self.exhausted(false));
+                            }
+                            pause = Some(pause.map_or(length, |p| p.min(length)));
+                        }
+                        Fate::Next => {}
+                    }
+                    plan.on_failure(number, inner.now());
+                }
+            }
+        }
+    }
+
+    fn on_failure(&mut self, failure: LegFailure) -> Fate {
+        let LegFailure { record, status } = failure;
+        let kind = if self.request.op_id.is_some() { OpKind::Mutation } else { OpKind::MetaRead };
+        let rule = classify::rule(kind, &classify::event_of(record.class, status.as_ref()));
+        let Some(status) = status else {
+            self.ambiguous |= record.sent != Sent::No;
+            self.log.add(record);
+            return Fate::Next;
+        };
+        let fate = match rule.action {
+            Action::Final | Action::Rewrite | Action::Done | Action::ResolveInBackground => {
+                // An earlier attempt may still be done: only the slot's next answer could tell.
+                if self.ambiguous && self.request.op_id.is_some() && depends_on_state(status.code) {
+                    self.log.add(record);
+                    return Fate::Final(self.exhausted(false));
+                }
+                let fenced = matches!(status.code, Code::Fenced | Code::StaleSeq);
+                let cause = if fenced { Cause::Fenced(status.message.clone()) } else { Cause::Status(status) };
+                return Fate::Final(MetaFailure { error: Error::new(self.name, cause), ambiguous: self.ambiguous });
+            }
+            Action::Pause(pause) => Fate::Pause { pause, charged: rule.charged },
+            // The operation id makes the same request again safe, and it alone resolves the outcome.
+            Action::Resolve => {
+                self.ambiguous = true;
+                Fate::Pause { pause: RESOLVE_PAUSE, charged: rule.charged }
+            }
+            Action::Next
+            | Action::NextAndReport
+            | Action::Resend
+            | Action::Join
+            | Action::Straggle
+            | Action::Leave
+            | Action::Refresh => {
+                self.ambiguous |= status.code != Code::WrongPeer;
+                Fate::Next
+            }
+        };
+        self.log.add(record);
+        fate
+    }
+}
+
+/// What a failed leg means for the request.
+enum Fate {
+    Final(MetaFailure),
+    /// A server is there and asks for patience.
+    Pause {
+        pause: Duration,
+        charged: bool,
+    },
+    Next,
 }
 
 fn exhausted(

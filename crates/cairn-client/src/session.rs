@@ -2,6 +2,7 @@
 
 use crate::client::Inner;
 use crate::error::{Cause, Error};
+use crate::stats::bump;
 use cairn_proto::limits::SLOTS_PER_SESSION;
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::{InodeId, SessionId, WriterId};
@@ -231,7 +232,15 @@ async fn run(
         let slot = guard.slot.as_ref().expect("a guard holds its slot until dropped");
         let op = pb::OpId { session: session.id.0, epoch: session.epoch, slot: slot.index, seq: slot.seq };
         let request = pb::Request { op_id: Some(op), relaxed, kind: Some(kind.clone()), ..Default::default() };
-        let failure = match inner.metas.call(inner, request, deadline).await {
+        let result = inner.metas.call(inner, request, deadline).await;
+        bump(match &result {
+            Ok(_) => &inner.counters.commits_done,
+            Err(failure) if matches!(failure.error.cause(), Cause::Indeterminate { .. }) => {
+                &inner.counters.commits_unknown
+            }
+            Err(_) => &inner.counters.commits_failed,
+        });
+        let failure = match result {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };

@@ -1,11 +1,10 @@
 //! Making accepted blocks durable: one SYNC per store, a majority for each block.
 
 use crate::client::Inner;
-use crate::cluster::{Leg, Node};
 use crate::error::{Cause, Error};
+use crate::node::{Leg, Node};
 use crate::policy::write_plan::{Step, WritePlan};
 use crate::read::to_pb;
-use crate::stats::bump;
 use crate::write::{Draft, Stored, Target, body_of, put_block, put_leg};
 use cairn_proto::checksum;
 use cairn_proto::pb::{self, PutDurability, request, response};
@@ -67,7 +66,7 @@ async fn sync_everywhere(inner: &Arc<Inner>, target: &Target, blocks: &[Stored],
     let (sender, mut answers) = mpsc::channel(stores.len().max(1));
     for store in stores {
         let mine: Vec<Stored> = blocks.iter().filter(|block| meant(block).contains(&store)).cloned().collect();
-        let Some(node) = view.node_of(store).cloned() else {
+        let Some(node) = view.node_of(store).filter(|node| node.is_closed()).cloned() else {
             plans.iter_mut().for_each(|plan| plan.on_failure(store));
             continue;
         };
@@ -79,7 +78,7 @@ async fn sync_everywhere(inner: &Arc<Inner>, target: &Target, blocks: &[Stored],
         });
     }
     drop(sender);
-    let silent = |store: StoreId| view.node_of(store).is_none_or(|node| node.is_silent());
+    let silent = |store: StoreId| view.node_of(store).is_none_or(|node| !node.is_closed());
     loop {
         let steps = plans.iter_mut().map(|plan| plan.step(begun.elapsed(), silent));
         let waits: Vec<Option<_>> =
@@ -153,7 +152,6 @@ async fn resend(
         file_offset_hint: block.offset,
         store: store.0,
     };
-    bump(&inner.counters.retries);
     put_leg(inner, node, put, body_of(id, &block.data, &crcs), deadline).await.is_ok()
 }
 
@@ -200,7 +198,7 @@ impl Unsynced {
         let stores: BTreeSet<StoreId> = taken.blocks.iter().flat_map(|(_, lives)| lives.keys().copied()).collect();
         let mut flushes = FuturesUnordered::new();
         for store in stores {
-            let Some(node) = view.node_of(store).cloned() else { continue };
+            let Some(node) = view.node_of(store).filter(|node| node.is_closed()).cloned() else { continue };
             flushes.push(async move {
                 let kind = request::Kind::Sync(pb::SyncBlocks { store: store.0, blocks: Vec::new() });
                 let reply = node.call(inner, Leg::plain(kind, deadline)).await.ok()?;

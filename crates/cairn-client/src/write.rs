@@ -1,11 +1,17 @@
 //! Writing: blocks to all replicas in parallel, a majority, then one commit.
 
 use crate::client::Inner;
-use crate::cluster::{FailureLog, Leg, LegFailure, LegKind, Node};
+use crate::cluster::FailureLog;
 use crate::error::{Cause, Error, FailureClass, QuorumError, Sent};
+use crate::health::{self, Verdict};
+use crate::late::{self, LateBoard};
+use crate::node::{Leg, LegFailure, LegKind, Node};
+use crate::policy::classify::{self, Action, OpKind};
 use crate::policy::write_plan::{Step, WritePlan};
 use crate::read::to_pb;
+use crate::record::Record;
 use crate::session::Writer;
+use crate::stats::bump;
 use bytes::Bytes;
 use cairn_net::{Body, BodyPart};
 use cairn_proto::checksum;
@@ -20,13 +26,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Groups tried for one block before a round counts as failed.
 const GROUPS_PER_ROUND: usize = 3;
-/// Bytes that may be under way to a node that does not answer; beyond that it is left to repair.
-const STRAGGLER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Shortest pause before an overloaded node is asked again.
-const OVERLOADED_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// A straggler goes on for this long after its write was good enough.
+const STRAGGLER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Commits tried with fresh blocks when groups change between write and commit.
 const REWRITES_MAX: usize = 3;
 
@@ -67,6 +72,8 @@ pub(crate) struct Stored {
     pub(crate) late: Vec<StoreId>,
     /// Of unsynced blocks: what each store said of itself when it took the block.
     pub(crate) incarnations: BTreeMap<StoreId, u64>,
+    /// Where acks go that come later.
+    pub(crate) board: Option<Arc<LateBoard>>,
 }
 
 /// Where blocks of one stream go.
@@ -102,7 +109,8 @@ pub(crate) struct Draft {
 
 /// Stores one block with a majority, in the group `hint` if it can take it, else in another one.
 ///
-/// A block that failed in one group gets a fresh number for the next.
+/// A block that failed in one group gets a fresh number for the next. While no group has a majority of nodes that
+/// answer, the write waits for one to come back.
 pub(crate) async fn put_block(
     inner: &Arc<Inner>,
     target: &Target,
@@ -118,14 +126,29 @@ pub(crate) async fn put_block(
     let mut last: Option<Error> = None;
     let mut rounds = 0;
     loop {
+        if Instant::now() >= deadline {
+            return Err(last.unwrap_or_else(|| Error::new("write", Cause::Deadline(begun.elapsed()))));
+        }
         let pg = hint.take().or_else(|| inner.cluster.pick_group(inner, &avoid, data.len() as u64));
         let group = pg.and_then(|pg| inner.cluster.view().group(pg).cloned());
         if let Some(group) = group.filter(|_| avoid.len() < GROUPS_PER_ROUND) {
-            match put_to_group(inner, target.block(seq), &group, (offset, &data), durability, rounds, deadline).await {
-                Ok((acked, late, incarnations)) => {
+            if !has_majority(inner, &group) {
+                // The best group is out of reach, so all are.
+                let in_vain = || !has_majority(inner, &group);
+                let verdict = health::park(inner, deadline, in_vain).await;
+                if verdict != Verdict::Released {
+                    return Err(unreachable_group(inner, target.block(seq), &group, last, begun));
+                }
+                continue;
+            }
+            let ask = Ask { block: target.block(seq), group: &group, offset, data: &data, durability };
+            match put_to_group(inner, ask, begun, deadline).await {
+                Ok(Acks { acked, late, incarnations, board }) => {
                     let settled = durability != PutDurability::Unsynced;
                     let (pg, replicas) = (group.id, group.replicas);
-                    return Ok(Stored { offset, data, seq, pg, replicas, settled, acked, late, incarnations });
+                    let board = Some(board);
+                    inner.retry_budget.deposit();
+                    return Ok(Stored { offset, data, seq, pg, replicas, settled, acked, late, incarnations, board });
                 }
                 Err(error) => last = Some(error),
             }
@@ -135,18 +158,53 @@ pub(crate) async fn put_block(
             rounds += 1;
             avoid.clear();
             let pause = inner.config.retry.pause_after(rounds, inner.unit());
-            let Some(pause) = pause.filter(|pause| Instant::now() + *pause < deadline) else {
+            let pause = pause.filter(|pause| Instant::now() + *pause < deadline && inner.retry_budget.try_take());
+            let Some(pause) = pause else {
                 return Err(last.unwrap_or_else(|| no_group(inner, data.len())));
             };
+            inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause });
             tokio::time::sleep(pause).await;
             if let Err(error) = inner.cluster.refresh(inner, deadline).await {
                 tracing::debug!("could not read the cluster map: {error}");
             }
         }
-        if Instant::now() >= deadline {
-            return Err(last.unwrap_or_else(|| Error::new("write", Cause::Deadline(begun.elapsed()))));
+    }
+}
+
+/// True while enough members of the group answer for a majority.
+fn has_majority(inner: &Inner, group: &Group) -> bool {
+    let view = inner.cluster.view();
+    let targets = group.write_targets();
+    let answers = |store: &&StoreId| view.node_of(**store).is_some_and(|node| node.is_closed());
+    targets.iter().filter(answers).count() >= cairn_proto::quorum::needed(group.replicas)
+}
+
+/// The write waited in vain for a majority of the group: what is known of every member.
+fn unreachable_group(inner: &Inner, block: BlockId, group: &Group, last: Option<Error>, begun: Instant) -> Error {
+    let view = inner.cluster.view();
+    let mut log = FailureLog::since(begun);
+    if let Some(Cause::Quorum(error)) = last.as_ref().map(Error::cause) {
+        for failure in &error.failed {
+            log.keep(failure.clone());
         }
     }
+    for store in group.write_targets() {
+        if let Some(node) = view.node_of(store).filter(|node| !log.knows(node)) {
+            log.add(node.skipped("put", begun.elapsed()));
+        }
+    }
+    Error::new(
+        "write",
+        Cause::Quorum(QuorumError {
+            block,
+            pg: group.id,
+            needed: cairn_proto::quorum::needed(group.replicas),
+            acked: Vec::new(),
+            pending: Vec::new(),
+            elapsed: begun.elapsed(),
+            failed: log.into_list(),
+        }),
+    )
 }
 
 fn no_group(inner: &Inner, len: usize) -> Error {
@@ -164,41 +222,48 @@ fn no_group(inner: &Inner, len: usize) -> Error {
 }
 
 type Answer = (StoreId, Result<u64, LegFailure>);
-type Acks = (Vec<StoreId>, Vec<StoreId>, BTreeMap<StoreId, u64>);
+
+/// A block for a group.
+struct Ask<'a> {
+    block: BlockId,
+    group: &'a Group,
+    offset: u64,
+    data: &'a Bytes,
+    durability: PutDurability,
+}
+
+/// Who holds a block.
+struct Acks {
+    acked: Vec<StoreId>,
+    late: Vec<StoreId>,
+    incarnations: BTreeMap<StoreId, u64>,
+    board: Arc<LateBoard>,
+}
 
 /// Sends one block to all members of a group; returns when a majority (and whoever joins within the grace) has it.
-/// Requests to the others go on by themselves.
-async fn put_to_group(
-    inner: &Arc<Inner>,
-    block: BlockId,
-    group: &Group,
-    (offset, data): (u64, &Bytes),
-    durability: PutDurability,
-    round: u32,
-    deadline: Instant,
-) -> Result<Acks, Error> {
+/// Requests to the others go on by themselves, within bounds.
+async fn put_to_group(inner: &Arc<Inner>, ask: Ask<'_>, op_begun: Instant, deadline: Instant) -> Result<Acks, Error> {
+    let Ask { block, group, offset, data, durability } = ask;
     let begun = Instant::now();
     let crcs = checksum::chunk_crcs(block, Shard(0), data);
+    inner.recorder.add_checksum(begun.elapsed());
     let body = body_of(block, data, &crcs);
     let crcs = Bytes::from(checksum::pack(&crcs));
     let view = inner.cluster.view();
     let targets = group.write_targets();
     let mut plan = WritePlan::new(group.replicas, &targets);
-    let mut log = FailureLog::new();
+    let mut log = FailureLog::since(op_begun);
     let (sender, mut answers) = mpsc::channel::<Answer>(targets.len().max(1));
-    // Only a minority is ever left out for being slow: when all are, waiting is right.
-    let mut spare = targets.len().saturating_sub(plan.tally().needed());
+    let board = Arc::new(LateBoard::default());
+    // Legs that nobody waits for live as long as they have a place among the stragglers.
+    let decided = CancellationToken::new();
     for store in &targets {
         let Some(node) = view.node_of(*store) else {
             plan.on_failure(*store);
             continue;
         };
-        // A node that is surely away costs nothing in the first round and gets its chance in the next.
-        let silent_and_full = spare > 0 && node.is_silent() && node.bytes_in_flight() >= STRAGGLER_BYTES_MAX;
-        if (round == 0 && node.is_down(inner.now())) || silent_and_full {
-            spare = spare.saturating_sub(1);
-            let message = "left alone after failures".to_owned();
-            log.add(node.failure("put", FailureClass::Skipped, Sent::No, begun.elapsed(), message));
+        if !node.is_closed() {
+            log.add(node.skipped("put", begun.elapsed()));
             plan.on_failure(*store);
             continue;
         }
@@ -212,20 +277,23 @@ async fn put_to_group(
             file_offset_hint: offset,
             store: store.0,
         };
-        let (inner, node, body, sender, store) = (inner.clone(), node.clone(), body.clone(), sender.clone(), *store);
-        inner.tasks.clone().spawn(async move {
-            let result = put_leg(&inner, &node, put, body, deadline).await;
-            // Nobody listens to a straggler; the degraded row that the commit left is cleared by the node itself.
-            let _ = sender.send((store, result)).await;
-        });
+        let straggler = Straggler {
+            inner: inner.clone(),
+            node: node.clone(),
+            store: *store,
+            board: (durability == PutDurability::Durable).then(|| board.clone()),
+            decided: decided.clone(),
+            bytes: data.len() as u64,
+        };
+        inner.tasks.spawn(straggler.run(put, body.clone(), sender.clone(), deadline));
     }
     drop(sender);
     let mut incarnations = BTreeMap::new();
-    let silent = |store: StoreId| view.node_of(store).is_none_or(|node| node.is_silent());
-    loop {
-        let until = match plan.step(begun.elapsed(), silent) {
-            Step::Commit => break,
-            Step::GiveUp => return Err(quorum_error(inner, block, group, &plan, log)),
+    let away = |store: StoreId| view.node_of(store).is_none_or(|node| !node.is_closed());
+    let result = loop {
+        let until = match plan.step(begun.elapsed(), away) {
+            Step::Commit => break Ok(()),
+            Step::GiveUp => break Err(()),
             Step::Wait(until) => until,
         };
         let wake = until.map_or(deadline, |until| begun + until).min(deadline);
@@ -244,19 +312,82 @@ async fn put_to_group(
                     log.add(failure.record);
                     plan.on_failure(store);
                 }
-                None => return Err(quorum_error(inner, block, group, &plan, log)),
+                None => break Err(()),
             },
             () = tokio::time::sleep_until(wake) => {
                 if Instant::now() >= deadline {
-                    return Err(quorum_error(inner, block, group, &plan, log));
+                    break Err(());
                 }
             }
         }
+    };
+    // An ack may have come in the same moment.
+    answers.close();
+    while let Ok((store, Ok(incarnation))) = answers.try_recv() {
+        incarnations.insert(store, incarnation);
+        plan.on_ack(store, begun.elapsed());
     }
+    decided.cancel();
     let acked = plan.tally().acked().to_vec();
+    let late: Vec<StoreId> = targets.into_iter().filter(|store| !acked.contains(store)).collect();
+    note_write(inner, block, group.id, (&acked, &late), result.is_ok());
+    if result.is_err() {
+        return Err(quorum_error(inner, block, group, &plan, log));
+    }
     inner.counters.stragglers.fetch_add(plan.tally().pending().len() as u64, Ordering::Relaxed);
-    let late = targets.into_iter().filter(|store| !acked.contains(store)).collect();
-    Ok((acked, late, incarnations))
+    Ok(Acks { acked, late, incarnations, board })
+}
+
+fn note_write(inner: &Inner, block: BlockId, pg: PgId, (acked, late): (&[StoreId], &[StoreId]), quorum: bool) {
+    bump(match (quorum, late.is_empty()) {
+        (true, true) => &inner.counters.writes_all,
+        (true, false) => &inner.counters.writes_quorum,
+        (false, _) => &inner.counters.writes_failed,
+    });
+    inner.recorder.add(|| {
+        let view = inner.cluster.view();
+        let nodes = |stores: &[StoreId]| stores.iter().filter_map(|s| view.node_of(*s).map(|node| node.id)).collect();
+        Record::Write { at: inner.now(), block, pg, acked: nodes(acked), late: nodes(late), quorum }
+    });
+}
+
+/// One block on its way to one store.
+struct Straggler {
+    inner: Arc<Inner>,
+    node: Arc<Node>,
+    store: StoreId,
+    /// Told of an ack that comes after the decision; `None` when an ack does not mean that the block is on disk.
+    board: Option<Arc<LateBoard>>,
+    decided: CancellationToken,
+    bytes: u64,
+}
+
+impl Straggler {
+    /// Until the decision the answer goes to whoever waits; then the leg goes on in a bounded place of its own, or ends.
+    async fn run(self, put: pb::PutBlock, body: Body, sender: mpsc::Sender<Answer>, deadline: Instant) {
+        let Self { inner, node, store, board, decided, bytes } = self;
+        let leg = put_leg(&inner, &node, put, body, deadline);
+        tokio::pin!(leg);
+        let result = tokio::select! {
+            biased;
+            result = &mut leg => result,
+            () = decided.cancelled() => {
+                let Some(_place) = node.straggle(&inner, bytes) else { return };
+                match tokio::time::timeout(STRAGGLER_TIME_MAX, leg).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        bump(&inner.counters.stragglers_dropped);
+                        return;
+                    }
+                }
+            }
+        };
+        let acked = result.is_ok();
+        let unheard = sender.send((store, result)).await.is_err();
+        if let Some(board) = board.filter(|_| unheard && acked) {
+            board.ack(&inner, store);
+        }
+    }
 }
 
 fn quorum_error(inner: &Inner, block: BlockId, group: &Group, plan: &WritePlan, log: FailureLog) -> Error {
@@ -298,12 +429,12 @@ pub(crate) fn body_of(block: BlockId, data: &Bytes, crcs: &[u32]) -> Body {
     Body::from_parts(parts.collect())
 }
 
-/// One block to one store. A broken connection or bytes spoilt on the way are tried once more: the block's id makes a
+/// One block to one store. What the table of failures lets be sent again is sent again, once: the block's id makes a
 /// second arrival harmless.
 pub(crate) async fn put_leg(
     inner: &Arc<Inner>,
     node: &Arc<Node>,
-    put: pb::PutBlock,
+    mut put: pb::PutBlock,
     body: Body,
     deadline: Instant,
 ) -> Result<u64, LegFailure> {
@@ -334,21 +465,50 @@ pub(crate) async fn put_leg(
             }
             Err(failure) => failure,
         };
-        if failure.record.class == FailureClass::Overloaded {
+        let event = classify::event_of(failure.record.class, failure.status.as_ref());
+        match classify::rule(OpKind::Put, &event).action {
             // It is there and asks for patience, so this is no failure yet.
-            let asked = failure.status.as_ref().map_or(0, |status| u64::from(status.retry_after_ms));
-            let pause = Duration::from_millis(asked).max(OVERLOADED_PAUSE_MIN).mul_f64(0.8 + 0.4 * inner.unit());
-            if Instant::now() + pause < deadline {
+            Action::Pause(pause) => {
+                let pause = pause.mul_f64(0.8 + 0.4 * inner.unit());
+                if Instant::now() + pause >= deadline {
+                    return Err(failure);
+                }
                 tokio::time::sleep(pause).await;
-                continue;
             }
+            Action::Resend if attempt == 0 && node.is_closed() && inner.retry_budget.try_take() => attempt += 1,
+            Action::Refresh if attempt == 0 => {
+                if !follow_group(inner, &mut put, deadline).await {
+                    return Err(failure);
+                }
+                attempt += 1;
+            }
+            Action::Done => return Ok(0),
+            Action::Resend
+            | Action::Refresh
+            | Action::Next
+            | Action::NextAndReport
+            | Action::Join
+            | Action::Straggle
+            | Action::Leave
+            | Action::Rewrite
+            | Action::Resolve
+            | Action::ResolveInBackground
+            | Action::Final => return Err(failure),
         }
-        let again = matches!(failure.record.class, FailureClass::Reset | FailureClass::Corrupt);
-        if !again || attempt > 0 {
-            return Err(failure);
-        }
-        attempt += 1;
     }
+}
+
+/// Reads the map anew; true when the block's store is still a member of its group, at another epoch.
+async fn follow_group(inner: &Arc<Inner>, put: &mut pb::PutBlock, deadline: Instant) -> bool {
+    if let Err(error) = inner.cluster.refresh(inner, deadline).await {
+        tracing::debug!("could not read the cluster map: {error}");
+        return false;
+    }
+    let view = inner.cluster.view();
+    let Some(group) = view.group(PgId(put.pg)) else { return false };
+    let moved = group.epoch.0 != put.pg_epoch && group.write_targets().contains(&StoreId(put.store));
+    put.pg_epoch = group.epoch.0;
+    moved
 }
 
 /// Blocks in order of offset as runs: neighbours with consecutive numbers, one group and the same acks become one piece.
@@ -410,14 +570,18 @@ pub(crate) async fn commit_blocks(
     let durability = if relaxed { PutDurability::Relaxed } else { PutDurability::Durable };
     let mut rewrites = 0;
     loop {
+        late::join_commit(inner, &mut blocks);
         let mut runs = pieces(&blocks, target.block_len);
         if runs.len() > COMMIT_PIECES_MAX {
             even_out(&mut blocks);
             runs = pieces(&blocks, target.block_len);
         }
-        let kind = make(runs);
+        let kind = make(runs.clone());
         let error = match inner.sessions.mutate(inner, kind, relaxed, deadline).await {
-            Ok(reply) => return Ok((reply, blocks)),
+            Ok(reply) => {
+                late::commit_done(inner, &blocks, &runs, |seq| target.block(seq));
+                return Ok((reply, blocks));
+            }
             Err(error) => error,
         };
         if error.code() != Some(Code::NoQuorum) || rewrites == REWRITES_MAX {
@@ -468,6 +632,7 @@ mod tests {
             acked: acked.iter().map(|s| StoreId(*s)).collect(),
             late: Vec::new(),
             incarnations: BTreeMap::new(),
+            board: None,
         }
     }
 

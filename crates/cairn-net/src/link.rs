@@ -222,6 +222,29 @@ impl Link {
         self.inner().peer.load_full()
     }
 
+    /// Smoothed round trip of handshakes and pings, in microseconds; 0 = none seen.
+    pub fn srtt_us(&self) -> u64 {
+        Counters::get(&self.inner().counters.srtt_us)
+    }
+
+    /// True while a connection is established.
+    pub fn is_connected(&self) -> bool {
+        let lanes = self.inner().lanes.lock();
+        !lanes.control.open().is_empty() || !lanes.bulk.open().is_empty()
+    }
+
+    /// Ends all connections because the peer gives no sign of life; legs under way fail with `Stalled`. Later ones dial
+    /// anew.
+    pub fn abandon(&self, reason: &str) {
+        let conns: Vec<Arc<Conn>> = {
+            let lanes = self.inner().lanes.lock();
+            lanes.control.open().iter().chain(lanes.bulk.open()).chain(&lanes.retired).cloned().collect()
+        };
+        for conn in conns {
+            conn.kill(Death::new(CloseReason::Stalled, LegErrorClass::Stalled, reason));
+        }
+    }
+
     /// Closes all connections; legs under way fail with `Cancelled`, and so do later ones.
     pub fn close(&self) {
         self.inner().close();

@@ -146,6 +146,10 @@ pub struct LinkStats {
     pub bytes_available: usize,
     /// How long legs waited for their connection.
     pub wait: WaitStats,
+    /// Operation permits that are taken.
+    pub ops_taken: usize,
+    /// Byte permits that are taken.
+    pub bytes_taken: usize,
     /// Tasks that belong to the link.
     pub tasks: usize,
     /// Successful dials of both lanes, HELLO included.

@@ -222,7 +222,7 @@ pub(crate) fn event_of_class(class: FailureClass) -> Event {
         FailureClass::WrongPeer => Event::Moved,
         FailureClass::Reset => Event::Broken,
         FailureClass::TimedOut => Event::TimedOut,
-        FailureClass::Protocol => Event::Protocol,
+        FailureClass::Protocol | FailureClass::TooLarge => Event::Protocol,
         FailureClass::Corrupt => Event::Corrupt,
         FailureClass::NotFound => Event::BlockNotFound,
         FailureClass::Overloaded => Event::Overloaded { retry_after: Duration::ZERO },

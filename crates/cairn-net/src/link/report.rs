@@ -60,6 +60,8 @@ impl LinkInner {
             ops_available: self.ops.available_permits(),
             bytes_available: self.bytes.available_permits(),
             wait: counters.wait.snapshot(),
+            ops_taken: self.config.ops.saturating_sub(self.ops.available_permits()),
+            bytes_taken: self.config.bytes.saturating_sub(self.bytes.available_permits()),
             tasks: self.tasks.len(),
             dials: control.dials + bulk.dials,
             dial_failures: control.dial_failures + bulk.dial_failures,
