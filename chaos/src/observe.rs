@@ -29,11 +29,11 @@ impl Observed {
 impl From<&ConnectionStats> for Observed {
     fn from(stats: &ConnectionStats) -> Self {
         Self {
-            legs: stats.legs,
-            hedges: stats.hedges,
-            retries: stats.retries + stats.failovers,
-            dials: stats.nodes.iter().filter(|node| node.node.0 != 0).map(|node| node.dials).sum(),
-            straggler_bytes_max: None,
+            legs: stats.node_legs,
+            hedges: stats.hedges.fired,
+            retries: stats.attempts.retry + stats.attempts.failover,
+            dials: stats.nodes.iter().filter(|node| node.node.0 != 0).map(|node| node.pool.dials).sum(),
+            straggler_bytes_max: Some(stats.writes.straggler_bytes_max),
             corrupt_blocks: stats.corrupt_blocks,
         }
     }

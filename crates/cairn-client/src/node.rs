@@ -11,7 +11,7 @@ use crate::policy::timers::{Class, Timer};
 use crate::record::{LegRecord, Record};
 use crate::stats::ConnectionStats;
 use crate::stats::{ClassStats, ErrorRecord, LegLatency, NodeConnectionStats, PoolStats, Quantiles, bump};
-use cairn_net::{Body, Call, CloseReason, LegError, LegErrorClass, LegWatch, Link, Reply};
+use cairn_net::{Body, Call, CloseReason, LegError, LegErrorClass, LegWatch, Link, Reply, Route};
 use cairn_proto::NodeId;
 use cairn_proto::op;
 use cairn_proto::pb;
@@ -134,6 +134,7 @@ pub(crate) struct Leg {
     pub(crate) response_max: u64,
     /// False when the caller holds end-to-end checksums against the body.
     pub(crate) verify_body: bool,
+    pub(crate) route: Route,
 }
 
 impl Leg {
@@ -147,6 +148,7 @@ impl Leg {
             attempt: 0,
             response_max: 0,
             verify_body: true,
+            route: Route::default(),
         }
     }
 }
@@ -155,6 +157,8 @@ impl Leg {
 pub(crate) struct LegFailure {
     pub(crate) record: NodeFailure,
     pub(crate) status: Option<Status>,
+    /// The connection it was tried on.
+    pub(crate) connection: Option<u64>,
 }
 
 fn op_kind(request: &pb::Request, op: u16) -> OpKind {
@@ -298,6 +302,7 @@ impl Node {
         self.health.lock().on_sent(inner.now());
         inner.health.wake();
         let kind = leg.kind;
+        let route = leg.route;
         let sent_len = leg.body.len();
         let len = sent_len.max(leg.response_max);
         let call = Call {
@@ -311,7 +316,7 @@ impl Node {
             response_max: leg.response_max,
         };
         let begun = Instant::now();
-        let leg = self.link.start(call);
+        let leg = self.link.start_on(call, route);
         let watch = leg.watch();
         let flight =
             Flight { inner, node: self, id, op: op::name(op), kind, traffic, begun, sent_len, watch, over: false };
@@ -411,7 +416,7 @@ impl Node {
             message: record.message.clone(),
             at: now,
         });
-        LegFailure { record, status }
+        LegFailure { record, status, connection: error.connection }
     }
 
     /// Everything worth knowing; bytes sent and received beside it.

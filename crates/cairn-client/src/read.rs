@@ -13,7 +13,7 @@ use crate::policy::timers::{self, Class};
 use crate::record::Record;
 use crate::stats::bump;
 use bytes::{Bytes, BytesMut};
-use cairn_net::{Body, LegWatch, Reply};
+use cairn_net::{Body, LegWatch, Reply, Route};
 use cairn_proto::checksum;
 use cairn_proto::layout::{self, BlockRange};
 use cairn_proto::limits::{CHUNK_LEN, RESPONSE_LEN_MAX};
@@ -306,6 +306,7 @@ async fn read_round(
     log: &mut FailureLog,
 ) -> Option<Bytes> {
     let (_, primary) = replicas.fresh.first()?;
+    let alone = replicas.fresh.len() == 1;
     let traffic = traffic_of(&wanted.range);
     let times = times(inner, primary, &wanted.range);
     let mut plan = ReadPlan::new((0..replicas.fresh.len()).collect(), Vec::new(), times, inner.now());
@@ -337,7 +338,7 @@ async fn read_round(
                         replicas.fresh[slow.replica].1.on_soft_expiry(traffic);
                     }
                 }
-                let running = read_leg(inner, *store, node, wanted.range, (kind, number as u8), how.deadline);
+                let running = read_leg(inner, *store, node, wanted.range, (kind, number as u8, alone), how.deadline);
                 under.push(Under { replica, why, begun: inner.now(), watch: running.watch(), seen: None });
                 legs.push(async move { (number, checked(inner, *store, node, wanted.range, running).await) });
                 continue;
@@ -388,7 +389,7 @@ fn read_leg<'a>(
     store: StoreId,
     node: &'a Arc<Node>,
     range: BlockRange,
-    (kind, attempt): (LegKind, u8),
+    (kind, attempt, alone): (LegKind, u8, bool),
     deadline: Instant,
 ) -> Running<'a> {
     let get = pb::GetBlock {
@@ -407,6 +408,7 @@ fn read_leg<'a>(
         attempt,
         response_max: response_max(&range),
         verify_body: false,
+        route: Route { avoid: None, alone },
     };
     node.start(inner, leg)
 }
@@ -424,6 +426,7 @@ async fn checked(
     let bad = |class, message: String| LegFailure {
         record: node.failure("get", class, Sent::Responded, begun.elapsed(), message),
         status: None,
+        connection: None,
     };
     let Some(response::Kind::Get(header)) = reply.response.kind else {
         return Err(bad(FailureClass::Protocol, "the answer to GET is of another kind".into()));

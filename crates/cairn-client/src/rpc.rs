@@ -10,7 +10,7 @@ use crate::policy::classify::{self, Action, OpKind};
 use crate::policy::read_plan::{Permits, ReadPlan, Step, Times, Why};
 use crate::policy::timers::{self, Class};
 use crate::record::Record;
-use cairn_net::Body;
+use cairn_net::{Body, Route};
 use cairn_proto::op;
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::status::{Code, Status};
@@ -80,7 +80,9 @@ impl MetaServers {
         deadline: Instant,
     ) -> Result<response::Kind, MetaFailure> {
         let name = request.kind.as_ref().map_or("unknown", |kind| op::name(op::of(kind)));
-        let mut ask = Ask { inner, name, request, deadline, log: FailureLog::new(), ambiguous: false, attempt: 0 };
+        let alone = self.all().len() == 1;
+        let log = FailureLog::new();
+        let mut ask = Ask { inner, name, request, deadline, log, ambiguous: false, attempt: 0, alone };
         let mut rounds = 0;
         loop {
             let start = self.preferred.load(Ordering::Relaxed);
@@ -153,6 +155,8 @@ struct Ask<'a> {
     log: FailureLog,
     ambiguous: bool,
     attempt: u8,
+    /// There is no other server to ask.
+    alone: bool,
 }
 
 /// What a request to metadata may spend on further legs.
@@ -214,6 +218,7 @@ impl Ask<'_> {
             attempt: self.attempt,
             response_max: 0,
             verify_body: true,
+            route: Route { avoid: None, alone: self.alone },
         };
         self.attempt = self.attempt.saturating_add(1);
         leg
@@ -275,7 +280,7 @@ impl Ask<'_> {
     }
 
     fn on_failure(&mut self, failure: LegFailure) -> Fate {
-        let LegFailure { record, status } = failure;
+        let LegFailure { record, status, .. } = failure;
         let kind = if self.request.op_id.is_some() { OpKind::Mutation } else { OpKind::MetaRead };
         let rule = classify::rule(kind, &classify::event_of(record.class, status.as_ref()));
         let Some(status) = status else {

@@ -13,7 +13,7 @@ use crate::record::Record;
 use crate::session::Writer;
 use crate::stats::bump;
 use bytes::Bytes;
-use cairn_net::{Body, BodyPart};
+use cairn_net::{Body, BodyPart, Route};
 use cairn_proto::checksum;
 use cairn_proto::limits::{CHUNK_LEN, COMMIT_PIECES_MAX, FRAME_BODY_MAX};
 use cairn_proto::pb::{self, PutDurability, request, response};
@@ -439,12 +439,15 @@ pub(crate) async fn put_leg(
     deadline: Instant,
 ) -> Result<u64, LegFailure> {
     let mut attempt = 0;
+    // What failed on one connection is not tried on the same again.
+    let mut avoid = None;
     loop {
         let leg = Leg {
             request: pb::Request { kind: Some(request::Kind::Put(put.clone())), ..Default::default() },
             body: body.clone(),
             kind: if attempt == 0 { LegKind::First } else { LegKind::Retry },
             attempt,
+            route: Route { avoid, ..Route::default() },
             ..Leg::plain(request::Kind::Put(pb::PutBlock::default()), deadline)
         };
         let failure = match node.call(inner, leg).await {
@@ -460,11 +463,13 @@ pub(crate) async fn put_leg(
                             "the answer to PUT is of another kind".into(),
                         ),
                         status: None,
+                        connection: None,
                     }),
                 };
             }
             Err(failure) => failure,
         };
+        avoid = failure.connection;
         let event = classify::event_of(failure.record.class, failure.status.as_ref());
         match classify::rule(OpKind::Put, &event).action {
             // It is there and asks for patience, so this is no failure yet.

@@ -229,7 +229,7 @@ impl Link {
 
     /// True while a connection is established.
     pub fn is_connected(&self) -> bool {
-        let lanes = self.inner().lanes.lock();
+        let lanes = self.inner().pool.lock();
         !lanes.control.open().is_empty() || !lanes.bulk.open().is_empty()
     }
 
@@ -237,7 +237,7 @@ impl Link {
     /// anew.
     pub fn abandon(&self, reason: &str) {
         let conns: Vec<Arc<Conn>> = {
-            let lanes = self.inner().lanes.lock();
+            let lanes = self.inner().pool.lock();
             lanes.control.open().iter().chain(lanes.bulk.open()).chain(&lanes.retired).cloned().collect()
         };
         for conn in conns {
