@@ -183,7 +183,21 @@ impl Link {
     pub async fn probe(&self, limit: Duration) -> Result<pb::Pong, LegError> {
         let inner = self.inner();
         inner.runtime.get_or_init(Handle::current);
-        inner.probe(limit).await
+        inner.probe(limit, probe::Company::Shared).await
+    }
+
+    /// As [`Link::probe`], but dials for itself even while another probe is under way: that one may wait for an answer
+    /// that was lost before the peer came back. The caller bounds how many there are.
+    ///
+    /// # Errors
+    /// As [`Link::probe`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn probe_anew(&self, limit: Duration) -> Result<pb::Pong, LegError> {
+        let inner = self.inner();
+        inner.runtime.get_or_init(Handle::current);
+        inner.probe(limit, probe::Company::Alone).await
     }
 
     /// When the last byte came from the peer, on whatever connection; `None` = never one. An atomic load.

@@ -28,21 +28,31 @@ impl Drop for Flight {
     }
 }
 
+/// What a probe does about one that is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Company {
+    /// Takes its outcome.
+    Shared,
+    /// Nothing.
+    Alone,
+}
+
 impl LinkInner {
-    pub(super) async fn probe(self: &Arc<Self>, limit: Duration) -> Result<pb::Pong, LegError> {
-        let flight = self.join_or_begin_probe(limit)?;
+    pub(super) async fn probe(self: &Arc<Self>, limit: Duration, company: Company) -> Result<pb::Pong, LegError> {
+        let flight = self.begin_probe(limit, company)?;
         let mut outcome = flight.outcome.clone();
         let outcome = outcome.wait_for(Option::is_some).await;
         // The task says an outcome unless the link was closed under it.
         outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err(self.closed_error()))
     }
 
-    fn join_or_begin_probe(self: &Arc<Self>, limit: Duration) -> Result<Arc<Flight>, LegError> {
+    fn begin_probe(self: &Arc<Self>, limit: Duration, company: Company) -> Result<Arc<Flight>, LegError> {
         let mut probing = self.probing.lock();
         if self.closed.is_cancelled() {
             return Err(self.closed_error());
         }
-        if let Some(flight) = probing.upgrade().filter(|flight| flight.outcome.borrow().is_none()) {
+        let under_way = probing.upgrade().filter(|flight| flight.outcome.borrow().is_none());
+        if let Some(flight) = under_way.filter(|_| company == Company::Shared) {
             return Ok(flight);
         }
         let (sender, outcome) = watch::channel(None);

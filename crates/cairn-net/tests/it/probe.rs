@@ -111,6 +111,24 @@ async fn probes_at_once_are_one_dial_with_one_outcome() {
     server.stop().await;
 }
 
+/// What hung since before the peer came back does not delay one that begins after it.
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_its_own_shares_nothing() {
+    let net = PipeNet::new();
+    let server = start(&net).await;
+    let link = link(net.clone(), &server.addr);
+    net.freeze(&server.addr, true);
+    let hanging = link.probe(LIMIT);
+    tokio::pin!(hanging);
+    assert!(tokio::time::timeout(Duration::from_millis(1), &mut hanging).await.is_err());
+    net.freeze(&server.addr, false);
+    let began = now();
+    link.probe_anew(LIMIT).await.unwrap();
+    assert!(now() - began < LIMIT / 2);
+    assert_eq!(net.dials(&server.addr), 2);
+    server.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_takes_connections_and_answers_nothing_is_not_alive() {
     let net = PipeNet::new();
