@@ -9,6 +9,7 @@ use crate::policy::{probes, timers};
 use crate::record::Record;
 use crate::stats::bump;
 use cairn_net::LegErrorClass;
+use cairn_proto::pb::Pong;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,7 +89,7 @@ pub(crate) struct HealthDriver {
     resting: AtomicBool,
     parking: Mutex<Parking<oneshot::Sender<Verdict>>>,
     releasing: AtomicBool,
-    /// Clients of the cluster, as metadata says.
+    /// Clients of the cluster, as metadata says; 0 = not known.
     clients: AtomicU64,
 }
 
@@ -99,7 +100,7 @@ impl Default for HealthDriver {
             resting: AtomicBool::new(false),
             parking: Mutex::new(Parking::new()),
             releasing: AtomicBool::new(false),
-            clients: AtomicU64::new(1),
+            clients: AtomicU64::new(0),
         }
     }
 }
@@ -125,7 +126,7 @@ impl HealthDriver {
 
     /// Metadata told how many clients there are.
     pub(crate) fn set_clients(&self, clients: u64) {
-        self.clients.store(clients.max(1), Ordering::Relaxed);
+        self.clients.store(clients, Ordering::Relaxed);
     }
 
     pub(crate) fn parking_stats(&self) -> crate::stats::ParkingStats {
@@ -134,7 +135,7 @@ impl HealthDriver {
     }
 
     fn ceiling(&self) -> Duration {
-        probes::probe_ceiling(self.parking.lock().len() > 0, self.clients.load(Ordering::Relaxed))
+        probes::probe_ceiling(!self.parking.lock().is_empty(), self.clients.load(Ordering::Relaxed))
     }
 }
 
@@ -289,8 +290,9 @@ fn look(inner: &Arc<Inner>) -> Option<Duration> {
             BreakerState::Closed | BreakerState::Draining => {
                 // The later half of the jitter only: a node hears from an idle client at most once in five seconds.
                 let due = probes::idle_ping_due(health.traffic, 0.5 + health.jitter / 2.0);
-                let silent = busy && health.silence.is_suspicious(now, p99);
-                if busy {
+                // Also without a request under way: those to a silent node are cancelled when a hedge was faster.
+                let silent = health.silence.is_suspicious(now, p99);
+                if busy || health.silence.is_pending() {
                     sooner(now + TICK);
                 } else if due > now {
                     sooner(due);
@@ -327,23 +329,38 @@ fn look(inner: &Arc<Inner>) -> Option<Duration> {
 async fn ping(inner: Arc<Inner>, node: Arc<Node>) {
     let asked = Instant::now();
     let srtt = Some(node.link.srtt_us()).filter(|us| *us > 0).map(Duration::from_micros);
-    let answer = node.link.ping(probes::ping_limit(srtt)).await;
+    let ping = node.link.ping(probes::PROBE_MAX);
+    tokio::pin!(ping);
+    let answer = loop {
+        // Asked anew each time: the node may be the last closed one by now.
+        let relapses = node.health.lock().breaker.relapses(inner.now());
+        let until = asked + probes::silence_limit(srtt, relapses, inner.is_last_closed(&node));
+        if Instant::now() >= until {
+            break None;
+        }
+        tokio::select! {
+            biased;
+            answer = &mut ping => break Some(answer),
+            () = tokio::time::sleep_until(until) => {}
+        }
+    };
     let now = inner.now();
     let heard = node.link.last_received().is_some_and(|at| at >= asked);
     let transition = {
         let mut health = node.health.lock();
         health.asking = false;
         match &answer {
-            Ok(pong) => {
+            Some(Ok(pong)) => {
                 health.silence.on_heard(now);
                 health.breaker.on_draining(pong.draining)
             }
-            Err(_) if heard => {
+            // Slow, not silent.
+            None | Some(Err(_)) if heard => {
                 health.silence.on_heard(now);
                 None
             }
-            Err(error) if matches!(error.class, LegErrorClass::Connect | LegErrorClass::WrongPeer) => None,
-            Err(_) => health.breaker.on_silence(now, inner.unit()),
+            Some(Err(error)) if matches!(error.class, LegErrorClass::Connect | LegErrorClass::WrongPeer) => None,
+            None | Some(Err(_)) => health.breaker.on_silence(now, inner.unit()),
         }
     };
     if transition.as_ref().is_some_and(|transition| transition.to == BreakerState::Open) {
@@ -351,7 +368,7 @@ async fn ping(inner: Arc<Inner>, node: Arc<Node>) {
         node.link.abandon("the peer does not answer a ping");
     }
     apply(&inner, &node, transition);
-    if let Err(error) = &answer
+    if let Some(Err(error)) = &answer
         && !heard
         && error.class == LegErrorClass::Connect
     {
@@ -370,34 +387,48 @@ impl Drop for Probing<'_> {
 }
 
 /// Asks an Open node for a sign of life over a fresh connection; only that closes its breaker.
+///
+/// When the answer takes long, that counts as none, and the next probe may begin; this one is listened to for
+/// [`probes::PROBE_MAX`]. So there are ten of a node at most: the shortest pause and the shortest patience are half a second.
 async fn probe(inner: Arc<Inner>, node: Arc<Node>) {
     let srtt = Some(node.link.srtt_us()).filter(|us| *us > 0).map(Duration::from_micros);
     let guard = Probing(&node);
-    let answer = node.link.probe(timers::connect_limit(srtt)).await;
-    let ok = answer.as_ref().is_ok_and(|pong| !pong.draining);
+    let asking = node.link.probe_anew(probes::PROBE_MAX);
+    tokio::pin!(asking);
+    let is_good = |pong: &Pong| !pong.draining;
+    let in_time = tokio::time::timeout(probes::probe_patience(srtt), &mut asking).await;
+    let ok = in_time.as_ref().is_ok_and(|answer| answer.as_ref().is_ok_and(is_good));
     let transition = {
         let mut health = node.health.lock();
         health.failed_probes += u64::from(!ok);
-        let transition = health.breaker.on_probe(ok, inner.now(), inner.unit());
-        if ok {
-            health.silence = Silence::default();
-            health.traffic = inner.now();
-        }
-        transition
+        health.breaker.on_probe(ok, inner.now(), inner.unit())
     };
     drop(guard);
-    if ok {
-        let peers: Vec<Arc<Node>> = inner
-            .all_nodes()
-            .into_iter()
-            .filter(|peer| (peer.id.0 == 0) == (node.id.0 == 0) && !Arc::ptr_eq(peer, &node) && peer.is_closed())
-            .collect();
-        node.on_recovered(&peers, inner.now());
+    probed(&inner, &node, transition);
+    if in_time.is_err() && asking.await.as_ref().is_ok_and(is_good) {
+        let transition = node.health.lock().breaker.on_late_probe(inner.now());
+        probed(&inner, &node, transition);
     }
-    let is_back = transition.as_ref().is_some_and(|transition| transition.to == BreakerState::Closed);
-    apply(&inner, &node, transition);
+}
+
+/// A probe had its result; `closed` is what that changed.
+fn probed(inner: &Arc<Inner>, node: &Arc<Node>, closed: Option<Transition>) {
+    let is_back = closed.as_ref().is_some_and(|transition| transition.to == BreakerState::Closed);
+    if closed.is_some() {
+        let now = inner.now();
+        {
+            let mut health = node.health.lock();
+            health.silence = Silence::default();
+            health.traffic = now;
+        }
+        let is_peer =
+            |peer: &Arc<Node>| (peer.id.0 == 0) == (node.id.0 == 0) && !Arc::ptr_eq(peer, node) && peer.is_closed();
+        let peers: Vec<Arc<Node>> = inner.all_nodes().into_iter().filter(is_peer).collect();
+        node.on_recovered(&peers, now);
+    }
+    apply(inner, node, closed);
     if is_back {
-        release(&inner);
+        release(inner);
     }
     inner.health.wake.notify_one();
 }

@@ -375,11 +375,17 @@ impl Silence {
         }
     }
 
+    /// True when at least three requests were sent since the last byte: it becomes suspicious unless bytes come.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.newest[0].is_some_and(|sent| self.heard_at.is_none_or(|heard| sent > heard))
+    }
+
     /// True when at least three requests were sent since the last byte, the first of them max(300 ms, 8 x `p99`) ago.
+    ///
+    /// What became of the requests does not matter: one that was cancelled because a hedge was faster got no answer either.
     pub(crate) fn is_suspicious(&self, now: Duration, p99: Option<Duration>) -> bool {
-        let enough = self.newest[0].is_some_and(|sent| self.heard_at.is_none_or(|heard| sent > heard));
         let limit = p99.map_or(SILENCE_MIN, |p99| p99.saturating_mul(SILENCE_FACTOR).max(SILENCE_MIN));
-        enough && self.first.is_some_and(|first| now.saturating_sub(first) >= limit)
+        self.is_pending() && self.first.is_some_and(|first| now.saturating_sub(first) >= limit)
     }
 }
 
