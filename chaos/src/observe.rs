@@ -11,10 +11,14 @@ pub struct Observed {
     pub hedges: u64,
     /// Requests sent again or elsewhere after a failure.
     pub retries: u64,
-    /// Connections dialled.
+    /// Times that the circuit breaker of a storage node opened.
+    pub breaker_opens: u64,
+    /// Dials of storage nodes, successful or not.
     pub dials: u64,
-    /// Most bytes that were on their way to replicas behind returned writes.
-    pub straggler_bytes_max: Option<u64>,
+    /// Operations that waited for a replica to come back.
+    pub parked: u64,
+    /// Most bytes that were on their way to replicas behind returned writes, to the node that had most.
+    pub straggler_bytes_max: u64,
     /// Blocks with bytes that did not match their checksums.
     pub corrupt_blocks: u64,
 }
@@ -28,12 +32,15 @@ impl Observed {
 
 impl From<&ConnectionStats> for Observed {
     fn from(stats: &ConnectionStats) -> Self {
+        let nodes = || stats.nodes.iter().filter(|node| node.node.0 != 0);
         Self {
             legs: stats.node_legs,
             hedges: stats.hedges.fired,
             retries: stats.attempts.retry + stats.attempts.failover,
-            dials: stats.nodes.iter().filter(|node| node.node.0 != 0).map(|node| node.pool.dials).sum(),
-            straggler_bytes_max: Some(stats.writes.straggler_bytes_max),
+            breaker_opens: nodes().map(|node| node.breaker_opens).sum(),
+            dials: nodes().map(|node| node.pool.dials + node.pool.dial_failures).sum(),
+            parked: stats.parked.total,
+            straggler_bytes_max: stats.writes.straggler_bytes_max,
             corrupt_blocks: stats.corrupt_blocks,
         }
     }

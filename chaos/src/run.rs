@@ -150,6 +150,8 @@ impl Results {
             let (before, after) = (first.client, self.end.client);
             set("hedges", json!(after.hedges - before.hedges));
             set("retries", json!(after.retries - before.retries));
+            set("breaker_opens", json!(after.breaker_opens - before.breaker_opens));
+            set("parked", json!(after.parked - before.parked));
             set("corrupt_blocks", json!(after.corrupt_blocks - before.corrupt_blocks));
         }
         set("errors", self.errors());
@@ -185,6 +187,8 @@ impl Results {
         let per_node = probes as f64 / seconds / self.nodes as f64;
         set("dials_and_probes_per_s_node", json!(round(per_node, 3)));
         set("hedges", json!(end.client.hedges - begin.client.hedges));
+        set("breaker_opens", json!(end.client.breaker_opens - begin.client.breaker_opens));
+        set("parked", json!(end.client.parked - begin.client.parked));
         set("cpu_own", json!(round((end.cpu.own_s - begin.cpu.own_s) / seconds, 2)));
         set("cpu_servers", json!(round((end.cpu.servers_s - begin.cpu.servers_s) / seconds, 2)));
         for (index, class) in self.classes.iter().enumerate().filter(|_| self.classes.len() > 1) {

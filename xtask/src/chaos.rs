@@ -19,6 +19,9 @@ pub enum Chaos {
         /// Seconds instead of minutes, judged by counts and outcomes only
         #[arg(long)]
         short: bool,
+        /// Further arguments for `cairn-chaos`, as `-- --data /mnt/disk`
+        #[arg(last = true)]
+        more: Vec<String>,
     },
     /// Run all scenarios in full, on a quiet machine, and print a table
     All {
@@ -49,9 +52,10 @@ enum Profile {
 /// Building failed, or a criterion is not met.
 pub fn run(root: &Path, chaos: &Chaos) -> Result<()> {
     let (profile, args) = match chaos {
-        Chaos::Run { name, seed, short } => {
+        Chaos::Run { name, seed, short, more } => {
             let mut args = vec!["run".to_owned(), name.clone(), "--seed".to_owned(), seed.to_string()];
             args.extend(short.then(|| "--short".to_owned()));
+            args.extend(more.iter().cloned());
             (Profile::Release, args)
         }
         Chaos::All { seed } => (Profile::Release, vec!["all".to_owned(), "--seed".to_owned(), seed.to_string()]),
