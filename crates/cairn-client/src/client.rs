@@ -12,6 +12,7 @@ use crate::record::{Record, Recorder};
 use crate::rpc::MetaServers;
 use crate::session::Sessions;
 use crate::stats::{BudgetStats, ConnectionStats, Counters};
+use crate::trace;
 use cairn_net::{Identity, Link, LinkConfig, Net, SharedIdentity, TcpNet};
 use cairn_proto::pb;
 use cairn_proto::{BootId, ClusterId, NodeId};
@@ -87,6 +88,8 @@ pub(crate) struct Inner {
     identity: SharedIdentity,
     link_config: Arc<LinkConfig>,
     random: Mutex<fastrand::Rng>,
+    /// Draws trace ids: apart, so that who listens to spans changes no decision.
+    pub(crate) trace_random: Mutex<fastrand::Rng>,
     origin: Instant,
 }
 
@@ -300,6 +303,7 @@ impl DfsClientBuilder {
             net: self.net,
             identity: Identity::client(boot_id).shared(),
             link_config: Arc::new(self.link),
+            trace_random: Mutex::new(random.fork()),
             random: Mutex::new(random),
             origin: Instant::now(),
         });
@@ -345,6 +349,10 @@ impl DfsClient {
 
     /// Counters of operations, connections and nodes since the client was made.
     pub async fn get_connection_stats(&self) -> ConnectionStats {
+        self.connection_stats()
+    }
+
+    pub(crate) fn connection_stats(&self) -> ConnectionStats {
         let inner = &self.inner;
         let now = inner.now();
         let mut stats = inner.counters.snapshot();
@@ -395,7 +403,8 @@ impl DfsClient {
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let begun = Instant::now();
-        let result = work.await.map_err(|error| error.at(name, path));
+        let work = async { work.await.map_err(|error| error.at(name, path)) };
+        let result = trace::operation(&self.inner, name, path, |error: &Error| error.kind().name(), work).await;
         self.inner.counters.operation(name, &result, begun.elapsed(), self.inner.now());
         result
     }

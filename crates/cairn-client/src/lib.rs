@@ -26,9 +26,11 @@ mod extents;
 mod file;
 mod health;
 mod late;
+mod metrics;
 mod namespace;
 mod node;
 mod options;
+mod ping;
 mod pipeline;
 mod policy;
 mod read;
@@ -39,21 +41,25 @@ mod stats;
 mod status;
 mod stream;
 mod sync;
+mod trace;
 mod write;
 
 pub use atomic::AtomicFile;
+/// Number of a storage node; 0 stands for a metadata server in what this library tells.
+pub use cairn_proto::NodeId;
 pub use client::{DfsClient, DfsClientBuilder};
 pub use content::Content;
 pub use error::{Cause, Error, ErrorKind, FailureClass, NodeFailure, QuorumError, Sent};
 pub use file::File;
 pub use namespace::{DirEntry, FileKind, Metadata, ReadDir};
 pub use options::{Consistency, CreateOptions, OpenOptions, ReadOptions, SetAttributes};
+pub use ping::{NodePing, PingAnswer};
 pub use policy::breaker::{BreakerState, OpenReason};
 pub use policy::rounds::RetryPolicy;
 pub use record::{LegRecord, Record, ReplicaScore};
 pub use stats::{
     AttemptStats, BreakerStats, BreakerTransition, BudgetStats, ClassStats, ConnectionStats, ErrorRecord, HedgeStats,
-    LegLatency, LegStats, NodeConnectionStats, OpStats, ParkingStats, PoolStats, Quantiles, WriteStats,
+    LaneCounts, LegLatency, LegStats, NodeConnectionStats, OpStats, ParkingStats, PoolStats, Quantiles, WriteStats,
 };
 pub use status::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
 pub use stream::{FileReader, FileWriter};

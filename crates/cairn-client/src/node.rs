@@ -9,8 +9,10 @@ use crate::policy::histogram::{Histogram, Recent};
 use crate::policy::load::Load;
 use crate::policy::timers::{Class, Timer};
 use crate::record::{LegRecord, Record};
-use crate::stats::ConnectionStats;
-use crate::stats::{ClassStats, ErrorRecord, LegLatency, NodeConnectionStats, PoolStats, Quantiles, bump};
+use crate::stats::{
+    ClassStats, ErrorRecord, LaneCounts, LegLatency, NodeConnectionStats, PoolStats, Quantiles, bump, latency_counts,
+};
+use crate::trace::{LegFacts, LegSpan};
 use cairn_net::{Body, Call, CloseReason, LegError, LegErrorClass, LegWatch, Link, Reply, Route};
 use cairn_proto::NodeId;
 use cairn_proto::op;
@@ -305,8 +307,11 @@ impl Node {
         let route = leg.route;
         let sent_len = leg.body.len();
         let len = sent_len.max(leg.response_max);
+        let facts =
+            LegFacts { op: op::name(op), kind: kind.name(), node: self.id.0, addr: &self.addr, attempt: leg.attempt };
+        let (span, trace_parent) = LegSpan::begin(inner, &facts);
         let call = Call {
-            request: leg.request,
+            request: pb::Request { trace_parent, ..leg.request },
             body: leg.body,
             deadline: leg.deadline,
             attempt: leg.attempt,
@@ -318,8 +323,19 @@ impl Node {
         let begun = Instant::now();
         let leg = self.link.start_on(call, route);
         let watch = leg.watch();
-        let flight =
-            Flight { inner, node: self, id, op: op::name(op), kind, traffic, begun, sent_len, watch, over: false };
+        let flight = Flight {
+            inner,
+            node: self,
+            id,
+            op: op::name(op),
+            kind,
+            traffic,
+            begun,
+            sent_len,
+            watch,
+            span,
+            over: false,
+        };
         Running { leg, flight, op_kind, len }
     }
 
@@ -467,6 +483,10 @@ impl Node {
                 draining: lanes(|lane| lane.draining),
                 retired: lanes(|lane| lane.retired),
                 bulk_open: link.bulk.open as u64,
+                control: LaneCounts::of(&link.control),
+                bulk: LaneCounts::of(&link.bulk),
+                wait: link.wait,
+                frame_crc_failures: link.body_crc_failures,
                 waiting: (link.waiting_connection + link.waiting_permits) as u64,
                 dials: link.dials,
                 dial_failures: link.dial_failures,
@@ -488,7 +508,7 @@ impl Node {
             addr: self.addr.clone(),
             op,
             sum: histogram.sum(),
-            counts: histogram.cumulative(&ConnectionStats::LATENCY_BOUNDS),
+            counts: latency_counts(histogram),
         };
         let latencies = self.latencies.lock().iter().map(latency).collect();
         (stats, latencies, link.bytes_sent, link.bytes_received)
@@ -506,6 +526,7 @@ struct Flight<'a> {
     begun: Instant,
     sent_len: u64,
     watch: LegWatch,
+    span: LegSpan,
     over: bool,
 }
 
@@ -514,6 +535,7 @@ impl Flight<'_> {
         self.over = true;
         self.node.flights.lock().begun[self.traffic as usize].remove(&self.id);
         self.inner.counters.leg(self.op, self.kind.name(), outcome);
+        self.span.end(outcome);
         self.inner.recorder.add(|| {
             let (timing, progress) = (self.watch.timing(), self.watch.progress());
             let server = reply.and_then(|reply| reply.response.timing).unwrap_or_default();

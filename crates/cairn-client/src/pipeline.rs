@@ -7,6 +7,7 @@
 use crate::client::Inner;
 use crate::error::{Cause, Error};
 use crate::sync::{self, Unsynced};
+use crate::trace;
 use crate::write::{self, Draft, Stored, Target};
 use bytes::Bytes;
 use cairn_proto::PgId;
@@ -130,7 +131,7 @@ impl Pipeline {
         let (seq, hint) = (self.seq()?, self.hint(len));
         let (inner, target, group) = (self.inner.clone(), self.target.clone(), self.group.clone());
         let deadline = inner.deadline(inner.config.write_timeout);
-        self.batch.push(self.inner.tasks.spawn(async move {
+        self.batch.push(self.inner.tasks.spawn(trace::carry(async move {
             let stored =
                 write::put_block(&inner, &target, Draft { offset, data, seq }, hint, durability, deadline).await?;
             if Some(stored.pg) != hint {
@@ -138,7 +139,7 @@ impl Pipeline {
                 *group.lock() = None;
             }
             Ok((stored, permit))
-        }));
+        })));
         self.batch_bytes += len;
         if !last && (self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_BLOCKS) {
             self.close_batch();
@@ -174,8 +175,9 @@ impl Pipeline {
                 _ => Err(inner.unexpected("commit")),
             }
         };
-        self.committing =
-            Some(self.inner.tasks.spawn(async move { work.await.inspect_err(|error| note(&failed, error)) }));
+        self.committing = Some(
+            self.inner.tasks.spawn(trace::carry(async move { work.await.inspect_err(|error| note(&failed, error)) })),
+        );
     }
 
     /// Commits everything pushed so far and waits for it. `None` when nothing was ever pushed.

@@ -12,6 +12,7 @@ use crate::policy::read_plan::{Permits, ReadPlan, Step, Times, Why};
 use crate::policy::timers::{self, Class};
 use crate::record::Record;
 use crate::stats::bump;
+use crate::trace;
 use bytes::{Bytes, BytesMut};
 use cairn_net::{Body, LegWatch, Reply, Route};
 use cairn_proto::checksum;
@@ -476,13 +477,13 @@ fn verify(range: &BlockRange, header: &pb::GetBlockReply, body: &Bytes) -> Resul
 fn report(inner: &Arc<Inner>, store: StoreId, node: &Arc<Node>, block: BlockId, chunk: u32) {
     let (inner, node) = (inner.clone(), node.clone());
     let tasks = inner.tasks.clone();
-    tasks.spawn(async move {
+    tasks.spawn(trace::carry(async move {
         let report = pb::ReportCorrupt { store: store.0, block: Some(to_pb(block)), shard: 0, chunk };
         let leg = Leg::plain(request::Kind::ReportCorrupt(report), inner.deadline(inner.config.read_timeout));
         if let Err(failure) = node.call(&inner, leg).await {
             tracing::warn!(node = %node.id, %block, "could not report a bad block: {}", failure.record.message);
         }
-    });
+    }));
 }
 
 pub(crate) fn to_pb(block: BlockId) -> pb::BlockId {

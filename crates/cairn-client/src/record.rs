@@ -80,6 +80,21 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// When it happened, or for a leg began: time since the client was made.
+    pub fn at(&self) -> Duration {
+        match self {
+            Self::Leg(leg) => leg.at,
+            Self::Order { at, .. }
+            | Self::HedgeSkipped { at, .. }
+            | Self::Breaker { at, .. }
+            | Self::Parked { at, .. }
+            | Self::Pause { at, .. }
+            | Self::Write { at, .. } => *at,
+        }
+    }
+}
+
 /// A replica in the order of a read.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaScore {

@@ -3,6 +3,7 @@
 use crate::client::Inner;
 use crate::error::{Cause, Error};
 use crate::stats::bump;
+use crate::trace;
 use cairn_proto::limits::SLOTS_PER_SESSION;
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::{InodeId, SessionId, WriterId};
@@ -140,7 +141,7 @@ impl Sessions {
         let inner = inner.clone();
         let task = inner.tasks.spawn({
             let inner = inner.clone();
-            async move { run(&inner, kind, relaxed, deadline).await }
+            trace::carry(async move { run(&inner, kind, relaxed, deadline).await })
         });
         task.await.unwrap_or_else(|error| {
             Err(Error::new("mutate", Cause::Invalid(format!("the client is shutting down: {error}"))))

@@ -3,6 +3,7 @@
 use crate::error::{Error, FailureClass};
 use crate::policy::breaker::BreakerState;
 use crate::policy::histogram::Histogram;
+use cairn_net::{LaneStats, WaitStats};
 use cairn_proto::NodeId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -107,6 +108,41 @@ pub struct NodeConnectionStats {
     pub pool: PoolStats,
 }
 
+/// Connections of one lane by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneCounts {
+    /// Being dialled.
+    pub dialing: u64,
+    /// Without a request.
+    pub idle: u64,
+    /// With at least one.
+    pub busy: u64,
+    /// Waiting for a cancelled request to leave.
+    pub draining: u64,
+    /// Finishing what they have, to be closed then.
+    pub retired: u64,
+}
+
+impl LaneCounts {
+    pub(crate) fn of(lane: &LaneStats) -> Self {
+        Self {
+            dialing: lane.dialing as u64,
+            idle: lane.idle as u64,
+            busy: lane.busy as u64,
+            draining: lane.draining as u64,
+            retired: lane.retired as u64,
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.dialing += other.dialing;
+        self.idle += other.idle;
+        self.busy += other.busy;
+        self.draining += other.draining;
+        self.retired += other.retired;
+    }
+}
+
 /// Connections by state and what became of them.
 #[derive(Clone, Debug, Default)]
 pub struct PoolStats {
@@ -124,6 +160,14 @@ pub struct PoolStats {
     pub retired: u64,
     /// Of the open ones, those for large bodies.
     pub bulk_open: u64,
+    /// Those that carry small requests, many at once.
+    pub control: LaneCounts,
+    /// Those that carry one large request at a time.
+    pub bulk: LaneCounts,
+    /// How long requests waited until a connection took them.
+    pub wait: WaitStats,
+    /// Frames whose body did not match its checksum.
+    pub frame_crc_failures: u64,
     /// Requests that wait for a connection or for permits.
     pub waiting: u64,
     /// Successful dials.
@@ -165,9 +209,16 @@ impl PoolStats {
             (&mut self.ops_taken, other.ops_taken),
             (&mut self.bytes_taken, other.bytes_taken),
             (&mut self.tasks, other.tasks),
+            (&mut self.frame_crc_failures, other.frame_crc_failures),
+            (&mut self.wait.count, other.wait.count),
+            (&mut self.wait.sum_us, other.wait.sum_us),
         ] {
             *mine += theirs;
         }
+        self.wait.max_us = self.wait.max_us.max(other.wait.max_us);
+        self.wait.buckets.iter_mut().zip(other.wait.buckets).for_each(|(mine, theirs)| *mine += theirs);
+        self.control.add(&other.control);
+        self.bulk.add(&other.bulk);
         for (reason, count) in &other.closes_by_reason {
             *self.closes_by_reason.entry(reason).or_default() += count;
         }
@@ -307,7 +358,7 @@ pub struct OpStats {
     pub latency: Quantiles,
     /// Sum of the latencies.
     pub latency_sum: Duration,
-    /// Operations that took at most each of [`ConnectionStats::LATENCY_BOUNDS`].
+    /// Operations that took at most each of [`ConnectionStats::LATENCY_BOUNDS`]; the last entry counts all.
     pub latency_counts: Vec<u64>,
 }
 
@@ -557,6 +608,14 @@ impl Counters {
     }
 }
 
+/// How many values are at most each of [`ConnectionStats::LATENCY_BOUNDS`], and how many there are.
+pub(crate) fn latency_counts(histogram: &Histogram) -> Vec<u64> {
+    let mut counts = histogram.cumulative(&ConnectionStats::LATENCY_BOUNDS);
+    // Values that come meanwhile must not make the total less than a part of it.
+    counts.push(histogram.count().max(counts.last().copied().unwrap_or(0)));
+    counts
+}
+
 impl OpCell {
     fn stats(&self, op: &'static str) -> OpStats {
         OpStats {
@@ -565,7 +624,7 @@ impl OpCell {
             failed: self.failed.lock().clone(),
             latency: Quantiles::of(|q| self.latency.quantile(q)),
             latency_sum: self.latency.sum(),
-            latency_counts: self.latency.cumulative(&ConnectionStats::LATENCY_BOUNDS),
+            latency_counts: latency_counts(&self.latency),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::error::{Cause, Error};
 use crate::node::{Leg, Node};
 use crate::policy::write_plan::{Step, WritePlan};
 use crate::read::to_pb;
+use crate::trace;
 use crate::write::{Draft, Stored, Target, body_of, put_block, put_leg};
 use cairn_proto::checksum;
 use cairn_proto::pb::{self, PutDurability, request, response};
@@ -71,11 +72,11 @@ async fn sync_everywhere(inner: &Arc<Inner>, target: &Target, blocks: &[Stored],
             continue;
         };
         let (inner, target, sender) = (inner.clone(), target.clone(), sender.clone());
-        inner.tasks.clone().spawn(async move {
+        inner.tasks.clone().spawn(trace::carry(async move {
             let durable = sync_store(&inner, &target, store, &node, &mine, deadline).await;
             // Nobody listens to a store that answers after the majority.
             let _ = sender.send((store, durable)).await;
-        });
+        }));
     }
     drop(sender);
     let silent = |store: StoreId| view.node_of(store).is_none_or(|node| !node.is_closed());

@@ -12,6 +12,7 @@ use crate::read::to_pb;
 use crate::record::Record;
 use crate::session::Writer;
 use crate::stats::bump;
+use crate::trace;
 use bytes::Bytes;
 use cairn_net::{Body, BodyPart, Route};
 use cairn_proto::checksum;
@@ -285,7 +286,7 @@ async fn put_to_group(inner: &Arc<Inner>, ask: Ask<'_>, op_begun: Instant, deadl
             decided: decided.clone(),
             bytes: data.len() as u64,
         };
-        inner.tasks.spawn(straggler.run(put, body.clone(), sender.clone(), deadline));
+        inner.tasks.spawn(trace::carry(straggler.run(put, body.clone(), sender.clone(), deadline)));
     }
     drop(sender);
     let mut incarnations = BTreeMap::new();

@@ -6,3 +6,4 @@ mod failures;
 mod files;
 mod model;
 mod names;
+mod spans;
