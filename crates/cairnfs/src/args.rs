@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
-use crate::settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas};
+use crate::settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds};
 
 /// CairnFS: a distributed file system that keeps working when machines do not.
 #[derive(Debug, Parser)]
@@ -69,6 +69,8 @@ pub enum Command {
     Df(Df),
     Tree(Tree),
     Status(Status),
+    Stats(Stats),
+    Explain(Explain),
     Completions(Completions),
 }
 
@@ -91,6 +93,8 @@ impl Command {
             Self::Df(_) => "df",
             Self::Tree(_) => "tree",
             Self::Status(_) => "status",
+            Self::Stats(_) => "stats",
+            Self::Explain(_) => "explain",
             Self::Completions(_) => "completions",
         }
     }
@@ -429,6 +433,64 @@ pub struct Status {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Show the cluster as a client sees it: connections, latencies, breakers, budgets
+///
+/// Connects, pings every node once, and prints what a client measures: operations, legs by why they were begun, hedges,
+/// budgets, circuit breakers, connections, and for each node the state of its breaker, its answer to the ping and the
+/// latencies of small requests (moving average, smoothed round trip, quantiles of the last ten seconds, and the time
+/// after which another replica is asked). These figures are of this process; a program that uses the library has its
+/// own (get_connection_stats).
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Print JSON: the keys are the fields of ConnectionStats, times are in seconds
+    #[arg(long)]
+    pub json: bool,
+    /// Print what Prometheus would scrape
+    #[arg(long, conflicts_with = "json")]
+    pub prometheus: bool,
+    /// Ping and print again every SECS seconds, until stopped
+    #[arg(long, value_name = "SECS")]
+    pub watch: Option<WatchSeconds>,
+}
+
+/// Do one read or write and show where its time goes, leg by leg
+///
+/// Prints each leg (one request to one server): why it was begun, how long it waited here, at the server's queue, disk
+/// and checksums and, as what is left, on the network; the order in which replicas are asked, with the score and breaker
+/// of each; hedges that were not sent, and why; and what became of it.
+#[derive(Debug, Args)]
+pub struct Explain {
+    #[command(subcommand)]
+    pub what: ExplainWhat,
+}
+
+/// The operations that can be explained.
+#[derive(Debug, Subcommand)]
+pub enum ExplainWhat {
+    /// Read from a file
+    Read(ExplainArgs),
+    /// Write to a scratch file beside PATH (in it, if PATH is a directory), which is removed again: PATH itself is never
+    /// touched and need not exist
+    Write(ExplainArgs),
+}
+
+/// What is explained.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Begin at this byte [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    pub offset: Option<ByteSize>,
+    /// Read or write so many bytes [default: what is left of the file, at most 4M; 1M for a write]
+    #[arg(long, value_name = "BYTES")]
+    pub len: Option<ByteSize>,
+    /// Print JSON; times are in microseconds
+    #[arg(long)]
+    pub json: bool,
+    /// A file in CairnFS
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
 }
 
 /// Print shell completions

@@ -52,6 +52,14 @@ impl Context {
         self.connect_as(DfsClient::builder().relaxed(true)).await
     }
 
+    /// A client that remembers what its operations do.
+    ///
+    /// # Errors
+    /// As [`Context::connect`].
+    pub async fn connect_recording(&self) -> Result<DfsClient, Failure> {
+        self.connect_as(DfsClient::builder().record_legs(true)).await
+    }
+
     async fn connect_as(&self, builder: DfsClientBuilder) -> Result<DfsClient, Failure> {
         tracing::debug!(meta = self.meta, "connecting");
         let name = format!("cairn {} {}, process {}", self.command, env!("CARGO_PKG_VERSION"), std::process::id());

@@ -116,6 +116,8 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Df(args) => cmd::df(args, context, out).await,
         Command::Tree(args) => cmd::tree(args, context, out).await,
         Command::Status(args) => cmd::status(args, context, out).await,
+        Command::Stats(args) => cmd::stats(args, context, out).await,
+        Command::Explain(args) => cmd::explain(args, context, out).await,
         Command::Completions(args) => cmd::completions(&args, out),
         Command::Up(_) | Command::Meta(_) | Command::Node(_) => unreachable!("servers are dispatched apart"),
     }

@@ -28,6 +28,8 @@ pub struct Bounded<const MIN: u64, const MAX: u64>(u64);
 pub type Jobs = Bounded<1, 512>;
 /// Storage nodes of `cairn up`.
 pub type NodeCount = Bounded<1, 64>;
+/// Seconds between two looks.
+pub type WatchSeconds = Bounded<1, 86_400>;
 /// Copies of every block.
 pub type Replicas = Bounded<1, 7>;
 /// First port of `cairn up`; node i listens on this + i, its console 80 ports above.

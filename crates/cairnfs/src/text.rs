@@ -65,6 +65,16 @@ pub fn size(bytes: u64, human_readable: bool) -> String {
     if human_readable { human(bytes) } else { bytes.to_string() }
 }
 
+/// A time in milliseconds, with as many places as matter: 0.042 ms, 1.27 ms, 350 ms.
+pub fn millis(duration: std::time::Duration) -> String {
+    let ms = duration.as_secs_f64() * 1e3;
+    match ms {
+        ms if ms < 1.0 => format!("{ms:.3} ms"),
+        ms if ms < 100.0 => format!("{ms:.2} ms"),
+        ms => format!("{ms:.0} ms"),
+    }
+}
+
 /// A noun in the number that goes with a count.
 pub fn noun(count: u64, noun: &str) -> String {
     match (count, noun.strip_suffix('y')) {

@@ -2,20 +2,24 @@
 
 mod df;
 mod du;
+mod explain;
 mod facts;
 mod ls;
 mod names;
 mod remove;
 mod stat;
+mod stats;
 mod status;
 mod tree;
 
 pub use self::{
     df::run as df,
     du::run as du,
+    explain::run as explain,
     ls::run as ls,
     names::{mkdir, mv, rm},
     stat::run as stat,
+    stats::run as stats,
     status::run as status,
     tree::run as tree,
 };

@@ -68,3 +68,16 @@ fn servers_show_what_the_page_says() {
     }
     check(&documented(), &names, &["cairn_server_", "cairn_node_", "cairn_meta_"]);
 }
+
+#[test]
+fn clients_show_what_the_page_says() {
+    let cluster = Cluster::start();
+    let page = cluster.run(["stats", "--prometheus"]).quiet();
+    let families = openmetrics::read(&page).unwrap_or_else(|why| panic!("{why}\n{page}"));
+    let mut names = Names::new();
+    shown(&mut names, &families);
+    check(&documented(), &names, &["cairn_client_"]);
+    let states = &families["cairn_client_breaker_state"].samples;
+    assert_eq!(states.len(), 4, "metadata and three nodes: {states:?}");
+    assert!(states.iter().all(|state| state.value == 0.0), "{states:?}");
+}
