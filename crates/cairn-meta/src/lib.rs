@@ -52,6 +52,7 @@ mod tests {
         let _ = |meta: super::Meta, request: cairn_proto::pb::Request| {
             is_send(async move {
                 let _ = meta.execute(&request).await;
+                let _ = meta.execute_timed(&request).await;
                 let _ = meta.expire_sessions().await;
                 let _ = meta.drop_maps().await;
                 let _ = meta.ensure_groups().await;

@@ -20,10 +20,16 @@ use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
 use cairn_proto::{ClusterId, InodeId, op, pb};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex as TurnLock, Semaphore};
+
+tokio::task_local! {
+    /// Time that the request of this task has waited for commits.
+    static COMMIT_WAIT: Cell<Duration>;
+}
 
 /// How metadata is opened.
 #[derive(Clone)]
@@ -233,6 +239,16 @@ impl Meta {
         }
     }
 
+    /// As [`Meta::execute`], and how long the request waited for its transactions to be committed: for its place in a
+    /// group and for the disk.
+    pub async fn execute_timed(&self, request: &pb::Request) -> (Result<Reply, Status>, Duration) {
+        let timed = async {
+            let result = self.execute(request).await;
+            (result, COMMIT_WAIT.with(Cell::get))
+        };
+        COMMIT_WAIT.scope(Cell::new(Duration::ZERO), timed).await
+    }
+
     /// What a mutation does, in a transaction that has passed its session and slot.
     pub(crate) async fn apply(&self, tx: &mut Tx, session: u64, kind: &Kind) -> Op<Step> {
         match kind {
@@ -283,6 +299,7 @@ impl Meta {
             Err(Fault::Status(status)) => return Err(*status),
         };
         let Tx { inner, effects, .. } = tx;
+        let begun = self.now();
         let outcome = if effects.is_empty() {
             inner.commit(durability).await
         } else {
@@ -300,6 +317,8 @@ impl Meta {
             // A task that ended without an outcome may have committed.
             commit.await.unwrap_or(Ok(CommitOutcome::Unknown))
         };
+        // Nobody counts outside of `execute_timed`.
+        let _ = COMMIT_WAIT.try_with(|wait| wait.set(wait.get() + self.now().saturating_sub(begun)));
         match outcome {
             Ok(CommitOutcome::Done) => Ok(Some(value)),
             Ok(CommitOutcome::Conflict) | Err(EngineError::Conflict) => Ok(None),

@@ -53,6 +53,13 @@ impl MetaHandler {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// What metadata says; the wait for the engine's disk is told to the caller.
+    async fn execute(&self, ctx: &RequestContext, request: &pb::Request) -> Result<response::Kind, Status> {
+        let (result, commit_wait) = self.meta.execute_timed(request).await;
+        ctx.work.add_disk(commit_wait);
+        result
+    }
+
     /// Says from now on that the server is about to end.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -76,9 +83,10 @@ impl Handler for MetaHandler {
         let result = match ctx.deadline {
             Some(deadline) if deadline <= cairn_net::now() => Err(too_late()),
             Some(deadline) => {
-                timeout_at(deadline, self.meta.execute(&request)).await.unwrap_or_else(|_| Err(too_late()))
+                let executed = timeout_at(deadline, self.execute(ctx, &request)).await;
+                executed.unwrap_or_else(|_| Err(too_late()))
             }
-            None => self.meta.execute(&request).await,
+            None => self.execute(ctx, &request).await,
         };
         if registers && result.is_ok() {
             self.cluster_changed.notify_one();

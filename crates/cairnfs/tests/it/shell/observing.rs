@@ -94,6 +94,7 @@ fn operations_are_explained_leg_by_leg() {
         assert!(legs(&write, "commit").len() == 1 && write["writes"][0]["quorum"] == true, "{write}");
         let disk: u64 = legs(&write, "put").iter().map(|leg| leg["server_disk_us"].as_u64().unwrap()).sum();
         assert!(disk > 0, "writes wait for a disk: {write}");
+        assert!(legs(&write, "commit")[0]["server_disk_us"].as_u64() > Some(0), "so do commits: {write}");
     }
     assert_eq!(cluster.run(["ls", "-R", "--json", "/d"]).json(), before, "nothing is left, nothing is changed");
 
