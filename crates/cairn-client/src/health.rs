@@ -243,6 +243,10 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         // Set before looking: a request that this look does not see finds it set.
         inner.health.resting.store(true, Ordering::SeqCst);
         let next = look(&inner);
+        if next.is_some_and(|next| next <= inner.now() + TICK) {
+            // It looks again soon anyway.
+            inner.health.resting.store(false, Ordering::SeqCst);
+        }
         let until = next.unwrap_or(Duration::MAX).min(inner.now() + REST_MAX);
         tokio::select! {
             biased;

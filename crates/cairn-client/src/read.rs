@@ -185,12 +185,14 @@ async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Byt
             }
             rounds += 1;
         }
-        for node in replicas.away.iter() {
+        let all = replicas.fresh.iter().map(|(_, node)| node).chain(&replicas.away);
+        let away: Vec<&Arc<Node>> = all.filter(|node| !node.is_closed()).collect();
+        for node in &away {
             log.note(node.skipped("get", log.elapsed()));
         }
-        if !replicas.away.is_empty() {
+        if !away.is_empty() {
             // Those that could be asked failed; the others are away. Sooner or later one of them answers a probe.
-            let in_vain = || replicas.away.iter().all(|node| !node.is_closed());
+            let in_vain = || away.iter().all(|node| !node.is_closed());
             match health::park(inner, how.deadline, in_vain).await {
                 Verdict::Released => continue,
                 Verdict::Shed | Verdict::TimedOut => return Err(failed(log)),
@@ -199,10 +201,14 @@ async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Byt
         let lost = !log.list().is_empty()
             && log.list().iter().all(|f| matches!(f.class, FailureClass::NotFound | FailureClass::Corrupt));
         let pause = if lost { None } else { inner.config.retry.pause_after(rounds, inner.unit()) };
-        let pause = pause.filter(|pause| Instant::now() + *pause < how.deadline && inner.retry_budget.try_take());
-        let Some(pause) = pause else { return Err(failed(log)) };
+        let Some(pause) = pause.filter(|pause| Instant::now() + *pause < how.deadline) else { return Err(failed(log)) };
         inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause });
         tokio::time::sleep(pause).await;
+        // The pause is free, asking again is not. Breakers that opened meanwhile make it needless.
+        let any_closed = replicas.fresh.iter().any(|(_, node)| node.is_closed());
+        if any_closed && !inner.retry_budget.try_take() {
+            return Err(failed(log));
+        }
         // Replicas may have moved. If metadata is away too, what is known is tried once more.
         if let Err(error) = inner.cluster.refresh(inner, how.deadline).await {
             tracing::debug!("could not read the cluster map: {error}");

@@ -120,8 +120,7 @@ impl MetaServers {
                 Some(pause) => pause.mul_f64(0.8 + 0.4 * inner.unit()),
                 None => {
                     rounds += 1;
-                    let pause = inner.config.retry.pause_after(rounds, inner.unit());
-                    match pause.filter(|_| inner.retry_budget.try_take()) {
+                    match inner.config.retry.pause_after(rounds, inner.unit()) {
                         Some(pause) => pause,
                         None => return Err(ask.exhausted(false)),
                     }
@@ -132,6 +131,10 @@ impl MetaServers {
             }
             inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause: sleep });
             tokio::time::sleep(sleep).await;
+            // The pause is free, asking again is not.
+            if pause.is_none() && !inner.retry_budget.try_take() {
+                return Err(ask.exhausted(false));
+            }
         }
     }
 }

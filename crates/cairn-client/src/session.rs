@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// A writer is replaced after this time...
 const WRITER_LIFE: Duration = Duration::from_secs(3600);
+/// ...or after this one when blocks of it were given up, so that nodes need not keep them for long...
+const SPOILT_LIFE: Duration = Duration::from_secs(60);
 /// ...or when it has made this many block ids.
 const WRITER_SEQ_MAX: u32 = 1 << 31;
 /// Inode numbers reserved with the first request; doubled with each further one.
@@ -78,6 +80,8 @@ pub(crate) struct Writer {
     session: Arc<Session>,
     next: Mutex<u32>,
     opened: Instant,
+    /// Some of its blocks were given up: once it is closed, they can be swept.
+    spoilt: AtomicBool,
 }
 
 impl Writer {
@@ -89,8 +93,14 @@ impl Writer {
         Some(first)
     }
 
+    /// A block of this writer was given up, and may lie on a node.
+    pub(crate) fn spoil(&self) {
+        self.spoilt.store(true, Ordering::Relaxed);
+    }
+
     fn is_fresh(&self) -> bool {
-        self.opened.elapsed() < WRITER_LIFE && !self.session.lost.load(Ordering::Relaxed)
+        let life = if self.spoilt.load(Ordering::Relaxed) { SPOILT_LIFE } else { WRITER_LIFE };
+        self.opened.elapsed() < life && !self.session.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -163,8 +173,13 @@ impl Sessions {
             session.lost.store(true, Ordering::Relaxed);
         }
         let response::Kind::OpenWriter(reply) = result? else { return Err(inner.unexpected("open_writer")) };
-        let writer =
-            Arc::new(Writer { id: WriterId(reply.writer), session, next: Mutex::new(0), opened: Instant::now() });
+        let writer = Arc::new(Writer {
+            id: WriterId(reply.writer),
+            session,
+            next: Mutex::new(0),
+            opened: Instant::now(),
+            spoilt: AtomicBool::new(false),
+        });
         if let Some(old) = current.replace(writer.clone()) {
             self.retired.lock().push(old);
         }

@@ -153,18 +153,24 @@ pub(crate) async fn put_block(
                 }
                 Err(error) => last = Some(error),
             }
+            target.writer.spoil();
             avoid.push(group.id);
             seq = target.reserve(1)?;
         } else {
             rounds += 1;
             avoid.clear();
             let pause = inner.config.retry.pause_after(rounds, inner.unit());
-            let pause = pause.filter(|pause| Instant::now() + *pause < deadline && inner.retry_budget.try_take());
-            let Some(pause) = pause else {
+            let Some(pause) = pause.filter(|pause| Instant::now() + *pause < deadline) else {
                 return Err(last.unwrap_or_else(|| no_group(inner, data.len())));
             };
             inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause });
             tokio::time::sleep(pause).await;
+            // The pause is free, sending again is not. A write that will wait for nodes sends nothing.
+            let best = inner.cluster.pick_group(inner, &[], data.len() as u64);
+            let sends = best.is_some_and(|pg| inner.cluster.view().group(pg).is_some_and(|g| has_majority(inner, g)));
+            if sends && !inner.retry_budget.try_take() {
+                return Err(last.unwrap_or_else(|| no_group(inner, data.len())));
+            }
             if let Err(error) = inner.cluster.refresh(inner, deadline).await {
                 tracing::debug!("could not read the cluster map: {error}");
             }
