@@ -156,7 +156,7 @@ pub(crate) async fn park(inner: &Inner, deadline: Instant, in_vain: impl Fn() ->
     let begun = Instant::now();
     let (sender, receiver) = oneshot::channel();
     let driver = &inner.health;
-    let (ticket, shed) = driver.parking.lock().park(inner.now(), sender);
+    let (ticket, shed) = driver.parking.lock().park(sender);
     let _place = Place { driver, ticket };
     if let Some(shed) = shed {
         // Whoever was shed may be gone by itself.

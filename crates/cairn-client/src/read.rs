@@ -372,7 +372,7 @@ async fn read_round(
                         report(inner, *store, node, wanted.range.block, 0);
                     }
                     log.add(failure.record);
-                    plan.on_failure(leg, inner.now());
+                    plan.on_failure(leg);
                 }
             },
             Some(()) = timer => {}

@@ -276,7 +276,7 @@ impl Ask<'_> {
                         }
                         Fate::Next => {}
                     }
-                    plan.on_failure(number, inner.now());
+                    plan.on_failure(number);
                 }
             }
         }

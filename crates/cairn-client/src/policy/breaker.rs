@@ -195,6 +195,7 @@ impl Breaker {
     }
 
     /// How often it closed after that.
+    #[cfg(test)]
     pub(crate) fn closed(&self) -> u64 {
         self.closed
     }
@@ -352,11 +353,6 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    /// Nothing sent, nothing heard.
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     /// A request was sent.
     pub(crate) fn on_sent(&mut self, now: Duration) {
         self.first.get_or_insert(now);

@@ -41,11 +41,6 @@ impl Budget {
         Self { units: AtomicU64::new(cap), refused: AtomicU64::new(0), cap, per_success: to_units(per_success) }
     }
 
-    /// The budget of retries.
-    pub(crate) fn retries() -> Self {
-        Self::new(RETRY_CAP, RETRY_PER_SUCCESS)
-    }
-
     /// Something went well.
     pub(crate) fn deposit(&self) {
         let add = |units: u64| (units < self.cap).then(|| (units + self.per_success).min(self.cap));
@@ -92,9 +87,6 @@ pub enum HedgeSkip {
 }
 
 impl HedgeSkip {
-    /// All reasons.
-    pub const ALL: [Self; 4] = [Self::Tokens, Self::Concurrency, Self::Bytes, Self::NoReplica];
-
     /// Name for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -175,11 +167,13 @@ impl HedgeBudget {
     }
 
     /// Hedges under way.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed) / ONE_HEDGE
     }
 
     /// Bytes they ask for.
+    #[cfg(test)]
     pub(crate) fn bytes_in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed) & BYTES_MASK
     }

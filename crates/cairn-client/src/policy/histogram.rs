@@ -159,11 +159,6 @@ struct Cached {
 }
 
 impl Recent {
-    /// Without any value.
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     /// Empties halves whose time is over. A value recorded by another thread at the very moment may be lost.
     fn turn(&self, now: Duration) {
         let wanted = (now.as_nanos() / HALF.as_nanos()) as u64;

@@ -21,7 +21,7 @@ const SLOW_START: Duration = Duration::from_secs(5);
 /// The share it begins with.
 const SLOW_START_SHARE: f64 = 0.1;
 
-/// What is known of one node's speed. Times are durations since an origin that all nodes share.
+/// What is known of one node's speed; nothing by default: it looks fast, so that it is tried. Times are durations since an origin that all nodes share.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Load {
     latency: Duration,
@@ -31,11 +31,6 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Nothing known: looks fast, so that it is tried.
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     fn set(&mut self, latency: Duration, now: Duration) {
         self.latency = latency;
         self.at = self.at.max(now);

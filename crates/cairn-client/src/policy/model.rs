@@ -7,7 +7,7 @@
 mod scenarios;
 
 use super::breaker::{Breaker, Silence};
-use super::budget::{Budget, HedgeBudget, HedgePermit};
+use super::budget::{Budget, HedgeBudget, HedgePermit, RETRY_CAP, RETRY_PER_SUCCESS};
 use super::histogram::Recent;
 use super::load::{Choice, Load, order};
 use super::parking::{Parking, Ticket};
@@ -169,11 +169,11 @@ impl Sim {
     fn run(seed: u64, troubles: [Trouble; NODES], deadline: Duration) -> Self {
         let node = |trouble| Node {
             trouble,
-            load: Load::new(),
+            load: Load::default(),
             breaker: Breaker::new(),
-            silence: Silence::new(),
-            timer: Timer::new(),
-            recent: Recent::new(),
+            silence: Silence::default(),
+            timer: Timer::default(),
+            recent: Recent::default(),
             flights: BTreeMap::new(),
             heard_at: Duration::ZERO,
             pinging: false,
@@ -187,8 +187,8 @@ impl Sim {
             nodes: troubles.into_iter().map(node).collect(),
             ops: Vec::new(),
             legs: Vec::new(),
-            first_legs: Recent::new(),
-            retries: Budget::retries(),
+            first_legs: Recent::default(),
+            retries: Budget::new(RETRY_CAP, RETRY_PER_SUCCESS),
             hedges: Arc::new(HedgeBudget::new()),
             parking: Parking::new(),
             rounds: RetryPolicy::default(),
@@ -304,7 +304,7 @@ impl Sim {
         let sorted = order(choices.collect(), |n| rng.usize(..n));
         let (fresh, rest): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|n| self.nodes[*n].breaker.is_closed());
         let Some(first) = fresh.first().map(|n| &self.nodes[*n]) else {
-            let (ticket, shed) = self.parking.park(now, op);
+            let (ticket, shed) = self.parking.park(op);
             self.ops[op].state = State::Parked(ticket);
             if let Some(shed) = shed {
                 self.end(shed, false);
@@ -420,7 +420,7 @@ impl Sim {
 
     fn leg_failed(&mut self, op: usize, number: usize) {
         if let Some(plan) = &mut self.ops[op].plan {
-            plan.on_failure(number, self.now);
+            plan.on_failure(number);
             self.drive(op);
         }
     }

@@ -30,7 +30,7 @@ pub(crate) struct Released<W> {
 /// When it is full, the operation that waits longest is shed to make room for the newest (docs/decisions/0007).
 #[derive(Debug)]
 pub(crate) struct Parking<W> {
-    waiting: BTreeMap<Ticket, (Duration, W)>,
+    waiting: BTreeMap<Ticket, W>,
     next_ticket: u64,
     next_release: Duration,
     total: u64,
@@ -50,20 +50,20 @@ impl<W> Parking<W> {
     }
 
     /// Lets an operation wait. The second value is the one that had to make room: it fails now.
-    pub(crate) fn park(&mut self, now: Duration, waiter: W) -> (Ticket, Option<W>) {
+    pub(crate) fn park(&mut self, waiter: W) -> (Ticket, Option<W>) {
         let shed = if self.waiting.len() >= PARKED_MAX { self.waiting.pop_first() } else { None };
         self.shed += u64::from(shed.is_some());
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.total += 1;
-        self.waiting.insert(ticket, (now, waiter));
-        (ticket, shed.map(|(_, (_, waiter))| waiter))
+        self.waiting.insert(ticket, waiter);
+        (ticket, shed.map(|(_, waiter)| waiter))
     }
 
     /// An operation stops waiting by itself (its deadline passed, its caller left); `None` when it was released or shed
     /// before.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<W> {
-        self.waiting.remove(&ticket).map(|(_, waiter)| waiter)
+        self.waiting.remove(&ticket)
     }
 
     /// Takes out the next batch, once a node is there again; nobody before its time has come. `unit` is a random number
@@ -72,7 +72,7 @@ impl<W> Parking<W> {
         let mut waiters = Vec::new();
         if now >= self.next_release {
             while waiters.len() < RELEASE_MAX
-                && let Some((_, (_, waiter))) = self.waiting.pop_first()
+                && let Some((_, waiter)) = self.waiting.pop_first()
             {
                 waiters.push(waiter);
             }
@@ -91,11 +91,6 @@ impl<W> Parking<W> {
     /// True when nobody waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
-    }
-
-    /// Since when the one that waits longest has waited.
-    pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.waiting.first_key_value().map(|(_, (since, _))| *since)
     }
 
     /// How many ever waited.

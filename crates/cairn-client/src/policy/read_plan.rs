@@ -104,11 +104,6 @@ impl<T: Copy> ReadPlan<T> {
         }
     }
 
-    /// The first byte of a leg's answer came.
-    pub(crate) fn on_first_byte(&mut self, leg: usize, at: Duration) {
-        self.on_bytes(leg, at);
-    }
-
     /// Bytes of a leg's answer came.
     pub(crate) fn on_bytes(&mut self, leg: usize, at: Duration) {
         if let Some(stall) = self.times.stall_after.filter(|_| self.legs.get(leg) == Some(&true)) {
@@ -120,8 +115,8 @@ impl<T: Copy> ReadPlan<T> {
         }
     }
 
-    /// A leg failed. Told twice, it counts once. (When does not matter: what follows a failure follows at once.)
-    pub(crate) fn on_failure(&mut self, leg: usize, _now: Duration) {
+    /// A leg failed. Told twice, it counts once.
+    pub(crate) fn on_failure(&mut self, leg: usize) {
         let Some(live) = self.legs.get_mut(leg).filter(|live| **live) else { return };
         *live = false;
         self.owed += 1;

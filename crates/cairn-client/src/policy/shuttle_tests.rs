@@ -136,7 +136,7 @@ fn everyone_who_parks_leaves_once() {
         let mut parking = Parking::new();
         // Nearly full, so that the threads shed the first of these.
         for early in 0..PARKED_MAX - 1 {
-            assert!(parking.park(Duration::ZERO, early).1.is_none());
+            assert!(parking.park(early).1.is_none());
         }
         let parking = Arc::new(Mutex::new(parking));
         let mut threads: Vec<thread::JoinHandle<Vec<usize>>> = Vec::new();
@@ -144,7 +144,7 @@ fn everyone_who_parks_leaves_once() {
             let parking = parking.clone();
             threads.push(thread::spawn(move || {
                 let waiter = PARKED_MAX + number;
-                let (ticket, shed) = parking.lock().expect("no thread panics").park(S, waiter);
+                let (ticket, shed) = parking.lock().expect("no thread panics").park(waiter);
                 thread::yield_now();
                 let left = parking.lock().expect("no thread panics").leave(ticket);
                 assert!(left.is_none_or(|left| left == waiter), "a ticket gives back its own waiter");

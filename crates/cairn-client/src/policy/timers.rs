@@ -48,20 +48,9 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    /// Both.
-    pub(crate) const ALL: [Self; 2] = [Self::Small, Self::Bulk];
-
     /// The class of a body of `len` bytes.
     pub(crate) fn of(len: u64) -> Self {
         if len <= u64::from(CONTROL_BODY_MAX) { Self::Small } else { Self::Bulk }
-    }
-
-    /// Name for metrics.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Small => "small",
-            Self::Bulk => "bulk",
-        }
     }
 }
 
@@ -77,11 +66,6 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Nothing measured yet.
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     /// A leg of `len` bytes was answered after `latency`. Only answers that were waited for to the end belong here, not
     /// those of legs that were given up.
     pub(crate) fn on_sample(&mut self, latency: Duration, len: u64, now: Duration) {

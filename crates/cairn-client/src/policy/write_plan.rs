@@ -6,8 +6,6 @@ use std::time::Duration;
 
 /// The longest that a write waits for its last replicas once a majority has it.
 const GRACE_MAX: Duration = Duration::from_millis(100);
-/// A node with a request unanswered for this long gets no grace.
-pub(crate) const SILENCE: Duration = Duration::from_millis(500);
 
 /// What to do now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,10 +34,10 @@ pub(crate) enum Ack {
 ///
 /// The grace equals the time the majority took (at most [`GRACE_MAX`]): replicas that share the load of the first ones
 /// get as long again, so that most commits carry all of them and repair has little to do; a dead or frozen node costs
-/// nothing once it is known to be silent or its breaker is not closed.
+/// nothing once its breaker is open.
 ///
 /// Once [`WritePlan::step`] has said `Commit` or `GiveUp` it says so for ever. The tally goes on counting, for a caller
-/// that commits several blocks together; [`WritePlan::decided_acks`] is what stood at the decision.
+/// that commits several blocks together.
 #[derive(Clone, Debug)]
 pub(crate) struct WritePlan {
     tally: Tally,
@@ -74,8 +72,8 @@ impl WritePlan {
         self.tally.fail(store);
     }
 
-    /// What to do at `now`; `no_grace` tells of a store that it is not worth waiting for: its node has been silent for
-    /// [`SILENCE`], or its breaker is not closed.
+    /// What to do at `now`; `no_grace` tells of a store that it is not worth waiting for: its node's breaker is not
+    /// closed (it refused connections, or is silent).
     pub(crate) fn step(&mut self, now: Duration, no_grace: impl Fn(StoreId) -> bool) -> Step {
         if let Some((decided, _)) = self.decided {
             return decided;
@@ -103,6 +101,7 @@ impl WritePlan {
     }
 
     /// The stores that had it when the write was decided; `None` before.
+    #[cfg(test)]
     pub(crate) fn decided_acks(&self) -> Option<&[StoreId]> {
         self.decided.map(|(_, count)| &self.tally.acked()[..count])
     }

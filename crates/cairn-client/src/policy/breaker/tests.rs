@@ -300,7 +300,7 @@ mod silence {
 
     #[test]
     fn three_requests_and_a_while_without_a_byte() {
-        let mut silence = Silence::new();
+        let mut silence = Silence::default();
         silence.on_heard(S);
         silence.on_sent(5 * S);
         silence.on_sent(5 * S);
@@ -316,7 +316,7 @@ mod silence {
 
     #[test]
     fn a_quiet_node_is_not_silent() {
-        let mut silence = Silence::new();
+        let mut silence = Silence::default();
         assert!(!silence.is_suspicious(100 * S, None));
         for _ in 0..3 {
             silence.on_sent(S);
@@ -330,7 +330,7 @@ mod silence {
 
     #[test]
     fn news_told_late_excuses_only_what_was_sent_before() {
-        let mut silence = Silence::new();
+        let mut silence = Silence::default();
         for ms in 0..10 {
             silence.on_sent(ms * 100 * MS);
         }
@@ -348,7 +348,7 @@ mod silence {
         /// A node that answers everything within the limit is never suspected.
         #[test]
         fn who_answers_is_not_silent(gaps in prop::collection::vec((0u64..500, 0u64..290), 1..100)) {
-            let mut silence = Silence::new();
+            let mut silence = Silence::default();
             let mut now = Duration::ZERO;
             for (gap, latency) in gaps {
                 now += Duration::from_millis(gap);

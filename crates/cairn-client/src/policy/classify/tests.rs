@@ -1,5 +1,6 @@
 use super::*;
 
+const OPS: [OpKind; 4] = [OpKind::Read, OpKind::Put, OpKind::MetaRead, OpKind::Mutation];
 const RETRY_AFTER: Duration = Duration::from_millis(40);
 
 type Row = (Event, [Action; 4], [Evidence; 4], [bool; 4]);
@@ -49,7 +50,7 @@ fn table() -> Vec<Row> {
 #[test]
 fn the_table_is_as_written_here() {
     for (event, actions, evidence, charged) in table() {
-        for (index, op) in OpKind::ALL.into_iter().enumerate() {
+        for (index, op) in OPS.into_iter().enumerate() {
             let expected = Rule { action: actions[index], evidence: evidence[index], charged: charged[index] };
             assert_eq!(rule(op, &event), expected, "{op:?} {event:?}");
         }
@@ -59,7 +60,7 @@ fn the_table_is_as_written_here() {
 #[test]
 fn promises_of_the_whole_table() {
     for (event, ..) in table() {
-        for op in OpKind::ALL {
+        for op in OPS {
             let Rule { action, charged, .. } = rule(op, &event);
             // Failover is never paid for: a budget spent by one bad replica must not fail reads that others could serve.
             assert!(!(charged && action == Action::Next), "{op:?} {event:?}");

@@ -70,7 +70,7 @@ proptest! {
 
 #[test]
 fn recent_forgets_within_ten_seconds() {
-    let recent = Recent::new();
+    let recent = Recent::default();
     for _ in 0..100 {
         recent.record(100 * MS, S);
     }
@@ -91,7 +91,7 @@ fn recent_forgets_within_ten_seconds() {
 
 #[test]
 fn few_values_are_no_basis() {
-    let recent = Recent::new();
+    let recent = Recent::default();
     for count in 0..SAMPLES_MIN {
         assert_eq!(recent.quantile(0.5, Duration::from_millis(count * 50)), None);
         recent.record(MS, Duration::from_millis(count * 50));
@@ -101,7 +101,7 @@ fn few_values_are_no_basis() {
 
 #[test]
 fn a_result_is_kept_for_a_moment_only() {
-    let recent = Recent::new();
+    let recent = Recent::default();
     for _ in 0..CACHE_MANY {
         recent.record(MS, S);
     }
@@ -116,7 +116,7 @@ fn a_result_is_kept_for_a_moment_only() {
 
 #[test]
 fn early_on_a_few_values_renew_it() {
-    let recent = Recent::new();
+    let recent = Recent::default();
     for _ in 0..SAMPLES_MIN {
         recent.record(MS, S);
     }
@@ -129,7 +129,7 @@ fn early_on_a_few_values_renew_it() {
 
 #[test]
 fn values_of_many_threads_are_all_counted() {
-    let recent = Recent::new();
+    let recent = Recent::default();
     let histogram = Histogram::new();
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -6,7 +6,7 @@ const S: Duration = Duration::from_secs(1);
 
 #[test]
 fn slow_answers_count_at_once_and_fade() {
-    let mut load = Load::new();
+    let mut load = Load::default();
     load.on_success(MS, Duration::ZERO);
     load.on_success(100 * MS, Duration::ZERO);
     assert_eq!(load.latency(Duration::ZERO), 100 * MS);
@@ -20,7 +20,7 @@ fn slow_answers_count_at_once_and_fade() {
 
 #[test]
 fn a_silent_replica_is_left_alone_and_later_tried_again() {
-    let (mut frozen, mut well) = (Load::new(), Load::new());
+    let (mut frozen, mut well) = (Load::default(), Load::default());
     frozen.on_success(MS, Duration::ZERO);
     frozen.on_censored(50 * MS, Duration::ZERO);
     let worse = |well: &Load, now| frozen.score(Duration::ZERO, 0, now) > well.score(Duration::ZERO, 0, now);
@@ -34,7 +34,7 @@ fn a_silent_replica_is_left_alone_and_later_tried_again() {
 
 #[test]
 fn what_was_given_up_can_only_raise() {
-    let mut load = Load::new();
+    let mut load = Load::default();
     load.on_success(20 * MS, S);
     load.on_censored(5 * MS, S);
     assert_eq!(load.latency(S), 20 * MS);
@@ -44,7 +44,7 @@ fn what_was_given_up_can_only_raise() {
 
 #[test]
 fn a_fast_failure_does_not_look_fast() {
-    let mut load = Load::new();
+    let mut load = Load::default();
     load.on_success(MS, S);
     load.on_error(S);
     assert_eq!(load.latency(S), ERROR_MIN);
@@ -59,7 +59,7 @@ fn a_fast_failure_does_not_look_fast() {
 
 #[test]
 fn an_overloaded_node_is_as_slow_as_it_says() {
-    let mut load = Load::new();
+    let mut load = Load::default();
     load.on_success(MS, S);
     load.on_overloaded(Duration::ZERO, S);
     assert_eq!(load.latency(S), 2 * MS);
@@ -71,7 +71,7 @@ fn an_overloaded_node_is_as_slow_as_it_says() {
 
 #[test]
 fn a_silent_node_scores_by_its_oldest_request() {
-    let mut load = Load::new();
+    let mut load = Load::default();
     load.on_success(MS, Duration::ZERO);
     assert!(load.score(500 * MS, 1, Duration::ZERO) >= S);
     assert!(load.score(Duration::MAX, usize::MAX, Duration::ZERO) >= load.score(S, 1, Duration::ZERO));
@@ -79,7 +79,7 @@ fn a_silent_node_scores_by_its_oldest_request() {
 
 #[test]
 fn a_recovered_node_starts_slowly() {
-    let mut load = Load::new();
+    let mut load = Load::default();
     load.on_error(S);
     load.on_recovered(3 * MS, 2 * S);
     let score = |after: Duration| load.clone().score(3 * MS, 0, 2 * S + after).as_secs_f64() * 1e3;
@@ -133,7 +133,7 @@ proptest! {
     /// Whatever happens, what is known stays between nothing and the worst that was seen.
     #[test]
     fn latency_is_bounded_by_what_happened(events in prop::collection::vec((0u8..4, 0u64..40_000, 0u64..3000), 1..60)) {
-        let mut load = Load::new();
+        let mut load = Load::default();
         let (mut now, mut worst) = (Duration::ZERO, Duration::ZERO);
         for (kind, value, gap) in events {
             now += Duration::from_millis(gap);

@@ -47,11 +47,11 @@ fn a_failure_moves_on_at_once_and_free() {
     let mut plan = ReadPlan::new(vec!['a', 'b'], vec![], SMALL, MS);
     let mut none = Purse::default();
     assert_eq!(plan.step(MS, &mut none), start('a', 0, Why::First));
-    plan.on_failure(0, 2 * MS);
-    plan.on_failure(0, 2 * MS);
+    plan.on_failure(0);
+    plan.on_failure(0);
     assert_eq!(plan.step(2 * MS, &mut none), start('b', 1, Why::Failover));
     assert_eq!(plan.step(2 * MS, &mut none), Step::Wait(Some(6 * MS)));
-    plan.on_failure(1, 3 * MS);
+    plan.on_failure(1);
     assert_eq!(plan.step(3 * MS, &mut none), Step::Exhausted);
     assert_eq!((none.hedges_asked, none.retries_asked), (0, 0));
 }
@@ -68,10 +68,10 @@ fn a_slow_leg_is_joined_by_one_hedge_then_by_the_soft_timer() {
     assert_eq!(plan.step(50 * MS, &mut purse), Step::Wait(None), "nobody is left to ask");
     assert_eq!((purse.hedges_asked, purse.retries_asked), (1, 0));
     // However long it takes, and whoever fails: the last leg in flight is waited for.
-    plan.on_failure(0, 60 * MS);
-    plan.on_failure(2, 60 * MS);
+    plan.on_failure(0);
+    plan.on_failure(2);
     assert_eq!(plan.step(60_000 * MS, &mut purse), Step::Wait(None));
-    plan.on_failure(1, 60_001 * MS);
+    plan.on_failure(1);
     assert_eq!(plan.step(60_001 * MS, &mut purse), Step::Exhausted);
 }
 
@@ -81,7 +81,7 @@ fn a_failed_hedge_does_not_end_the_race() {
     let mut purse = rich();
     plan.step(Duration::ZERO, &mut purse);
     assert_eq!(plan.step(5 * MS, &mut purse), start('b', 1, Why::Hedge));
-    plan.on_failure(1, 6 * MS);
+    plan.on_failure(1);
     assert_eq!(plan.step(6 * MS, &mut purse), Step::Wait(None));
     assert_eq!(plan.live(), 1);
 }
@@ -96,7 +96,7 @@ fn a_refused_hedge_is_asked_for_once_until_something_happens() {
     }
     assert_eq!(purse.hedges_asked, 1);
     assert_eq!(plan.step(50 * MS, &mut purse), start('b', 1, Why::Timer), "the soft timer is free");
-    plan.on_failure(1, 51 * MS);
+    plan.on_failure(1);
     purse.hedges = 1;
     assert_eq!(plan.step(51 * MS, &mut purse), start('c', 2, Why::Failover));
     assert_eq!(plan.step(51 * MS, &mut purse), Step::Wait(None), "no other replica to hedge at");
@@ -112,11 +112,11 @@ fn open_replicas_are_asked_last_and_cost_a_token() {
     assert_eq!((purse.hedges_asked, purse.no_replica), (0, 1));
     assert_eq!(plan.step(50 * MS, &mut purse), start('x', 1, Why::Retry));
     assert_eq!(plan.step(51 * MS, &mut purse), Step::Wait(Some(150 * MS)), "patience doubles");
-    plan.on_failure(1, 60 * MS);
+    plan.on_failure(1);
     assert_eq!(plan.step(60 * MS, &mut purse), Step::Wait(Some(150 * MS)), "the first leg still lives");
-    plan.on_failure(0, 70 * MS);
+    plan.on_failure(0);
     assert_eq!(plan.step(70 * MS, &mut purse), start('y', 2, Why::Retry));
-    plan.on_failure(2, 71 * MS);
+    plan.on_failure(2);
     assert_eq!(plan.step(71 * MS, &mut purse), Step::Exhausted);
 }
 
@@ -129,7 +129,7 @@ fn without_tokens_the_round_ends_with_its_last_leg() {
         assert!(matches!(plan.step(ms * MS, &mut none), Step::Wait(_)));
     }
     assert_eq!(none.retries_asked, 1, "refused permits are not asked for in a loop");
-    plan.on_failure(0, 500 * MS);
+    plan.on_failure(0);
     assert_eq!(plan.step(500 * MS, &mut none), Step::Exhausted);
     assert_eq!(plan.step(501 * MS, &mut none), Step::Exhausted);
     assert_eq!(none.retries_asked, 2);
@@ -143,7 +143,6 @@ fn a_transfer_is_hedged_when_it_stalls_not_while_it_flows() {
     let mut plan = ReadPlan::new(vec!['a', 'b', 'c'], vec![], BULK, Duration::ZERO);
     let mut purse = rich();
     plan.step(Duration::ZERO, &mut purse);
-    plan.on_first_byte(0, 4 * MS);
     for ms in (4..400).step_by(20) {
         plan.on_bytes(0, ms * MS);
         assert_eq!(plan.step(ms * MS, &mut purse), Step::Wait(Some((ms + 60) * MS)), "progress moves both timers");
@@ -151,7 +150,7 @@ fn a_transfer_is_hedged_when_it_stalls_not_while_it_flows() {
     assert_eq!(plan.step(443 * MS, &mut purse), Step::Wait(Some(444 * MS)));
     assert_eq!(plan.step(444 * MS, &mut purse), start('b', 1, Why::Hedge));
     // Bytes of a leg that failed are no progress.
-    plan.on_failure(0, 445 * MS);
+    plan.on_failure(0);
     plan.on_bytes(0, 500 * MS);
     assert_eq!(plan.step(445 * MS, &mut purse), start('c', 2, Why::Failover));
 }
@@ -206,7 +205,7 @@ proptest! {
                 Some(Happens::Fail(leg)) => {
                     owed = live.contains(&leg) && asked.len() < fresh;
                     live.retain(|other| *other != leg);
-                    plan.on_failure(leg, now);
+                    plan.on_failure(leg);
                 }
                 Some(Happens::Bytes(leg)) => plan.on_bytes(leg, now),
                 None => {}

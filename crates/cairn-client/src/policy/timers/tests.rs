@@ -6,7 +6,7 @@ const S: Duration = Duration::from_secs(1);
 
 #[test]
 fn smoothing_is_that_of_rfc_6298() {
-    let mut timer = Timer::new();
+    let mut timer = Timer::default();
     assert_eq!((timer.srtt(), timer.soft(None, 0)), (None, SOFT_UNKNOWN));
     timer.on_sample(100 * MS, 1, S);
     assert_eq!((timer.srtt(), timer.rttvar()), (Some(100 * MS), 50 * MS));
@@ -18,7 +18,7 @@ fn smoothing_is_that_of_rfc_6298() {
 
 #[test]
 fn the_soft_timer_doubles_until_an_answer() {
-    let mut timer = Timer::new();
+    let mut timer = Timer::default();
     timer.on_sample(20 * MS, 1, S);
     let usual = timer.soft(None, 1);
     assert_eq!(usual, 60 * MS);
@@ -34,7 +34,7 @@ fn the_soft_timer_doubles_until_an_answer() {
 
 #[test]
 fn the_slowest_of_a_thousand_is_no_reason_to_worry() {
-    let mut timer = Timer::new();
+    let mut timer = Timer::default();
     timer.on_sample(MS, 1, S);
     assert_eq!(timer.soft(Some(100 * MS), 1), 300 * MS);
     assert_eq!(timer.soft(Some(MS), 1), SOFT_MIN);
@@ -43,7 +43,7 @@ fn the_slowest_of_a_thousand_is_no_reason_to_worry() {
 
 #[test]
 fn bulk_gets_the_time_its_bytes_take() {
-    let mut timer = Timer::new();
+    let mut timer = Timer::default();
     assert_eq!(timer.bandwidth(), None);
     timer.on_sample(100 * MS, 64 * 1024, S);
     assert_eq!(timer.bandwidth(), None, "small answers measure no bandwidth");
@@ -90,7 +90,6 @@ fn stalls_are_long_against_the_usual_gap() {
 #[test]
 fn classes_meet_at_the_control_lane() {
     assert_eq!([0, 65_536, 65_537].map(Class::of), [Class::Small, Class::Small, Class::Bulk]);
-    assert_ne!(Class::Small.name(), Class::Bulk.name());
 }
 
 proptest! {
@@ -102,7 +101,7 @@ proptest! {
         more in 0u64..5_000_000,
         len in 0u64..100_000_000,
     ) {
-        let mut timer = Timer::new();
+        let mut timer = Timer::default();
         for (index, (latency, len)) in samples.into_iter().enumerate() {
             timer.on_sample(Duration::from_micros(latency), len, index as u32 * MS);
         }
