@@ -27,7 +27,7 @@ const LEN: u64 = 4096;
 /// A ping's way there and back.
 const RTT: Duration = Duration::from_micros(200);
 /// How often the driver looks for silence.
-const TICK: Duration = Duration::from_millis(25);
+const TICK: Duration = Duration::from_millis(100);
 const FAULT: std::ops::Range<Duration> = Duration::from_secs(10)..Duration::from_secs(30);
 const END: Duration = Duration::from_secs(38);
 
@@ -461,7 +461,7 @@ impl Sim {
     fn look_for_silence(&mut self, node: usize) {
         let (now, takes) = (self.now, self.round_trip(node));
         let this = &mut self.nodes[node];
-        let suspicious = this.silence.is_suspicious(now, this.recent.quantile(0.99, now));
+        let suspicious = this.silence.is_pending() && this.silence.is_suspicious(now, this.recent.quantile(0.99, now));
         if !this.pinging && this.breaker.is_closed() && suspicious {
             this.pinging = true;
             if let Some(takes) = takes {
