@@ -9,6 +9,7 @@
     reason = "a fault injector works on the machine itself: clocks, sockets, processes"
 )]
 
+pub mod bits;
 pub mod cluster;
 pub mod cost;
 pub mod criterion;

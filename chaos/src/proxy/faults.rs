@@ -32,6 +32,8 @@ pub struct FrameFaults {
     whole: bool,
     /// Frames (or messages) since the last one that was hit.
     since: u32,
+    /// The one flip of the mode was made.
+    once: bool,
     held: Option<(Bytes, Instant)>,
     /// Messages that are under way and had their bit flipped.
     flipped: HashSet<u64>,
@@ -45,6 +47,7 @@ impl FrameFaults {
             partial: BytesMut::new(),
             whole: at_boundary,
             since: 0,
+            once: false,
             held: None,
             flipped: HashSet::new(),
         }
@@ -54,6 +57,7 @@ impl FrameFaults {
     pub fn restart(&mut self, at_boundary: bool) -> Vec<Bytes> {
         self.whole = at_boundary;
         self.since = 0;
+        self.once = false;
         let held = self.held.take().map(|(frame, _)| frame);
         let partial = Some(self.partial.split().freeze()).filter(|bytes| !bytes.is_empty());
         held.into_iter().chain(partial).collect()
@@ -94,6 +98,11 @@ impl FrameFaults {
         match mode {
             Mode::FlipBit { place, one_in } => {
                 let flipped = self.flip(place, one_in, &header, &mut frame);
+                Outcome { out: vec![frame.freeze()], fired: flipped.then_some(Family::FlipBit), stop: false }
+            }
+            Mode::FlipOnce { place, .. } => {
+                let flipped = !self.once && self.flip(place, 1, &header, &mut frame);
+                self.once |= flipped;
                 Outcome { out: vec![frame.freeze()], fired: flipped.then_some(Family::FlipBit), stop: false }
             }
             Mode::Duplicate { one_in } => {

@@ -69,6 +69,14 @@ pub enum Mode {
         /// 1 = every one.
         one_in: u32,
     },
+    /// Frame-aware: one random bit of the first message that has a body ([`FlipPlace::Body`]), or of the first frame, that
+    /// passes on a connection after the mode was set; what follows on that connection passes.
+    FlipOnce {
+        /// Where.
+        place: FlipPlace,
+        /// Another number is another flip, even where the mode between the two was too short to be seen.
+        shot: u64,
+    },
     /// Frame-aware: every `one_in`-th frame arrives twice.
     Duplicate {
         /// 1 = every one.
@@ -191,7 +199,14 @@ impl Latency {
 impl Mode {
     /// Whether it needs whole frames.
     pub(super) const fn cuts_frames(self) -> bool {
-        matches!(self, Self::FlipBit { .. } | Self::Duplicate { .. } | Self::Reorder { .. } | Self::StopAfterHeader)
+        matches!(
+            self,
+            Self::FlipBit { .. }
+                | Self::FlipOnce { .. }
+                | Self::Duplicate { .. }
+                | Self::Reorder { .. }
+                | Self::StopAfterHeader
+        )
     }
 
     /// Bytes a second that may pass, where they are limited.

@@ -18,7 +18,7 @@ const AC5_SHORT: &str = ".leaked_conns==0 and .leaked_permits==0 and .tasks==.ta
                          .answered>0";
 /// Beyond the table: that the server closed idle connections, and requests met such a close.
 const AC6: &str = ".failed==0 and .idle_reaped_by_s<=65 and .open_after>=.pool_min and .fin_noticed_ms_max<=100 and \
-                   .max_conns_seen<=.pool_max and .closed_by_server>=40 and .stale_retries>0";
+                   .max_conns_seen<=.pool_max and .closed_by_server>=20 and .stale_retries>0";
 const AC6_SHORT: &str = ".failed==0 and .idle_reaped_by_s<=65 and .open_after>=.pool_min and \
                          .max_conns_seen<=.pool_max and .closed_by_server>=4";
 /// Beyond the table: that the fuzzed frames reached every branch, and both sides really refused some.
@@ -33,7 +33,8 @@ const AC11_SHORT: &str = ".oversize_error==\"TooLarge\" and .rss_growth_bytes<33
 /// Beyond the table: that reads went on, and clients did meet the dead node.
 const AC14: &str = ".probes_per_s_at_dead_after60<=150 and .idle_pings_per_client_node_per_5s<=1 and .failed==0 and \
                     .probes_per_s_at_dead_before60>0 and .reads>=150000";
-const AC14_SHORT: &str = ".probes_per_s_at_dead_after60<=5 and .idle_pings_per_client_node_per_5s<=1 and .failed==0 \
+/// A small fleet may look more often for each client: it is the fleet's sum that counts.
+const AC14_SHORT: &str = ".probes_per_s_at_dead_after60<=30 and .idle_pings_per_client_node_per_5s<=1 and .failed==0 \
                           and .probes_per_s_at_dead_before60>0 and .reads>=1000";
 
 /// See the module.

@@ -1,5 +1,6 @@
 //! The scenarios: what is broken, under which load, and by which criterion a run is judged.
 
+mod bits;
 mod layer;
 mod reads;
 mod writes;
@@ -56,7 +57,7 @@ pub struct Scenario {
 
 /// All of them, in the order of the table.
 pub fn all() -> Vec<&'static Scenario> {
-    [reads::SCENARIOS, writes::SCENARIOS, layer::SCENARIOS].into_iter().flatten().collect()
+    [reads::SCENARIOS, writes::SCENARIOS, bits::SCENARIOS, layer::SCENARIOS].into_iter().flatten().collect()
 }
 
 /// Those that a name means: the scenario of that name, else all whose name begins with it and goes on with a letter or

@@ -282,6 +282,22 @@ async fn flips_one_bit_of_each_body() {
 }
 
 #[tokio::test]
+async fn flips_one_bit_on_each_connection_and_no_more() {
+    let fixture = Fixture::new().await;
+    for round in 1..3 {
+        fixture.proxy.set(Direction::ToClient, Mode::FlipOnce { place: FlipPlace::Body, shot: round });
+        let (mut client, mut server) = fixture.connect().await;
+        let sent = [frame(FrameType::Pong, 0, b""), frame(FrameType::Response, 1, &[7; 50])].concat();
+        send(&mut server, &sent).await;
+        let found = receive(&mut client, sent.len()).await;
+        assert_eq!(sent.iter().zip(&found).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>(), 1);
+        send(&mut server, &sent).await;
+        assert_eq!(receive(&mut client, sent.len()).await, sent);
+        assert_eq!(fixture.fired("flip_bit"), round);
+    }
+}
+
+#[tokio::test]
 async fn a_long_message_has_one_bit_flipped() {
     let fixture = Fixture::new().await;
     fixture.proxy.set(Direction::ToClient, Mode::FlipBit { place: FlipPlace::Body, one_in: 1 });

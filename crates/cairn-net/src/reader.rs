@@ -7,7 +7,9 @@ use cairn_proto::checksum::crc32c;
 use cairn_proto::frame::{FIXED_LEN, FixedHeader, FrameError};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
 
 /// Read buffer of a connection that carries small frames.
 pub(crate) const CONTROL_READ_LEN: usize = 16 * 1024;
@@ -15,6 +17,9 @@ pub(crate) const CONTROL_READ_LEN: usize = 16 * 1024;
 pub(crate) const BULK_READ_LEN: usize = 4 * 1024;
 /// Body bytes that nobody wants are read in steps of this length.
 const SKIP_LEN: usize = 64 * 1024;
+
+/// Both parts of a header leave in one piece: what has not followed its first bytes after this will not come.
+const HEADER_WAIT: Duration = Duration::from_secs(5);
 
 /// Why no further frame can be read from a connection.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,9 @@ pub(crate) enum ReadError {
     /// The peer closed inside a frame.
     #[error("closed by the peer in the middle of a frame")]
     Truncated,
+    /// The peer began a header and does not go on.
+    #[error("a frame's header did not follow its first {FIXED_LEN} bytes within {HEADER_WAIT:?}")]
+    Overdue,
     /// The operating system's error.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -69,7 +77,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let fixed_bytes: &[u8; FIXED_LEN] = self.buffer.first_chunk().expect("just filled");
         let fixed = FixedHeader::decode(fixed_bytes)?;
         let header_len = fixed.header_len as usize;
-        self.fill(FIXED_LEN + header_len).await?;
+        if self.buffer.len() < FIXED_LEN + header_len {
+            // A length that was spoilt on the way would wait for what belongs to later frames, and swallow them.
+            timeout(HEADER_WAIT, self.fill(FIXED_LEN + header_len)).await.map_err(|_| ReadError::Overdue)??;
+        }
         fixed.check(&self.buffer[FIXED_LEN..FIXED_LEN + header_len])?;
         self.buffer.advance(FIXED_LEN);
         self.header_len = header_len;

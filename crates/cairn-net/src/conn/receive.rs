@@ -119,6 +119,7 @@ impl From<ReadError> for Death {
         let message = error.to_string();
         match error {
             ReadError::Closed | ReadError::Truncated => Death::new(CloseReason::Reset, LegErrorClass::Reset, message),
+            ReadError::Overdue => Death::new(CloseReason::Protocol, LegErrorClass::Corrupt, message),
             ReadError::Io(source) => {
                 Death { source: Some(source), ..Death::new(CloseReason::Reset, LegErrorClass::Reset, message) }
             }

@@ -153,3 +153,19 @@ fn the_buffer_does_not_grow_with_the_traffic() {
         }
     });
 }
+
+#[test]
+fn a_header_that_seems_longer_than_it_is_does_not_wait_for_ever() {
+    let mut bytes = FixedHeader::new(FrameType::Pong, 1, 0).seal(b"hd").to_vec();
+    bytes.extend_from_slice(b"hd");
+    // Bit 8 of the header's length: 256 bytes more.
+    bytes[25] ^= 1;
+    let paused = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    paused.block_on(async {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let mut reader = FrameReader::new(near, 64, Arc::new(Meter::new(Arc::new(Totals::new()))));
+        tokio::io::AsyncWriteExt::write_all(&mut far, &bytes).await.unwrap();
+        assert!(matches!(reader.next().await, Err(ReadError::Overdue)));
+        drop(far);
+    });
+}
