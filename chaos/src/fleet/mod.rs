@@ -39,7 +39,7 @@ pub struct Settings {
     pub seed: u64,
     /// How many clients there are.
     pub clients: u64,
-    /// How long the node is dead; more than [`AFTER`] and a stretch.
+    /// How long the node is dead; more than `AFTER` and a stretch.
     pub dead: Duration,
 }
 
