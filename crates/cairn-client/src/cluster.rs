@@ -1,7 +1,7 @@
 //! The cluster as this client knows it: nodes with their connections and load, stores, placement groups.
 
 use crate::client::Inner;
-use crate::error::{Error, NodeFailure};
+use crate::error::{Cause, Error, NodeFailure};
 use crate::node::{Node, Traffic};
 use crate::policy::breaker::BreakerState;
 use crate::policy::groups::{self, Candidate};
@@ -229,7 +229,8 @@ impl Cluster {
     /// good enough.
     pub(crate) async fn refresh(&self, inner: &Inner, deadline: Instant) -> Result<(), Error> {
         let asked = Instant::now();
-        let mut last = self.refreshing.lock().await;
+        let lock = tokio::time::timeout_at(deadline, self.refreshing.lock()).await;
+        let mut last = lock.map_err(|_| Error::new("cluster_map", Cause::Deadline(asked.elapsed())))?;
         if last.is_some_and(|ended| ended >= asked || ended.elapsed() < REFRESH_MIN) {
             return Ok(());
         }
@@ -237,6 +238,8 @@ impl Cluster {
         if let Some(map) = fetch(inner, known.version, deadline).await? {
             inner.learn_cluster(ClusterId::from_slice(&map.cluster_id).unwrap_or_default());
             self.view.store(Arc::new(build(inner, &known, map)));
+            // Another node may have taken the place of one that operations wait for.
+            inner.health.ask_release();
         }
         *last = Some(Instant::now());
         Ok(())
@@ -244,9 +247,12 @@ impl Cluster {
 
     /// Reads the whole map, current or not: sizes and states of nodes move without a new version.
     pub(crate) async fn reload(&self, inner: &Inner, deadline: Instant) -> Result<(), Error> {
-        let mut last = self.refreshing.lock().await;
+        let asked = Instant::now();
+        let lock = tokio::time::timeout_at(deadline, self.refreshing.lock()).await;
+        let mut last = lock.map_err(|_| Error::new("cluster_map", Cause::Deadline(asked.elapsed())))?;
         if let Some(map) = fetch(inner, 0, deadline).await? {
             self.view.store(Arc::new(build(inner, &self.view(), map)));
+            inner.health.ask_release();
         }
         *last = Some(Instant::now());
         Ok(())

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 
 /// How often nodes with requests under way are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// A node that said it is shutting down is asked again after this.
+const DRAINING_PAUSE: Duration = Duration::from_secs(1);
 /// Longest time without a look at anything.
 const REST_MAX: Duration = Duration::from_secs(5);
 
@@ -89,6 +91,8 @@ pub(crate) struct HealthDriver {
     resting: AtomicBool,
     parking: Mutex<Parking<oneshot::Sender<Verdict>>>,
     releasing: AtomicBool,
+    /// How often parked operations were to be let go.
+    release_asked: AtomicU64,
     /// Clients of the cluster, as metadata says; 0 = not known.
     clients: AtomicU64,
 }
@@ -100,6 +104,7 @@ impl Default for HealthDriver {
             resting: AtomicBool::new(false),
             parking: Mutex::new(Parking::new()),
             releasing: AtomicBool::new(false),
+            release_asked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         }
     }
@@ -122,6 +127,12 @@ impl HealthDriver {
         if self.resting.swap(false, Ordering::SeqCst) {
             self.wake.notify_one();
         }
+    }
+
+    /// A node is back, or another one took its place: parked operations look again.
+    pub(crate) fn ask_release(&self) {
+        self.release_asked.fetch_add(1, Ordering::SeqCst);
+        self.wake.notify_one();
     }
 
     /// Metadata told how many clients there are.
@@ -180,23 +191,34 @@ pub(crate) async fn park(inner: &Inner, deadline: Instant, in_vain: impl Fn() ->
     verdict
 }
 
-/// Lets parked operations go, in batches.
+/// Lets parked operations go, in batches: those that waited when it was asked for. Whoever finds its own replicas still
+/// away parks again, and waits for the next time.
 fn release(inner: &Arc<Inner>) {
-    if inner.health.releasing.swap(true, Ordering::AcqRel) {
+    if inner.health.releasing.swap(true, Ordering::SeqCst) {
         return;
     }
     let inner = inner.clone();
     inner.upkeep.clone().spawn(async move {
+        let driver = &inner.health;
         loop {
-            let released = inner.health.parking.lock().release(inner.now(), inner.unit());
-            for waiter in released.waiters {
-                // Whoever parked may be gone.
-                let _ = waiter.send(Verdict::Released);
+            let asked = driver.release_asked.load(Ordering::SeqCst);
+            let end = driver.parking.lock().end();
+            loop {
+                let released = driver.parking.lock().release(inner.now(), inner.unit(), end);
+                for waiter in released.waiters {
+                    // Whoever parked may be gone.
+                    let _ = waiter.send(Verdict::Released);
+                }
+                let Some(next) = released.next else { break };
+                tokio::time::sleep_until(inner.instant(next)).await;
             }
-            let Some(next) = released.next else { break };
-            tokio::time::sleep_until(inner.instant(next)).await;
+            driver.releasing.store(false, Ordering::SeqCst);
+            // Asked for meanwhile: whoever sets the flag first goes on.
+            let is_done = driver.release_asked.load(Ordering::SeqCst) == asked;
+            if is_done || driver.releasing.swap(true, Ordering::SeqCst) {
+                return;
+            }
         }
-        inner.health.releasing.store(false, Ordering::Release);
     });
 }
 
@@ -232,6 +254,7 @@ fn apply(inner: &Inner, node: &Node, transition: Option<Transition>) {
         BreakerState::Closed => {
             bump(&inner.counters.breakers_closed);
             tracing::info!(node = %node.id, addr = %node.addr, "node is back");
+            inner.health.ask_release();
         }
         BreakerState::Probing | BreakerState::Draining => {}
     }
@@ -239,7 +262,13 @@ fn apply(inner: &Inner, node: &Node, transition: Option<Transition>) {
 
 /// Runs until shutdown.
 pub(crate) async fn run(inner: Arc<Inner>) {
+    let mut released = 0;
     loop {
+        let asked = inner.health.release_asked.load(Ordering::SeqCst);
+        if asked != released {
+            released = asked;
+            release(&inner);
+        }
         // Set before looking: a request that this look does not see finds it set.
         inner.health.resting.store(true, Ordering::SeqCst);
         let next = look(&inner);
@@ -293,15 +322,23 @@ fn look(inner: &Arc<Inner>) -> Option<Duration> {
             BreakerState::Probing => None,
             BreakerState::Closed | BreakerState::Draining => {
                 // The later half of the jitter only: a node hears from an idle client at most once in five seconds.
-                let due = probes::idle_ping_due(health.traffic, 0.5 + health.jitter / 2.0);
+                let draining = health.breaker.state() == BreakerState::Draining;
+                let due = if draining {
+                    // Nobody sends to it, so that only this finds out when it is up again.
+                    health.traffic + DRAINING_PAUSE
+                } else {
+                    probes::idle_ping_due(health.traffic, 0.5 + health.jitter / 2.0)
+                };
+                let connected = node.link.is_connected();
                 // Also without a request under way: those to a silent node are cancelled when a hedge was faster.
-                let silent = health.silence.is_suspicious(now, p99);
+                // A connection that is still being made is a matter of its dial.
+                let silent = connected && health.silence.is_suspicious(now, p99);
                 if busy || health.silence.is_pending() {
                     sooner(now + TICK);
                 } else if due > now {
                     sooner(due);
                 }
-                let idle = !busy && due <= now && node.link.is_connected();
+                let idle = (!busy || draining) && due <= now && (connected || draining);
                 if !busy && due <= now && !idle {
                     // Without a connection there is nobody to ask; traffic wakes the driver.
                     health.traffic = now;
@@ -363,6 +400,10 @@ async fn ping(inner: Arc<Inner>, node: Arc<Node>) {
                 health.silence.on_heard(now);
                 None
             }
+            // It is gone, as it said: probes find it when it is back.
+            None | Some(Err(_)) if health.breaker.state() == BreakerState::Draining => {
+                health.breaker.on_silence(now, inner.unit())
+            }
             Some(Err(error)) if matches!(error.class, LegErrorClass::Connect | LegErrorClass::WrongPeer) => None,
             None | Some(Err(_)) => health.breaker.on_silence(now, inner.unit()),
         }
@@ -375,6 +416,7 @@ async fn ping(inner: Arc<Inner>, node: Arc<Node>) {
     if let Some(Err(error)) = &answer
         && !heard
         && error.class == LegErrorClass::Connect
+        && node.is_new_dial_failure(error.dial)
     {
         on_hard_failure(&inner, &node, Hard::Dial);
     }
@@ -417,7 +459,6 @@ async fn probe(inner: Arc<Inner>, node: Arc<Node>) {
 
 /// A probe had its result; `closed` is what that changed.
 fn probed(inner: &Arc<Inner>, node: &Arc<Node>, closed: Option<Transition>) {
-    let is_back = closed.as_ref().is_some_and(|transition| transition.to == BreakerState::Closed);
     if closed.is_some() {
         let now = inner.now();
         {
@@ -431,8 +472,5 @@ fn probed(inner: &Arc<Inner>, node: &Arc<Node>, closed: Option<Transition>) {
         node.on_recovered(&peers, now);
     }
     apply(inner, node, closed);
-    if is_back {
-        release(inner);
-    }
     inner.health.wake.notify_one();
 }

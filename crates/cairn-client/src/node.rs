@@ -373,6 +373,11 @@ impl Node {
         self.failure(op, FailureClass::Skipped, Sent::No, elapsed, message)
     }
 
+    /// False when the failure of this dial was counted before.
+    pub(crate) fn is_new_dial_failure(&self, dial: Option<u64>) -> bool {
+        dial.is_none_or(|dial| self.last_failed_dial.swap(dial, Ordering::Relaxed) != dial)
+    }
+
     fn observe(&self, inner: &Inner, running: &Flight<'_>, len: u64, elapsed: Duration) {
         let now = inner.now();
         let measure = &self.measures[running.traffic as usize];
@@ -410,8 +415,7 @@ impl Node {
             Evidence::Defect => load.lock().on_error(now),
             Evidence::Dial => {
                 // The failure of a dial is one failure, however many waited for it.
-                let first = error.dial.is_none_or(|dial| self.last_failed_dial.swap(dial, Ordering::Relaxed) != dial);
-                if first {
+                if self.is_new_dial_failure(error.dial) {
                     load.lock().on_error(now);
                     crate::health::on_hard_failure(inner, self, Hard::Dial);
                 }

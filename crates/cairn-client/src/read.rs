@@ -2,7 +2,7 @@
 
 use crate::client::Inner;
 use crate::cluster::{FailureLog, Replicas};
-use crate::error::{Cause, Error, FailureClass, Sent};
+use crate::error::{Cause, Error, FailureClass, NodeFailure, Sent};
 use crate::extents::{self, Checked, ExtentCache, MapSlice};
 use crate::health::{self, Verdict};
 use crate::node::{Leg, LegFailure, LegKind, Node, Running, Traffic};
@@ -72,33 +72,75 @@ pub(crate) async fn read(
         };
         let check = (!validated && consistency == Consistency::Validated)
             .then(|| extents::ask(inner, inode, cache, (offset, len), map.version, deadline));
-        let (data, check) = tokio::join!(fetch(inner, &map, offset, len, &fetched, how), OptionFuture::from(check));
-        if let Some(Checked::Moved(newer)) = check.transpose()? {
-            // The reply carries what is current, and that is final. What was fetched is kept where it still stands.
-            if let Ok((parts, _)) = data {
-                fetched = parts;
+        let finished = parking_lot::Mutex::new(std::mem::take(&mut fetched));
+        let data = {
+            let mut check = std::pin::pin!(OptionFuture::from(check));
+            let mut data = std::pin::pin!(fetch(inner, &map, offset, len, &finished, how));
+            let (mut checked, mut done) = (None, None);
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut check, if checked.is_none() => match answer.transpose()? {
+                        // The reply carries what is current, and that is final: the rest of the old map is not waited for.
+                        Some(Checked::Moved(newer)) => break Err(newer),
+                        Some(Checked::Unchanged) | None => checked = Some(()),
+                    },
+                    result = &mut data, if done.is_none() => done = Some(result),
+                }
+                if checked.is_some()
+                    && let Some(result) = done.take()
+                {
+                    break Ok(result);
+                }
             }
-            slice = Some(newer);
-            validated = true;
-            continue;
-        }
+        };
+        let data = match data {
+            Ok(data) => data,
+            Err(newer) => {
+                // What was fetched is kept where it still stands.
+                fetched = finished.into_inner();
+                slice = Some(newer);
+                validated = true;
+                continue;
+            }
+        };
         match data {
             Ok((parts, inline)) => return Ok(assemble(&map, offset, len, parts, &inline)),
-            // No replica has a block of the map: the map was overtaken, or data is lost. The newest map decides.
-            Err(error)
-                if matches!(error.cause(), Cause::AllReplicas { .. }) && error.kind() == crate::ErrorKind::Corrupt =>
-            {
+            // No replica that was asked has a block of the map: the map was overtaken, or those that are away have it,
+            // or it is lost. The newest map decides.
+            Err(error) if is_lost_where_asked(&error) => {
+                fetched = finished.into_inner();
+                validated = true;
                 match extents::ask(inner, inode, cache, (offset, len), 0, deadline).await? {
                     Checked::Moved(newer) if newer.version != map.version => slice = Some(newer),
+                    _ if wait_for_the_absent(inner, &error, deadline).await => slice = Some(map),
                     _ => return Err(error),
                 }
-                validated = true;
             }
             Err(error) => return Err(error),
         }
     }
     let message = format!("the file changed {MOVES_MAX} times while it was read; read again");
     Err(Error::invalid("read", message))
+}
+
+/// True when every replica that could be asked lacks the block or has bad bytes of it.
+fn is_lost_where_asked(error: &Error) -> bool {
+    let Cause::AllReplicas { failures, .. } = error.cause() else { return false };
+    let mut asked = failures.iter().filter(|failure| failure.class != FailureClass::Skipped).peekable();
+    asked.peek().is_some() && asked.all(|f| matches!(f.class, FailureClass::NotFound | FailureClass::Corrupt))
+}
+
+/// Waits until a replica that was not asked, because it is away, is back; false when there is none, or in vain.
+async fn wait_for_the_absent(inner: &Arc<Inner>, error: &Error, deadline: Instant) -> bool {
+    let Cause::AllReplicas { failures, .. } = error.cause() else { return false };
+    let skipped = failures.iter().filter(|failure| failure.class == FailureClass::Skipped);
+    let absent: Vec<_> = skipped.map(|failure| failure.node).collect();
+    let in_vain = || {
+        let view = inner.cluster.view();
+        absent.iter().all(|node| view.nodes.get(node).is_none_or(|node| !node.is_closed()))
+    };
+    !absent.is_empty() && health::park(inner, deadline, in_vain).await == Verdict::Released
 }
 
 type Parts = Vec<(BlockRange, Bytes)>;
@@ -111,7 +153,7 @@ async fn fetch(
     map: &MapSlice,
     offset: u64,
     len: u64,
-    have: &Parts,
+    finished: &parking_lot::Mutex<Parts>,
     how: How,
 ) -> Result<(Parts, Inline), Error> {
     let len = len.min(map.size.saturating_sub(offset));
@@ -134,11 +176,16 @@ async fn fetch(
     let same = |a: &BlockRange, b: &BlockRange| a.block == b.block && a.offset == b.offset && a.len == b.len;
     let mut fetches = Vec::with_capacity(wanted.len());
     for wanted in wanted {
-        let known = have.iter().find(|(range, _)| same(range, &wanted.range)).map(|(_, bytes)| bytes.clone());
+        let known =
+            finished.lock().iter().find(|(range, _)| same(range, &wanted.range)).map(|(_, bytes)| bytes.clone());
         fetches.push(async move {
             match known {
                 Some(bytes) => Ok((wanted.range, bytes)),
-                None => read_block(inner, &wanted, how).await.map(|bytes| (wanted.range, bytes)),
+                None => {
+                    let part = read_block(inner, &wanted, how).await.map(|bytes| (wanted.range, bytes))?;
+                    finished.lock().push(part.clone());
+                    Ok(part)
+                }
             }
         });
     }
@@ -190,18 +237,28 @@ async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Byt
         for node in &away {
             log.note(node.skipped("get", log.elapsed()));
         }
-        if !away.is_empty() {
-            // Those that could be asked failed; the others are away. Sooner or later one of them answers a probe.
+        let lost =
+            |f: &NodeFailure| matches!(f.class, FailureClass::NotFound | FailureClass::Corrupt | FailureClass::Skipped);
+        if away.len() < replicas.fresh.len() + replicas.away.len() && log.list().iter().all(lost) {
+            // Asking the same ones again would find the same: whoever knows the map decides.
+            return Err(failed(log));
+        }
+        let all_away = !away.is_empty() && away.len() == replicas.fresh.len() + replicas.away.len();
+        let pause = if all_away { None } else { inner.config.retry.pause_after(rounds, inner.unit()) };
+        let Some(pause) = pause else {
+            if away.is_empty() {
+                return Err(failed(log));
+            }
+            // Nobody else is left to ask. Sooner or later one of those that are away answers a probe.
             let in_vain = || away.iter().all(|node| !node.is_closed());
             match health::park(inner, how.deadline, in_vain).await {
                 Verdict::Released => continue,
                 Verdict::Shed | Verdict::TimedOut => return Err(failed(log)),
             }
+        };
+        if Instant::now() + pause >= how.deadline {
+            return Err(failed(log));
         }
-        let lost = !log.list().is_empty()
-            && log.list().iter().all(|f| matches!(f.class, FailureClass::NotFound | FailureClass::Corrupt));
-        let pause = if lost { None } else { inner.config.retry.pause_after(rounds, inner.unit()) };
-        let Some(pause) = pause.filter(|pause| Instant::now() + *pause < how.deadline) else { return Err(failed(log)) };
         inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause });
         tokio::time::sleep(pause).await;
         // The pause is free, asking again is not. Breakers that opened meanwhile make it needless.

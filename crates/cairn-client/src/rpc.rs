@@ -120,8 +120,13 @@ impl MetaServers {
                 Some(pause) => pause.mul_f64(0.8 + 0.4 * inner.unit()),
                 None => {
                     rounds += 1;
+                    let rounds_left = inner.config.retry.pauses.len() as u32;
                     match inner.config.retry.pause_after(rounds, inner.unit()) {
                         Some(pause) => pause,
+                        // Only the same operation id again tells what became of it.
+                        None if ask.must_resolve() && rounds_left > 0 => {
+                            inner.config.retry.pause_after(rounds_left, inner.unit()).unwrap_or(RESOLVE_PAUSE)
+                        }
                         None => return Err(ask.exhausted(false)),
                     }
                 }
@@ -131,8 +136,9 @@ impl MetaServers {
             }
             inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause: sleep });
             tokio::time::sleep(sleep).await;
-            // The pause is free, asking again is not.
-            if pause.is_none() && !inner.retry_budget.try_take() {
+            // The pause is free, asking again is not; to find out what became of a mutation is a duty.
+            let asks = servers.iter().any(|server| server.is_closed());
+            if pause.is_none() && asks && !inner.retry_budget.try_take() && !ask.must_resolve() {
                 return Err(ask.exhausted(false));
             }
         }
@@ -188,6 +194,11 @@ impl Permits for MetaPermits<'_> {
 }
 
 impl Ask<'_> {
+    /// True for a mutation that a server may have executed.
+    fn must_resolve(&self) -> bool {
+        self.ambiguous && self.request.op_id.is_some()
+    }
+
     fn exhausted(&mut self, deadline: bool) -> MetaFailure {
         let log = std::mem::replace(&mut self.log, FailureLog::new());
         exhausted(self.name, &self.request, log, self.ambiguous, deadline)
@@ -233,6 +244,7 @@ impl Ask<'_> {
         let mut permits = MetaPermits { inner, taken: Vec::new() };
         let mut legs = FuturesUnordered::new();
         let mut pause: Option<Duration> = None;
+        let mut refused = false;
         let mut asked: Vec<usize> = Vec::new();
         loop {
             let until = match plan.step(inner.now(), &mut permits) {
@@ -247,6 +259,7 @@ impl Ask<'_> {
                     continue;
                 }
                 Step::Wait(until) => until,
+                Step::Exhausted if refused => return Round::Final(self.exhausted(false)),
                 Step::Exhausted => return Round::Failed(pause),
             };
             let timer: OptionFuture<_> = until.map(|until| tokio::time::sleep_until(inner.instant(until))).into();
@@ -269,9 +282,7 @@ impl Ask<'_> {
                     match self.on_failure(failure) {
                         Fate::Final(failure) => return Round::Final(failure),
                         Fate::Pause { pause: length, charged } => {
-                            if charged && !inner.retry_budget.try_take() {
-                                return Round::Final(self.exhausted(false));
-                            }
+                            refused |= charged && !inner.retry_budget.try_take() && !self.must_resolve();
                             pause = Some(pause.map_or(length, |p| p.min(length)));
                         }
                         Fate::Next => {}

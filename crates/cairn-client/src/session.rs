@@ -122,7 +122,7 @@ struct InodeRange {
 
 impl Sessions {
     async fn session(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<Arc<Session>, Error> {
-        let mut current = self.current.lock().await;
+        let mut current = by(deadline, self.current.lock()).await?;
         if let Some(session) = current.as_ref().filter(|session| !session.lost.load(Ordering::Relaxed)) {
             return Ok(session.clone());
         }
@@ -160,7 +160,7 @@ impl Sessions {
 
     /// A writer with room, and its session's right to commit what it names.
     pub(crate) async fn writer(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<Arc<Writer>, Error> {
-        let mut current = self.writer.lock().await;
+        let mut current = by(deadline, self.writer.lock()).await?;
         if let Some(writer) = current.as_ref().filter(|w| w.is_fresh() && *w.next.lock() < WRITER_SEQ_MAX / 2) {
             return Ok(writer.clone());
         }
@@ -208,7 +208,7 @@ impl Sessions {
 
     /// A number for a file about to be made.
     pub(crate) async fn inode(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<InodeId, Error> {
-        let mut range = self.inodes.lock().await;
+        let mut range = by(deadline, self.inodes.lock()).await?;
         if range.next == range.end {
             let count = (range.ask * 2).clamp(INODES_MIN, INODES_MAX);
             let kind = request::Kind::AllocInodes(pb::AllocInodes { count });
@@ -231,6 +231,13 @@ impl Sessions {
         // Without it the lease runs out.
         let _ = inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await;
     }
+}
+
+/// Waits for a lock whose holder may be waiting for metadata.
+async fn by<T>(deadline: Instant, lock: impl Future<Output = T>) -> Result<T, Error> {
+    let begun = Instant::now();
+    let locked = tokio::time::timeout_at(deadline, lock).await;
+    locked.map_err(|_| Error::new("session", Cause::Deadline(begun.elapsed())))
 }
 
 async fn run(

@@ -23,7 +23,7 @@ use cairn_proto::status::Code;
 use cairn_proto::{BlockId, BlockSeq, InodeId, NodeId, PgId, Shard, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -130,11 +130,14 @@ pub(crate) async fn put_block(
         if Instant::now() >= deadline {
             return Err(last.unwrap_or_else(|| Error::new("write", Cause::Deadline(begun.elapsed()))));
         }
-        let pg = hint.take().or_else(|| inner.cluster.pick_group(inner, &avoid, data.len() as u64));
-        let group = pg.and_then(|pg| inner.cluster.view().group(pg).cloned());
-        if let Some(group) = group.filter(|_| avoid.len() < GROUPS_PER_ROUND) {
+        let known = |pg: PgId| inner.cluster.view().group(pg).cloned();
+        let hinted = hint.take().and_then(known).filter(|group| has_majority(inner, group));
+        let group = hinted.or_else(|| inner.cluster.pick_group(inner, &avoid, data.len() as u64).and_then(known));
+        // With others tried before, the best of the rest being out of reach only ends the round.
+        let usable = |group: &Group| avoid.is_empty() || has_majority(inner, group);
+        if let Some(group) = group.filter(|group| avoid.len() < GROUPS_PER_ROUND && usable(group)) {
             if !has_majority(inner, &group) {
-                // The best group is out of reach, so all are.
+                // The best of all groups is out of reach, so all are.
                 let in_vain = || !has_majority(inner, &group);
                 let verdict = health::park(inner, deadline, in_vain).await;
                 if verdict != Verdict::Released {
@@ -264,6 +267,9 @@ async fn put_to_group(inner: &Arc<Inner>, ask: Ask<'_>, op_begun: Instant, deadl
     let board = Arc::new(LateBoard::default());
     // Legs that nobody waits for live as long as they have a place among the stragglers.
     let decided = CancellationToken::new();
+    let kept = Arc::new(AtomicBool::new(false));
+    // Also when the caller goes away: without a decision no leg goes on.
+    let _end = decided.clone().drop_guard();
     for store in &targets {
         let Some(node) = view.node_of(*store) else {
             plan.on_failure(*store);
@@ -290,6 +296,7 @@ async fn put_to_group(inner: &Arc<Inner>, ask: Ask<'_>, op_begun: Instant, deadl
             store: *store,
             board: (durability == PutDurability::Durable).then(|| board.clone()),
             decided: decided.clone(),
+            kept: kept.clone(),
             bytes: data.len() as u64,
         };
         inner.tasks.spawn(trace::carry(straggler.run(put, body.clone(), sender.clone(), deadline)));
@@ -334,6 +341,7 @@ async fn put_to_group(inner: &Arc<Inner>, ask: Ask<'_>, op_begun: Instant, deadl
         incarnations.insert(store, incarnation);
         plan.on_ack(store, begun.elapsed());
     }
+    kept.store(result.is_ok(), Ordering::Release);
     decided.cancel();
     let acked = plan.tally().acked().to_vec();
     let late: Vec<StoreId> = targets.into_iter().filter(|store| !acked.contains(store)).collect();
@@ -366,19 +374,24 @@ struct Straggler {
     /// Told of an ack that comes after the decision; `None` when an ack does not mean that the block is on disk.
     board: Option<Arc<LateBoard>>,
     decided: CancellationToken,
+    /// The block will be committed, if it is decided.
+    kept: Arc<AtomicBool>,
     bytes: u64,
 }
 
 impl Straggler {
     /// Until the decision the answer goes to whoever waits; then the leg goes on in a bounded place of its own, or ends.
     async fn run(self, put: pb::PutBlock, body: Body, sender: mpsc::Sender<Answer>, deadline: Instant) {
-        let Self { inner, node, store, board, decided, bytes } = self;
+        let Self { inner, node, store, board, decided, kept, bytes } = self;
         let leg = put_leg(&inner, &node, put, body, deadline);
         tokio::pin!(leg);
         let result = tokio::select! {
             biased;
             result = &mut leg => result,
             () = decided.cancelled() => {
+                if !kept.load(Ordering::Acquire) {
+                    return;
+                }
                 let Some(_place) = node.straggle(&inner, bytes) else { return };
                 match tokio::time::timeout(STRAGGLER_TIME_MAX, leg).await {
                     Ok(result) => result,

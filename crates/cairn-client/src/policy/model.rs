@@ -263,7 +263,8 @@ impl Sim {
             }
             Event::Release => {
                 let unit = self.rng.f64();
-                let released = self.parking.release(self.now, unit);
+                let end = self.parking.end();
+                let released = self.parking.release(self.now, unit, end);
                 if let Some(next) = released.next {
                     self.at(next, Event::Release);
                 }

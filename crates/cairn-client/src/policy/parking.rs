@@ -66,21 +66,27 @@ impl<W> Parking<W> {
         self.waiting.remove(&ticket)
     }
 
-    /// Takes out the next batch, once a node is there again; nobody before its time has come. `unit` is a random number
-    /// from 0 to 1.
-    pub(crate) fn release(&mut self, now: Duration, unit: f64) -> Released<W> {
+    /// The ticket of whoever parks next: later ones are not meant by a release that is asked for now.
+    pub(crate) fn end(&self) -> Ticket {
+        Ticket(self.next_ticket)
+    }
+
+    /// Takes out the next batch of those before `end`, once a node is there again; nobody before its time has come.
+    /// `unit` is a random number from 0 to 1.
+    pub(crate) fn release(&mut self, now: Duration, unit: f64, end: Ticket) -> Released<W> {
         let mut waiters = Vec::new();
         if now >= self.next_release {
             while waiters.len() < RELEASE_MAX
-                && let Some((_, waiter)) = self.waiting.pop_first()
+                && let Some(first) = self.waiting.first_entry().filter(|first| *first.key() < end)
             {
-                waiters.push(waiter);
+                waiters.push(first.remove());
             }
             if !waiters.is_empty() {
                 self.next_release = now + RELEASE_GAP.mul_f64(1.0 + RELEASE_JITTER * (2.0 * unit - 1.0));
             }
         }
-        Released { waiters, next: (!self.waiting.is_empty()).then_some(self.next_release) }
+        let more = self.waiting.first_key_value().is_some_and(|(first, _)| *first < end);
+        Released { waiters, next: more.then_some(self.next_release) }
     }
 
     /// How many wait.

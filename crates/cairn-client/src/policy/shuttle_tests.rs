@@ -154,7 +154,11 @@ fn everyone_who_parks_leaves_once() {
         for number in 0..2 {
             let parking = parking.clone();
             threads.push(thread::spawn(move || {
-                let released = parking.lock().expect("no thread panics").release((number + 2) * S, 0.5);
+                let released = {
+                    let mut parking = parking.lock().expect("no thread panics");
+                    let end = parking.end();
+                    parking.release((number + 2) * S, 0.5, end)
+                };
                 assert!(released.waiters.len() <= RELEASE_MAX);
                 released.waiters
             }));
@@ -166,7 +170,8 @@ fn everyone_who_parks_leaves_once() {
             if parking.is_empty() {
                 break;
             }
-            gone.extend(parking.release(second * S, 0.5).waiters);
+            let end = parking.end();
+            gone.extend(parking.release(second * S, 0.5, end).waiters);
         }
         gone.sort_unstable();
         let all: Vec<usize> = (0..PARKED_MAX - 1).chain(PARKED_MAX..PARKED_MAX + 3).collect();

@@ -33,15 +33,25 @@ pub(super) struct Answer {
     session: Arc<Session>,
     active: Option<Arc<Active>>,
     work: Arc<WorkTime>,
+    /// What an unfinished request is answered with.
+    unfinished: Code,
 }
 
 impl Answer {
-    pub fn new(server: Arc<Server>, session: Arc<Session>, active: Arc<Active>, work: Arc<WorkTime>) -> Self {
+    /// `mutates`: it has an operation id, and whatever ends it in the middle leaves its outcome unknown.
+    pub fn new(
+        server: Arc<Server>,
+        session: Arc<Session>,
+        active: Arc<Active>,
+        work: Arc<WorkTime>,
+        mutates: bool,
+    ) -> Self {
         let stats = &server.config.stats;
         ServerStats::count(&stats.requests);
         stats.running.fetch_add(1, Ordering::Relaxed);
         session.running.fetch_add(1, Ordering::Relaxed);
-        Self { server, session, active: Some(active), work }
+        let unfinished = if mutates { Code::OutcomeUnknown } else { Code::Internal };
+        Self { server, session, active: Some(active), work, unfinished }
     }
 
     pub fn stats(&self) -> &ServerStats {
@@ -78,7 +88,7 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.push(Err(Status::new(Code::Internal, "the server failed while working on this request")));
+        self.push(Err(Status::new(self.unfinished, "the server failed while working on this request")));
         self.session.running.fetch_sub(1, Ordering::Relaxed);
         self.server.config.stats.running.fetch_sub(1, Ordering::Relaxed);
     }

@@ -518,9 +518,17 @@ impl Receiver<'_> {
             token: context.cancelled.clone(),
         });
         self.session.active.lock().insert(id, Arc::clone(&active));
-        let answer = Answer::new(Arc::clone(self.server), Arc::clone(self.session), active, Arc::clone(&context.work));
+        let answer = Answer::new(
+            Arc::clone(self.server),
+            Arc::clone(self.session),
+            active,
+            Arc::clone(&context.work),
+            request.op_id.is_some(),
+        );
         let handler: Arc<dyn Handler> = Arc::clone(&self.server.handler);
         let hard_stop = self.server.hard_stop.clone();
+        // What was cut off in the middle of a mutation may have happened.
+        let cut_off = if request.op_id.is_some() { Code::OutcomeUnknown } else { Code::Unavailable };
         let is_bulk = self.session.is_bulk;
         self.server.tasks.spawn(async move {
             let began = now();
@@ -534,7 +542,7 @@ impl Receiver<'_> {
             let outcome = tokio::select! {
                 biased;
                 outcome = handler.handle(&context, request, body) => outcome,
-                () = hard_stop.cancelled() => Err(Status::new(Code::Unavailable, "the server was stopped")),
+                () = hard_stop.cancelled() => Err(Status::new(cut_off, "the server was stopped")),
             };
             let outcome = match outcome {
                 Ok((kind, body)) if !is_bulk => at_hand(body, &context.work).await.map(|body| (kind, body)),

@@ -27,12 +27,12 @@ fn everyone_goes_on_in_batches_oldest_first() {
     }
     let (mut now, mut released, mut batches) = (10 * S, Vec::new(), 0);
     loop {
-        let batch = parking.release(now, 0.5);
+        let batch = parking.release(now, 0.5, parking.end());
         assert!(batch.waiters.len() <= RELEASE_MAX);
         released.extend(batch.waiters);
         batches += 1;
         let Some(next) = batch.next else { break };
-        assert!(parking.release(next - MS, 0.5).waiters.is_empty(), "not before its time");
+        assert!(parking.release(next - MS, 0.5, parking.end()).waiters.is_empty(), "not before its time");
         assert_eq!(next - now, RELEASE_GAP);
         now = next;
     }
@@ -49,11 +49,11 @@ fn batches_are_spread() {
         for number in 0..=RELEASE_MAX {
             parking.park(number);
         }
-        parking.release(S, unit).next.map(|next| next - S)
+        parking.release(S, unit, parking.end()).next.map(|next| next - S)
     };
     assert_eq!((gap(0.0), gap(1.0)), (Some(10 * MS), Some(30 * MS)));
     let mut empty = Parking::<u32>::new();
-    assert_eq!(empty.release(S, 0.5).next, None);
+    assert_eq!(empty.release(S, 0.5, empty.end()).next, None);
 }
 
 proptest! {
@@ -81,7 +81,7 @@ proptest! {
                         prop_assert!(gone.insert(left));
                     }
                 }
-                _ => for waiter in parking.release(now, 0.0).waiters {
+                _ => for waiter in parking.release(now, 0.0, parking.end()).waiters {
                     prop_assert!(gone.insert(waiter));
                 },
             }
@@ -89,4 +89,17 @@ proptest! {
             prop_assert_eq!(gone.len() + parking.len(), number);
         }
     }
+}
+
+/// Whoever parks after a release was asked for is not part of it, or one whose own node is still away would be let go
+/// again and again.
+#[test]
+fn a_release_ends_with_those_who_waited_when_it_began() {
+    let mut parking = Parking::new();
+    parking.park('a');
+    let end = parking.end();
+    parking.park('b');
+    let released = parking.release(S, 0.5, end);
+    assert_eq!((released.waiters, released.next), (vec!['a'], None));
+    assert_eq!(parking.release(2 * S, 0.5, parking.end()).waiters, ['b']);
 }
