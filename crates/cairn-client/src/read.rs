@@ -73,36 +73,25 @@ pub(crate) async fn read(
         let check = (!validated && consistency == Consistency::Validated)
             .then(|| extents::ask(inner, inode, cache, (offset, len), map.version, deadline));
         let finished = parking_lot::Mutex::new(std::mem::take(&mut fetched));
-        let data = {
-            let mut check = std::pin::pin!(OptionFuture::from(check));
-            let mut data = std::pin::pin!(fetch(inner, &map, offset, len, &finished, how));
-            let (mut checked, mut done) = (None, None);
-            loop {
-                tokio::select! {
-                    biased;
-                    answer = &mut check, if checked.is_none() => match answer.transpose()? {
-                        // The reply carries what is current, and that is final: the rest of the old map is not waited for.
-                        Some(Checked::Moved(newer)) => break Err(newer),
-                        Some(Checked::Unchanged) | None => checked = Some(()),
-                    },
-                    result = &mut data, if done.is_none() => done = Some(result),
-                }
-                if checked.is_some()
-                    && let Some(result) = done.take()
-                {
-                    break Ok(result);
-                }
+        let check = async {
+            match OptionFuture::from(check).await.transpose() {
+                Ok(None | Some(Checked::Unchanged)) => Ok(()),
+                Ok(Some(Checked::Moved(newer))) => Err(Overtaken::By(newer)),
+                Err(error) => Err(Overtaken::Unknown(error)),
             }
         };
-        let data = match data {
-            Ok(data) => data,
-            Err(newer) => {
-                // What was fetched is kept where it still stands.
+        let data = async { Ok(fetch(inner, &map, offset, len, &finished, how).await) };
+        let data = match tokio::try_join!(check, data) {
+            Ok(((), data)) => data,
+            // The reply carries what is current, and that is final: the rest of the old map is not waited for. What was
+            // fetched is kept where it still stands.
+            Err(Overtaken::By(newer)) => {
                 fetched = finished.into_inner();
                 slice = Some(newer);
                 validated = true;
                 continue;
             }
+            Err(Overtaken::Unknown(error)) => return Err(error),
         };
         match data {
             Ok((parts, inline)) => return Ok(assemble(&map, offset, len, parts, &inline)),
@@ -122,6 +111,14 @@ pub(crate) async fn read(
     }
     let message = format!("the file changed {MOVES_MAX} times while it was read; read again");
     Err(Error::invalid("read", message))
+}
+
+/// Why a fetch by a remembered map is not waited for.
+enum Overtaken {
+    /// This map is current.
+    By(MapSlice),
+    /// Metadata could not say.
+    Unknown(Error),
 }
 
 /// True when every replica that could be asked lacks the block or has bad bytes of it.
