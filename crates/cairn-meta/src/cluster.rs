@@ -211,6 +211,7 @@ impl Meta {
                 quarantined: store.beat.quarantined,
                 trouble: store.beat.trouble.clone(),
                 alarm: store.alarm.clone(),
+                ..Default::default()
             })
         };
         let info = |(id, node): (&u32, &NodeLive)| pb::NodeInfo {
@@ -301,6 +302,7 @@ impl Meta {
             used_bytes: stores().map(|store| store.beat.used_bytes).sum(),
             sessions,
             file_bytes: u64::try_from(totals.file_bytes).unwrap_or(0),
+            ..Default::default()
         };
         let mut bytes = reply.encoded_len();
         for defect in &cluster.defects {

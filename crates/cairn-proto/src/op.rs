@@ -46,6 +46,9 @@ ops! {
     LIST = 261, "list", List, false;
     REPORT_CORRUPT = 262, "report_corrupt", ReportCorrupt, false;
     NODE_STATUS = 263, "node_status", NodeStatus, false;
+    SCRUB = 264, "scrub", Scrub, false;
+    INVENTORY_DIGEST = 265, "inventory_digest", InventoryDigest, false;
+    LIST_LEDGER = 266, "list_ledger", ListLedger, false;
     OPEN_SESSION = 513, "open_session", OpenSession, false;
     RENEW_SESSION = 514, "renew_session", RenewSession, false;
     CLOSE_SESSION = 515, "close_session", CloseSession, false;
@@ -61,6 +64,14 @@ ops! {
     CLOSE_WRITER = 525, "close_writer", CloseWriter, false;
     JUDGE_WRITERS = 526, "judge_writers", JudgeWriters, false;
     JUDGE_BLOCKS = 527, "judge_blocks", JudgeBlocks, false;
+    JUDGE_GROUPS = 528, "judge_groups", JudgeGroups, false;
+    REPORT_LACKING = 529, "report_lacking", ReportLacking, false;
+    START_TASK = 530, "start_task", StartTask, false;
+    LIST_TASKS = 531, "list_tasks", ListTasks, false;
+    CANCEL_TASK = 532, "cancel_task", CancelTask, false;
+    SCAN_RUNS = 533, "scan_runs", ScanRuns, false;
+    CHECK_ROWS = 534, "check_rows", CheckRows, false;
+    ACCEPT_ROLLBACK = 535, "accept_rollback", AcceptRollback, false;
     STAT = 769, "stat", Stat, false;
     READ_DIR = 770, "read_dir", ReadDir, false;
     MKDIR = 771, "mkdir", Mkdir, true;
@@ -75,6 +86,7 @@ ops! {
     TRUNCATE = 780, "truncate", Truncate, true;
     COMMIT = 781, "commit", Commit, true;
     GET_EXTENTS = 782, "get_extents", GetExtents, false;
+    SET_POLICY = 783, "set_policy", SetPolicy, true;
 }
 
 /// True for the ops that storage nodes serve; the others go to metadata.

@@ -121,7 +121,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -145,6 +145,12 @@ pub mod request {
         ReportCorrupt(super::ReportCorrupt),
         #[prost(message, tag = "263")]
         NodeStatus(super::NodeStatus),
+        #[prost(message, tag = "264")]
+        Scrub(super::ScrubStores),
+        #[prost(message, tag = "265")]
+        InventoryDigest(super::InventoryDigest),
+        #[prost(message, tag = "266")]
+        ListLedger(super::ListLedger),
         /// Metadata: sessions and cluster.
         #[prost(message, tag = "513")]
         OpenSession(super::OpenSession),
@@ -176,6 +182,22 @@ pub mod request {
         JudgeWriters(super::JudgeWriters),
         #[prost(message, tag = "527")]
         JudgeBlocks(super::JudgeBlocks),
+        #[prost(message, tag = "528")]
+        JudgeGroups(super::JudgeGroups),
+        #[prost(message, tag = "529")]
+        ReportLacking(super::ReportLacking),
+        #[prost(message, tag = "530")]
+        StartTask(super::StartTask),
+        #[prost(message, tag = "531")]
+        ListTasks(super::ListTasks),
+        #[prost(message, tag = "532")]
+        CancelTask(super::CancelTask),
+        #[prost(message, tag = "533")]
+        ScanRuns(super::ScanRuns),
+        #[prost(message, tag = "534")]
+        CheckRows(super::CheckRows),
+        #[prost(message, tag = "535")]
+        AcceptRollback(super::AcceptRollback),
         /// Metadata: namespace.
         #[prost(message, tag = "769")]
         Stat(super::Stat),
@@ -205,6 +227,8 @@ pub mod request {
         Commit(super::Commit),
         #[prost(message, tag = "782")]
         GetExtents(super::GetExtents),
+        #[prost(message, tag = "783")]
+        SetPolicy(super::SetPolicy),
     }
 }
 /// Where a server spent its time on a request, in microseconds.
@@ -232,7 +256,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 769, 770, 781, 782"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -254,6 +278,12 @@ pub mod response {
         Empty(super::Empty),
         #[prost(message, tag = "263")]
         NodeStatus(super::NodeStatusReply),
+        #[prost(message, tag = "264")]
+        Scrub(super::ScrubStoresReply),
+        #[prost(message, tag = "265")]
+        InventoryDigest(super::InventoryDigestReply),
+        #[prost(message, tag = "266")]
+        ListLedger(super::ListLedgerReply),
         #[prost(message, tag = "513")]
         OpenSession(super::OpenSessionReply),
         #[prost(message, tag = "516")]
@@ -274,6 +304,16 @@ pub mod response {
         JudgeWriters(super::JudgeWritersReply),
         #[prost(message, tag = "527")]
         JudgeBlocks(super::JudgeBlocksReply),
+        #[prost(message, tag = "528")]
+        JudgeGroups(super::JudgeGroupsReply),
+        #[prost(message, tag = "530")]
+        StartTask(super::StartTaskReply),
+        #[prost(message, tag = "531")]
+        ListTasks(super::ListTasksReply),
+        #[prost(message, tag = "533")]
+        ScanRuns(super::ScanRunsReply),
+        #[prost(message, tag = "534")]
+        CheckRows(super::CheckRowsReply),
         #[prost(message, tag = "769")]
         Attr(super::Attr),
         #[prost(message, tag = "770")]
@@ -431,6 +471,130 @@ pub struct ReportCorrupt {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeStatus {}
+/// Begins to read every block of the node's stores and check it, at once and not slowly, unless such a pass is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScrubStores {
+    /// 0 = every store of the node.
+    #[prost(uint32, tag = "1")]
+    pub store: u32,
+    /// False only asks how far it is.
+    #[prost(bool, tag = "2")]
+    pub start: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ScrubStoresReply {
+    #[prost(message, repeated, tag = "1")]
+    pub stores: ::prost::alloc::vec::Vec<StoreScrub>,
+}
+/// How far a store is with reading everything it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreScrub {
+    #[prost(uint32, tag = "1")]
+    pub store: u32,
+    /// Counts passes of this store that began, from 1; 0 = none yet.
+    #[prost(uint64, tag = "2")]
+    pub pass: u64,
+    /// A pass is under way; `asked` when an operator asked for it.
+    #[prost(bool, tag = "3")]
+    pub running: bool,
+    #[prost(bool, tag = "4")]
+    pub asked: bool,
+    #[prost(uint64, tag = "5")]
+    pub bytes_done: u64,
+    #[prost(uint64, tag = "6")]
+    pub bytes_total: u64,
+    /// Defects that this pass, or the last one, found, and how many of them are repaired and were read again.
+    #[prost(uint64, tag = "7")]
+    pub found: u64,
+    #[prost(uint64, tag = "8")]
+    pub repaired: u64,
+    /// When the last complete pass ended, nanoseconds since 1970; 0 = never.
+    #[prost(int64, tag = "9")]
+    pub last_complete_ns: i64,
+    /// The period is over and the pass is not complete.
+    #[prost(bool, tag = "10")]
+    pub behind: bool,
+}
+/// Digests of what a store holds of a group, of writers that are closed: for comparison with another member's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InventoryDigest {
+    #[prost(uint32, tag = "1")]
+    pub store: u32,
+    #[prost(uint32, tag = "2")]
+    pub pg: u32,
+    /// Only blocks of writers below this one.
+    #[prost(uint64, tag = "3")]
+    pub below_writer: u64,
+    /// Writers that are below and still open, ascending: their blocks are left out. At most 1024.
+    #[prost(uint64, repeated, tag = "4")]
+    pub open_writers: ::prost::alloc::vec::Vec<u64>,
+    /// Number of parts; a block is in part (hash of its inode) mod parts. At most 1024.
+    #[prost(uint32, tag = "5")]
+    pub parts: u32,
+    /// Empty = the digest of every part. Otherwise the blocks of this one part, from the first above `after` on.
+    #[prost(uint32, optional, tag = "6")]
+    pub part: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "7")]
+    pub after: ::core::option::Option<BlockId>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InventoryDigestReply {
+    /// For each part, 16 bytes: the sum modulo 2^64 of its blocks' hashes, and their number, little-endian.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digests: ::prost::bytes::Bytes,
+    /// Blocks of the part asked for, in key order.
+    #[prost(message, repeated, tag = "2")]
+    pub runs: ::prost::alloc::vec::Vec<Run>,
+    /// Set when there are more.
+    #[prost(message, optional, tag = "3")]
+    pub next_after: ::core::option::Option<BlockId>,
+}
+/// What was found wrong on a node, and what became of it, newest first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLedger {
+    /// Entries below this number; 0 = from the newest.
+    #[prost(uint64, tag = "1")]
+    pub before: u64,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerEntry {
+    /// Counted from 1 on each node.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Nanoseconds since 1970.
+    #[prost(int64, tag = "2")]
+    pub found_ns: i64,
+    #[prost(uint32, tag = "3")]
+    pub store: u32,
+    #[prost(message, optional, tag = "4")]
+    pub block: ::core::option::Option<BlockId>,
+    #[prost(uint32, tag = "5")]
+    pub pg: u32,
+    /// Why it is bad: "payload", "header", "missing", ...
+    #[prost(string, tag = "6")]
+    pub cause: ::prost::alloc::string::String,
+    /// Who found it: "scrub", "read", "open", "compare", "peer".
+    #[prost(string, tag = "7")]
+    pub finder: ::prost::alloc::string::String,
+    /// Empty = open. Otherwise how it ended: "repaired" (copied, and read again from the disk), "written again", "deleted".
+    #[prost(string, tag = "8")]
+    pub result: ::prost::alloc::string::String,
+    #[prost(int64, tag = "9")]
+    pub closed_ns: i64,
+    /// Why it is still open, if the last attempt failed.
+    #[prost(string, tag = "10")]
+    pub trouble: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLedgerReply {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<LedgerEntry>,
+    /// Entries open now, of all.
+    #[prost(uint64, tag = "2")]
+    pub open: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeStatusReply {
     #[prost(uint32, tag = "1")]
@@ -549,6 +713,14 @@ pub struct StoreInfo {
     /// Empty when well; otherwise what an operator has to look at although the store serves.
     #[prost(string, tag = "8")]
     pub alarm: ::prost::alloc::string::String,
+    /// Takes no new memberships; an operator drains it.
+    #[prost(bool, tag = "9")]
+    pub draining: bool,
+    #[prost(message, optional, tag = "10")]
+    pub scrub: ::core::option::Option<StoreScrub>,
+    /// Memberships there are.
+    #[prost(uint32, tag = "11")]
+    pub groups: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeInfo {
@@ -655,6 +827,19 @@ pub struct ClusterStatusReply {
     /// Bytes of all files, counted once.
     #[prost(uint64, tag = "10")]
     pub file_bytes: u64,
+    /// What an operator has to look at, each a sentence; empty when well.
+    #[prost(string, repeated, tag = "11")]
+    pub alarms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Groups with a member that is not full, and those with less than a majority of full members.
+    #[prost(uint64, tag = "12")]
+    pub groups: u64,
+    #[prost(uint64, tag = "13")]
+    pub groups_incomplete: u64,
+    #[prost(uint64, tag = "14")]
+    pub groups_at_risk: u64,
+    /// Tasks that run or wait.
+    #[prost(message, repeated, tag = "15")]
+    pub tasks: ::prost::alloc::vec::Vec<Task>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoreBeat {
@@ -691,6 +876,27 @@ pub struct StoreBeat {
     /// Empty when well; otherwise what an operator has to look at although the store serves.
     #[prost(string, tag = "14")]
     pub alarm: ::prost::alloc::string::String,
+    /// Number of the last record that is durable; one lower than was reported before says that the store lost its past.
+    #[prost(uint64, tag = "15")]
+    pub durable_records: u64,
+    /// Progress of joining groups.
+    #[prost(message, repeated, tag = "16")]
+    pub joins: ::prost::alloc::vec::Vec<JoinProgress>,
+    #[prost(message, optional, tag = "17")]
+    pub scrub: ::core::option::Option<StoreScrub>,
+    /// Bytes copied from other members since the store was opened.
+    #[prost(uint64, tag = "18")]
+    pub copied_bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinProgress {
+    #[prost(uint32, tag = "1")]
+    pub pg: u32,
+    #[prost(uint64, tag = "2")]
+    pub bytes_done: u64,
+    /// 0 = not known yet.
+    #[prost(uint64, tag = "3")]
+    pub bytes_total: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RegisterNode {
@@ -833,6 +1039,217 @@ pub struct JudgeBlocksReply {
     #[prost(message, repeated, tag = "2")]
     pub spans: ::prost::alloc::vec::Vec<VerdictSpan>,
 }
+/// Whether a store still has to keep the blocks of groups it is no member of. At most 1024 groups.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JudgeGroups {
+    #[prost(uint32, tag = "1")]
+    pub store: u32,
+    #[prost(uint32, repeated, tag = "2")]
+    pub pgs: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupVerdict {
+    #[prost(uint32, tag = "1")]
+    pub pg: u32,
+    /// Epoch of the group when this was judged.
+    #[prost(uint64, tag = "2")]
+    pub pg_epoch: u64,
+    /// The store is no member, every member is full and lacks nothing: blocks that came in under an epoch below `pg_epoch`
+    /// may be deleted.
+    #[prost(bool, tag = "3")]
+    pub purge: bool,
+}
+/// Destructive when acted upon: refused by a node that has seen a higher duty_epoch, or a higher epoch of the group.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JudgeGroupsReply {
+    #[prost(uint64, tag = "1")]
+    pub duty_epoch: u64,
+    /// One for each group asked about, in order.
+    #[prost(message, repeated, tag = "2")]
+    pub verdicts: ::prost::alloc::vec::Vec<GroupVerdict>,
+}
+/// Blocks of closed writers that a member found that it, or another, should have and has not. Metadata writes degraded
+/// rows for those that are live and of a group in which `store` is full or joining; others are ignored. At most 1024 runs
+/// of 8192 blocks together, in ascending order of (inode, writer, seq) and without overlap.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportLacking {
+    #[prost(uint32, tag = "1")]
+    pub store: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub runs: ::prost::alloc::vec::Vec<GroupRun>,
+}
+/// Plans a change of memberships and, unless `dry_run`, begins it. Refused (CONFLICT, with the reason) when too few stores
+/// would be left for the replica count, when there is no room for the copies, or when another task is about the same
+/// stores.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartTask {
+    #[prost(enumeration = "TaskKind", tag = "1")]
+    pub kind: i32,
+    /// Stores it is about. Exactly one of `node` and `store` is set for DRAIN, ADD and REPLACE; none for BALANCE.
+    #[prost(uint32, tag = "2")]
+    pub node: u32,
+    #[prost(uint32, tag = "3")]
+    pub store: u32,
+    /// REPLACE: where to; exactly one is set.
+    #[prost(uint32, tag = "4")]
+    pub to_node: u32,
+    #[prost(uint32, tag = "5")]
+    pub to_store: u32,
+    #[prost(bool, tag = "6")]
+    pub dry_run: bool,
+}
+/// A membership that goes from one store to another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Move {
+    #[prost(uint32, tag = "1")]
+    pub pg: u32,
+    #[prost(uint32, tag = "2")]
+    pub from: u32,
+    #[prost(uint32, tag = "3")]
+    pub to: u32,
+    /// Bytes to be copied.
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartTaskReply {
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+    /// The first of the planned moves, at most 1024.
+    #[prost(message, repeated, tag = "2")]
+    pub moves: ::prost::alloc::vec::Vec<Move>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Task {
+    /// 0 in the answer to a dry run.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(enumeration = "TaskKind", tag = "2")]
+    pub kind: i32,
+    #[prost(enumeration = "TaskState", tag = "3")]
+    pub state: i32,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// What it is about, as StartTask named it.
+    #[prost(uint32, tag = "5")]
+    pub node: u32,
+    #[prost(uint32, tag = "6")]
+    pub store: u32,
+    #[prost(uint32, tag = "7")]
+    pub to_node: u32,
+    #[prost(uint32, tag = "8")]
+    pub to_store: u32,
+    #[prost(uint64, tag = "9")]
+    pub moves_total: u64,
+    #[prost(uint64, tag = "10")]
+    pub moves_done: u64,
+    #[prost(uint64, tag = "11")]
+    pub bytes_total: u64,
+    /// Copied so far, moves under way included.
+    #[prost(uint64, tag = "12")]
+    pub bytes_done: u64,
+    /// Seconds until it is done at the speed measured lately; 0 = not known yet.
+    #[prost(uint64, tag = "13")]
+    pub eta_s: u64,
+    /// Nanoseconds since 1970.
+    #[prost(int64, tag = "14")]
+    pub started_ns: i64,
+    #[prost(int64, tag = "15")]
+    pub ended_ns: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTasks {}
+/// Running and waiting ones first, then the newest of those that ended, at most 128.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTasksReply {
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<Task>,
+}
+/// Moves under way are finished, no others begin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelTask {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+/// Pages through all runs of a kind in key order. Not one snapshot: a run may move while pages are read, so a difference
+/// found with it has to be asked about again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScanRuns {
+    #[prost(enumeration = "RunKind", tag = "1")]
+    pub kind: i32,
+    /// Empty = from the beginning.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cursor: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+/// Block i of the run, counted from its first, is in pgs\[i mod n\].
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlacedRun {
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<Run>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub pgs: ::prost::alloc::vec::Vec<u32>,
+    /// Bytes of each block but the last; 0 = not known (garbage).
+    #[prost(uint32, tag = "3")]
+    pub block_len: u32,
+    /// Bytes of the file that the run covers; 0 = not known.
+    #[prost(uint64, tag = "4")]
+    pub len: u64,
+    #[prost(uint64, tag = "5")]
+    pub file_offset: u64,
+    /// The file whose map it stands in, and whether that is the file's current map.
+    #[prost(uint64, tag = "6")]
+    pub inode: u64,
+    #[prost(bool, tag = "7")]
+    pub current: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ScanRunsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub runs: ::prost::alloc::vec::Vec<PlacedRun>,
+    /// Empty = that was all.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub next_cursor: ::prost::bytes::Bytes,
+}
+/// Looks through a page of metadata's rows for what contradicts itself; mends it when `repair` is set.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckRows {
+    /// Empty = from the beginning.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cursor: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "2")]
+    pub repair: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RowFinding {
+    /// Which rule is broken, in a word or two: "dangling name", "link count".
+    #[prost(string, tag = "1")]
+    pub rule: ::prost::alloc::string::String,
+    /// What and where.
+    #[prost(string, tag = "2")]
+    pub what: ::prost::alloc::string::String,
+    /// What was done, or can be done.
+    #[prost(string, tag = "3")]
+    pub remedy: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub repaired: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckRowsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub findings: ::prost::alloc::vec::Vec<RowFinding>,
+    /// Rows looked at on this page.
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    /// Empty = that was all.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub next_cursor: ::prost::bytes::Bytes,
+}
+/// An operator says that what metadata does not know any more, because it was restored from an older backup, is lost:
+/// blocks of unknown writers that no file refers to are garbage from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptRollback {}
 /// A joining store holds the union of the other members' inventories, taken after `epoch` began.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinDone {
@@ -1183,6 +1600,20 @@ pub struct GetExtentsReply {
     #[prost(uint64, tag = "6")]
     pub covered_to: u64,
 }
+/// What new files and directories in a directory are given. Existing ones below it keep theirs. Fields that are absent
+/// stay as they are.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetPolicy {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// 1 to 5.
+    #[prost(uint32, optional, tag = "2")]
+    pub replicas: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub block_len: ::core::option::Option<u32>,
+    #[prost(bool, optional, tag = "4")]
+    pub relaxed: ::core::option::Option<bool>,
+}
 // ---------------------------------------------------------------- connection
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1525,6 +1956,119 @@ impl Verdict {
             "VERDICT_LIVE" => Some(Self::Live),
             "VERDICT_DEAD" => Some(Self::Dead),
             "VERDICT_FUTURE" => Some(Self::Future),
+            _ => None,
+        }
+    }
+}
+// ---------------------------------------------------------------- operator's tasks
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskKind {
+    Unknown = 0,
+    /// Every membership leaves the stores named, which take no new ones.
+    Drain = 1,
+    /// The stores named take memberships again, and get their share of those there are.
+    Add = 2,
+    /// Every membership of the stores named goes to the replacement.
+    Replace = 3,
+    /// Memberships go from stores that are fuller than the mean to emptier ones.
+    Balance = 4,
+    /// Made by metadata itself: memberships of stores that are out go to others.
+    Repair = 5,
+}
+impl TaskKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "TASK_KIND_UNKNOWN",
+            Self::Drain => "TASK_KIND_DRAIN",
+            Self::Add => "TASK_KIND_ADD",
+            Self::Replace => "TASK_KIND_REPLACE",
+            Self::Balance => "TASK_KIND_BALANCE",
+            Self::Repair => "TASK_KIND_REPAIR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_KIND_UNKNOWN" => Some(Self::Unknown),
+            "TASK_KIND_DRAIN" => Some(Self::Drain),
+            "TASK_KIND_ADD" => Some(Self::Add),
+            "TASK_KIND_REPLACE" => Some(Self::Replace),
+            "TASK_KIND_BALANCE" => Some(Self::Balance),
+            "TASK_KIND_REPAIR" => Some(Self::Repair),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskState {
+    Unknown = 0,
+    Running = 1,
+    /// Cannot go on by itself; `reason` says why and what to do. It goes on when that has changed.
+    Waiting = 2,
+    Done = 3,
+    Cancelled = 4,
+}
+impl TaskState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "TASK_STATE_UNKNOWN",
+            Self::Running => "TASK_STATE_RUNNING",
+            Self::Waiting => "TASK_STATE_WAITING",
+            Self::Done => "TASK_STATE_DONE",
+            Self::Cancelled => "TASK_STATE_CANCELLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_STATE_UNKNOWN" => Some(Self::Unknown),
+            "TASK_STATE_RUNNING" => Some(Self::Running),
+            "TASK_STATE_WAITING" => Some(Self::Waiting),
+            "TASK_STATE_DONE" => Some(Self::Done),
+            "TASK_STATE_CANCELLED" => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+}
+// ---------------------------------------------------------------- checks
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RunKind {
+    Unknown = 0,
+    /// Runs that maps refer to, former generations included.
+    Extents = 1,
+    Garbage = 2,
+}
+impl RunKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "RUN_KIND_UNKNOWN",
+            Self::Extents => "RUN_KIND_EXTENTS",
+            Self::Garbage => "RUN_KIND_GARBAGE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RUN_KIND_UNKNOWN" => Some(Self::Unknown),
+            "RUN_KIND_EXTENTS" => Some(Self::Extents),
+            "RUN_KIND_GARBAGE" => Some(Self::Garbage),
             _ => None,
         }
     }

@@ -226,6 +226,7 @@ impl StoreSlot {
             swept_blocks: sweep.swept_blocks,
             future_blocks: sweep.future_blocks,
             alarm: self.sweep.alarm(),
+            ..Default::default()
         }
     }
 
