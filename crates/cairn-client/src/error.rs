@@ -224,6 +224,8 @@ pub enum Cause {
     },
     /// No metadata server answered; the request had no effect.
     Metadata(Vec<NodeFailure>),
+    /// The one node that could answer did not.
+    Node(NodeFailure),
     /// The outcome of a mutation could not be found out before the deadline.
     Indeterminate {
         /// Its operation id.
@@ -299,7 +301,7 @@ impl Error {
     /// What the caller should do.
     pub fn kind(&self) -> ErrorKind {
         match &self.0.cause {
-            Cause::Quorum(_) | Cause::Metadata(_) => ErrorKind::Unavailable,
+            Cause::Quorum(_) | Cause::Metadata(_) | Cause::Node(_) => ErrorKind::Unavailable,
             Cause::AllReplicas { failures, .. } => {
                 let lost = |f: &NodeFailure| matches!(f.class, FailureClass::Corrupt | FailureClass::NotFound);
                 if !failures.is_empty() && failures.iter().all(lost) {
@@ -373,6 +375,7 @@ impl fmt::Display for Error {
                 f.write_str("no metadata server answered: ")?;
                 list(f, failures)
             }
+            Cause::Node(failure) => write!(f, "no answer: {failure}"),
             Cause::Indeterminate { op, failures } => {
                 write!(f, "the outcome of operation {op} is unknown; look before doing it again: ")?;
                 list(f, failures)

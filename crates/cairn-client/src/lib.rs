@@ -17,6 +17,7 @@
 //! How a request travels: [`file`] -> `write`/`read` -> `policy` (pure decisions) -> `cluster` (which node) ->
 //! `cairn-net` (connections). What a node or a metadata server does with it is none of this crate's business.
 
+mod admin;
 mod atomic;
 mod client;
 mod cluster;
@@ -44,7 +45,14 @@ mod sync;
 mod trace;
 mod write;
 
+pub use admin::{
+    Admin, BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, InventoryPage, LedgerEntry, LedgerPage,
+    MapGroup, MapStore, MemberState, Move, PlacedRun, Plan, RowFinding, RowPage, RunKind, RunPage, StoreScrub, Subject,
+    Task, TaskKind, TaskState, Verdict,
+};
 pub use atomic::AtomicFile;
+/// Identity of a block: inode, writer, number.
+pub use cairn_proto::BlockId;
 /// Number of a storage node; 0 stands for a metadata server in what this library tells.
 pub use cairn_proto::NodeId;
 pub use client::{DfsClient, DfsClientBuilder};

@@ -165,9 +165,9 @@ pub(crate) struct LegFailure {
 
 fn op_kind(request: &pb::Request, op: u16) -> OpKind {
     match op {
-        op::GET | op::LIST | op::NODE_STATUS | op::REPORT_CORRUPT => OpKind::Read,
         op::PUT | op::SYNC | op::DELETE => OpKind::Put,
         _ if request.op_id.is_some() => OpKind::Mutation,
+        _ if op::is_node_op(op) => OpKind::Read,
         _ => OpKind::MetaRead,
     }
 }

@@ -1,5 +1,6 @@
 //! The cluster's state for operators.
 
+use crate::admin::{StoreScrub, Task};
 use crate::client::DfsClient;
 use crate::error::Error;
 use cairn_proto::pb::{self, request, response};
@@ -23,6 +24,12 @@ pub struct StoreStatus {
     pub trouble: String,
     /// What an operator has to look at although it serves; empty when nothing.
     pub alarm: String,
+    /// Takes no new memberships: an operator drains it.
+    pub draining: bool,
+    /// Groups it is a member of.
+    pub groups: u32,
+    /// How far it is with reading and checking what it holds; `None` when its node does not tell.
+    pub scrub: Option<StoreScrub>,
 }
 
 /// A storage node.
@@ -118,10 +125,18 @@ pub struct ClusterStatus {
     pub groups: Vec<GroupStatus>,
     /// Blocks found bad, newest first, bounded.
     pub defects: Vec<Defect>,
+    /// What an operator has to look at, each a sentence; empty when well.
+    pub alarms: Vec<String>,
+    /// Groups with a member that is not full, or with too few members.
+    pub groups_incomplete: u64,
+    /// Groups with less than a majority of full members.
+    pub groups_at_risk: u64,
+    /// Tasks that run or wait.
+    pub tasks: Vec<Task>,
 }
 
 /// `NODE_STATE_UP` -> `up`.
-fn word(name: &str, prefix: &str) -> String {
+pub(crate) fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
 }
 
@@ -148,6 +163,9 @@ fn node(info: &pb::NodeInfo) -> NodeStatus {
                 quarantined: store.quarantined,
                 trouble: store.trouble.clone(),
                 alarm: store.alarm.clone(),
+                draining: store.draining,
+                groups: store.groups,
+                scrub: store.scrub.as_ref().map(StoreScrub::from_pb),
             })
             .collect(),
     }
@@ -207,6 +225,10 @@ impl DfsClient {
                 nodes: view.infos.iter().map(node).collect(),
                 groups: view.pgs.iter().map(group).collect(),
                 defects: reply.defects.into_iter().map(defect).collect(),
+                alarms: reply.alarms,
+                groups_incomplete: reply.groups_incomplete,
+                groups_at_risk: reply.groups_at_risk,
+                tasks: reply.tasks.into_iter().map(Task::from_pb).collect(),
             })
         };
         self.operation("cluster_status", Path::new("/"), work).await
