@@ -16,6 +16,7 @@ mod disk;
 mod error;
 pub mod format;
 mod index;
+pub mod inspect;
 pub mod limits;
 mod options;
 mod queue;

@@ -18,7 +18,7 @@ use crate::index::{Entry, State};
 use crate::limits::{PAGE_LEN, REPORT_ITEMS_MAX};
 use crate::options::StoreOptions;
 use crate::report::{OpenReport, SkippedRegion};
-use crate::scan::{Found, Scan};
+use crate::scan::{Found, Pages, Scan};
 use crate::segments::Segments;
 use crate::store::QuarantinedBlock;
 use cairn_proto::StoreUuid;
@@ -345,8 +345,16 @@ impl Recovery<'_> {
         info.len = info.len.max(PAGE_LEN.min(len));
         self.report.scanned_bytes += len.saturating_sub(from);
         let (uuid, last_number) = (self.uuid, self.last_number);
-        let scan =
-            Scan { file: &*file, len, store: uuid, segment: generation, offset: from, last_number, verify: active };
+        let scan = Scan {
+            file: &*file,
+            len,
+            store: uuid,
+            segment: generation,
+            offset: from,
+            last_number,
+            verify: active,
+            pages: Pages::default(),
+        };
         let mut end = from;
         let mut suspects = Vec::new();
         let mut regions = Vec::new();

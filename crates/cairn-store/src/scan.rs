@@ -15,7 +15,7 @@ use std::io;
 const _: () = assert!(SCAN_WINDOW.is_multiple_of(CHUNK_LEN as usize));
 
 /// Pages in a row that cannot be read, after which the rest of a segment is given up.
-const UNREADABLE_PAGES_MAX: u32 = 64;
+pub const UNREADABLE_PAGES_MAX: u32 = 64;
 
 /// What a scan found next.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,14 +39,14 @@ pub struct Scan<'a> {
     pub last_number: u64,
     /// Read and verify payloads.
     pub verify: bool,
+    pub pages: Pages,
 }
 
 impl Scan<'_> {
-    fn record_at(&self, offset: u64) -> io::Result<Option<Record>> {
-        let mut buffer = [0; RECORD_HEADER_MAX];
-        let read = read_up_to(self.file, offset, &mut buffer)?;
+    fn record_at(&mut self, offset: u64) -> io::Result<Option<Record>> {
+        let region = self.pages.at(self.file, offset)?;
         let place = Place { segment: self.segment, offset };
-        let record = record::decode(&buffer[..read], self.store, place).ok();
+        let record = record::decode(region, self.store, place).ok();
         Ok(record.filter(|record| record.stamp().number > self.last_number))
     }
 
@@ -95,6 +95,40 @@ impl Iterator for Scan<'_> {
             }
         }
         (from < self.len).then_some(Found::Skipped(from, self.len))
+    }
+}
+
+/// Header regions out of windows of the file, so that looking for the next record page by page reads each byte once.
+#[derive(Default)]
+pub struct Pages {
+    start: u64,
+    window: Vec<u8>,
+}
+
+impl Pages {
+    /// Up to [`RECORD_HEADER_MAX`] bytes from `offset`; fewer at the end of the file.
+    pub fn at(&mut self, file: &dyn DiskFile, offset: u64) -> io::Result<&[u8]> {
+        let inside =
+            |start: u64, len: usize| offset >= start && offset + RECORD_HEADER_MAX as u64 <= start + len as u64;
+        if !inside(self.start, self.window.len()) {
+            // Neighbours are wanted next only if the offset is near the last one.
+            let near = offset >= self.start && offset <= self.start + self.window.len() as u64;
+            let wanted = if near && !self.window.is_empty() { SCAN_WINDOW } else { RECORD_HEADER_MAX };
+            // One bad sector must not hide its neighbours.
+            self.fill(file, offset, wanted).or_else(|_| self.fill(file, offset, RECORD_HEADER_MAX))?;
+        }
+        let from = (offset - self.start) as usize;
+        let to = self.window.len().min(from + RECORD_HEADER_MAX);
+        Ok(self.window.get(from..to).unwrap_or_default())
+    }
+
+    fn fill(&mut self, file: &dyn DiskFile, offset: u64, wanted: usize) -> io::Result<()> {
+        self.window.clear();
+        self.window.resize(wanted, 0);
+        self.start = offset;
+        let read = read_up_to(file, offset, &mut self.window);
+        self.window.truncate(*read.as_ref().unwrap_or(&0));
+        read.map(drop)
     }
 }
 

@@ -437,6 +437,12 @@ impl Store {
         self.shared.counters.read(requests, bytes)
     }
 
+    /// Number of the highest record known durable. It only grows, also over restarts: a store that comes back with a
+    /// lower one has lost its past.
+    pub fn durable_records(&self) -> u64 {
+        self.shared.log.synced()
+    }
+
     /// Highest writer of any block the store ever held.
     pub fn highest_writer(&self) -> WriterId {
         self.shared.catalog.read().highest_writer

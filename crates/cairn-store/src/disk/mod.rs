@@ -5,6 +5,7 @@
 
 mod real;
 
+pub(crate) use real::open_read_only;
 pub use real::{OpenDiskError, OsFile, RealDisk};
 
 use std::io;

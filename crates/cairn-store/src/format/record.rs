@@ -192,6 +192,18 @@ pub fn region_len(first_page: &[u8]) -> Result<usize, Fault> {
 
 /// Decodes a whole header region (of the length [`region_len`] gave) that was read at `place` of store `store`.
 pub fn decode(region: &[u8], store: StoreUuid, place: Place) -> Result<Record, Fault> {
+    let (claimed, record) = decode_any(region)?;
+    if claimed != store {
+        return Err(Fault::ForeignStore);
+    }
+    if record.stamp().place != place {
+        return Err(Fault::ForeignPlace);
+    }
+    Ok(record)
+}
+
+/// Decodes a whole header region wherever it was read: the store and the place are those that it claims.
+pub fn decode_any(region: &[u8]) -> Result<(StoreUuid, Record), Fault> {
     let len = region_len(region)?;
     let region = region.get(..len).ok_or(Fault::Short)?;
     if crc_without(region, CRC_AT) != u32_at(region, CRC_AT) {
@@ -201,19 +213,17 @@ pub fn decode(region: &[u8], store: StoreUuid, place: Place) -> Result<Record, F
         VERSION => {}
         version => return Err(Fault::Version(u32::from(version))),
     }
-    if array_at::<16>(region, 16) != store.0 {
-        return Err(Fault::ForeignStore);
-    }
-    if u64_at(region, 32) != u64::from(place.segment) || u64_at(region, 40) != place.offset {
-        return Err(Fault::ForeignPlace);
-    }
+    // A generation that none of ours can have is another place's.
+    let segment = u64_at(region, 32).try_into().map_err(|_| Fault::ForeignPlace)?;
+    let place = Place { segment, offset: u64_at(region, 40) };
     let stamp = Stamp { place, number: u64_at(region, 48), synced: u64_at(region, 56) };
     let count = u32_at(region, 92) as usize;
-    match region[6] {
-        KIND_PUT => Ok(Record::Put(stamp, decode_put(region, count)?)),
-        KIND_TOMBSTONE => Ok(Record::Tombstone(stamp, decode_entries(region, count)?)),
-        _ => Err(Fault::Range),
-    }
+    let record = match region[6] {
+        KIND_PUT => Record::Put(stamp, decode_put(region, count)?),
+        KIND_TOMBSTONE => Record::Tombstone(stamp, decode_entries(region, count)?),
+        _ => return Err(Fault::Range),
+    };
+    Ok((StoreUuid(array_at(region, 16)), record))
 }
 
 fn decode_put(region: &[u8], count: usize) -> Result<PutHeader, Fault> {

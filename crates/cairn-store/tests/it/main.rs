@@ -9,6 +9,7 @@ mod basics;
 mod crash;
 mod damage;
 mod faults;
+mod inspect;
 mod model;
 mod sim_disk;
 mod support;
