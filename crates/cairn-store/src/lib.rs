@@ -12,6 +12,7 @@ mod append;
 mod catalog;
 mod checkpoint;
 mod counters;
+mod digest;
 mod disk;
 mod error;
 pub mod format;
@@ -24,11 +25,13 @@ mod read;
 mod recover;
 mod report;
 mod scan;
+mod scrub;
 mod segments;
 mod store;
 mod sync;
 
 pub use counters::StoreCounts;
+pub use digest::{ComparedWriters, GroupUse, PartDigest, block_hash, part_of};
 pub use disk::{Disk, DiskFile, DiskSpace, OpenDiskError, OsFile, RealDisk};
 pub use error::{
     Abandoned, Closed, Conflict, DeleteError, ErrorKind, Invalid, NoSpace, OpenError, Overloaded, Poisoned, PutError,
@@ -38,4 +41,5 @@ pub use format::{BlockKey, Cause};
 pub use options::{Execution, StoreOptions};
 pub use read::StoredBlock;
 pub use report::{OpenReport, SkippedRegion};
+pub use scrub::{LogPosition, ScrubItem, Scrubbed, Stretch};
 pub use store::{BlockInfo, DeleteAck, Durability, Put, PutAck, QuarantinedBlock, Store, SyncAck, Usage};

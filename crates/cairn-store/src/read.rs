@@ -125,7 +125,8 @@ pub fn read_header(shared: &Shared, entry: &Entry) -> Result<(PutHeader, Arc<dyn
 }
 
 impl Shared {
-    fn entry(&self, key: BlockKey) -> Result<Entry, ReadError> {
+    /// The entry of a block that can be served.
+    pub fn entry(&self, key: BlockKey) -> Result<Entry, ReadError> {
         let catalog = self.catalog.read();
         match catalog.index.get(key) {
             None => Err(ReadError::NotFound { key }),

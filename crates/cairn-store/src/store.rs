@@ -152,7 +152,7 @@ pub struct Shared {
 ///
 /// Dropping the store closes it.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     appender: Arc<Mutex<Appender>>,
     threads: Mutex<Threads>,
 }
@@ -397,7 +397,7 @@ impl Store {
 
     /// Shows entries above `after` in key order until `look` has seen enough. The index is let go now and then, so that
     /// nobody waits for the whole walk.
-    fn walk(&self, mut after: Option<BlockKey>, mut look: impl FnMut(&Entry) -> bool) {
+    pub(crate) fn walk(&self, mut after: Option<BlockKey>, mut look: impl FnMut(&Entry) -> bool) {
         loop {
             let catalog = self.shared.catalog.read();
             let mut seen = 0;

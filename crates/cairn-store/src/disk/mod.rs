@@ -62,6 +62,11 @@ pub trait DiskFile: Send + Sync {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Forgets cached content that is clean, so that the next read comes from the disk.
     fn drop_cache(&self) -> io::Result<()>;
+    /// As [`DiskFile::drop_cache`], of a range only, as far as whole pages are concerned.
+    fn drop_cached(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        self.drop_cache()
+    }
     /// The operating system's file, for `sendfile`; `None` where there is none.
     fn os_file(&self) -> Option<OsFile>;
 }

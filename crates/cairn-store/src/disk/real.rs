@@ -2,9 +2,11 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is the disk seam")]
 
 use super::{Disk, DiskFile, DiskSpace};
+use crate::format::{identity, segment};
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,6 +60,12 @@ impl RealDisk {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenDiskError::Locked { path: root }),
             Err(error) => Err(OpenDiskError::Io { path, source: error.into() }),
         }
+    }
+
+    /// True when a store is in the directory. Changes nothing, takes nothing; a directory that is not there has none.
+    pub fn holds_store(root: &Path) -> bool {
+        let segments = fs::read_dir(root.join(segment::DIR)).is_ok_and(|mut names| names.next().is_some());
+        segments || root.join(identity::NAME).exists()
     }
 
     /// The directory.
@@ -159,6 +167,11 @@ impl DiskFile for RealFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         Ok(rustix::fs::fadvise(&*self.0, 0, None, Advice::DontNeed)?)
+    }
+
+    fn drop_cached(&self, offset: u64, len: u64) -> io::Result<()> {
+        let Some(len) = NonZeroU64::new(len) else { return Ok(()) };
+        Ok(rustix::fs::fadvise(&*self.0, offset, Some(len), Advice::DontNeed)?)
     }
 
     fn os_file(&self) -> Option<OsFile> {

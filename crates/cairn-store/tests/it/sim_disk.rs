@@ -188,6 +188,13 @@ impl SimDisk {
         inode.pending.clear();
     }
 
+    /// Changes what the disk has of a file; the page cache goes on showing what was written.
+    pub fn rot(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        change(&mut state.inodes[inode].durable);
+    }
+
     /// Removes a file behind the store's back.
     pub fn vanish(&self, name: &str) {
         let mut state = self.state();
