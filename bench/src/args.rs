@@ -125,9 +125,34 @@ pub enum Command {
     /// Measure what the project claims about connections, as ratios: kept and fresh connections (TCP and TLS), replicas
     /// written at once and one after another, operations that fail while replicas are gone
     Claims,
+    /// Compute how likely it is that stores which fail together lose data, for our placement and two others
+    Copysets(Copysets),
     /// The other end of a measurement between processes
     #[command(hide = true)]
     Peer(Peer),
+}
+
+/// Which clusters are looked at: every combination of the lists.
+#[derive(clap::Args, Debug)]
+pub struct Copysets {
+    /// Nodes, each with one store
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "9,30,100,1000", value_parser = parse_count)]
+    pub nodes: Vec<usize>,
+    /// Groups that each store is a member of: six in a new cluster, 64 on a store of 16 TiB that is full
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "6,64", value_parser = parse_count)]
+    pub groups_per_store: Vec<usize>,
+    /// Stores that fail at the same moment
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "3,5,10", value_parser = parse_count)]
+    pub losses: Vec<usize>,
+    /// Replicas of every block
+    #[arg(long, value_name = "N", default_value = "3", value_parser = parse_count)]
+    pub replicas: usize,
+    /// Sets of failing stores that are drawn where there are more than that; else all are counted
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub trials: u64,
+    /// Decides placement and draws
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// How this program starts itself as the other end of a connection.
@@ -152,6 +177,12 @@ pub enum PeerRole {
     Send,
     Receive,
     Echo,
+}
+
+/// Bounded, so that a table of pairs of stores fits into memory.
+fn parse_count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=10_000).contains(count));
+    count.ok_or_else(|| "expected a whole number from 1 to 10000".to_owned())
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {

@@ -14,6 +14,7 @@
 mod args;
 mod claims;
 mod cluster;
+mod copysets;
 mod cpu;
 mod limits;
 mod machine;
@@ -77,6 +78,10 @@ async fn measure(args: &Args) -> Result<bool> {
         let report = claims::run(args).await?;
         write(args, &report)?;
         return Ok(report.as_claimed);
+    }
+    if let Some(Command::Copysets(wanted)) = &args.command {
+        write(args, &copysets::run(wanted)?)?;
+        return Ok(true);
     }
     let report = run::all(args).await?;
     write(args, &report)?;

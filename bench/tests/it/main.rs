@@ -81,6 +81,28 @@ fn a_program_that_is_no_cluster_fails_with_words() {
 }
 
 #[test]
+fn losses_of_stores_are_computed_for_three_placements() {
+    let data = TempDir::new().unwrap();
+    let lists = ["--nodes", "5,20", "--groups-per-store", "6", "--losses", "2,3,7", "--trials", "5000"];
+    let output = bench(&data, &[&["copysets"][..], &lists].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("standard output is JSON and nothing else");
+    let rows = report["rows"].as_array().unwrap();
+    // Seven of five nodes cannot fail.
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        let of = |placement: &str| row[placement]["probability"].as_f64().unwrap();
+        let single = row["per_block"].as_f64().unwrap();
+        assert!(of("disjoint") <= of("ours") && of("ours") <= single, "{row}");
+        assert_eq!(of("ours") > 0.0, row["losses"].as_u64() > Some(2), "{row}");
+    }
+    let output = bench(&data, &["copysets", "--nodes", "2"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot hold 3 replicas"));
+}
+
+#[test]
 fn wrong_usage_is_told_apart() {
     let data = TempDir::new().unwrap();
     for wrong in [&["--only", "nonsense"][..], &["--size", "5M"], &["--rounds", "0"]] {
