@@ -1,9 +1,13 @@
 //! The command line: every command and flag, with its help. Knows no default that a file or the environment may set
 //! (settings.rs) and does nothing.
 
+mod admin;
+
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
+
+pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
 
 use crate::settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds};
 
@@ -69,6 +73,7 @@ pub enum Command {
     Df(Df),
     Tree(Tree),
     Status(Status),
+    Admin(Admin),
     Stats(Stats),
     Explain(Explain),
     Completions(Completions),
@@ -93,6 +98,7 @@ impl Command {
             Self::Df(_) => "df",
             Self::Tree(_) => "tree",
             Self::Status(_) => "status",
+            Self::Admin(_) => "admin",
             Self::Stats(_) => "stats",
             Self::Explain(_) => "explain",
             Self::Completions(_) => "completions",

@@ -3,7 +3,7 @@
 
 use std::{fmt::Display, io, path::Path, process::ExitCode};
 
-use cairn_client::{Error, ErrorKind};
+use cairn_client::{Cause, Error, ErrorKind};
 
 use crate::text;
 
@@ -50,6 +50,16 @@ impl Failure {
     /// An operation of the client that concerns no path failed.
     pub fn cluster(error: &Error) -> Self {
         Self::Failed { message: explain(error), general: true }
+    }
+
+    /// What an operator asked for failed; a server's refusal is told in its own words.
+    pub fn admin(error: &Error) -> Self {
+        Self::Failed { message: refusal(error), general: true }
+    }
+
+    /// As [`Failure::admin`], about `subject`.
+    pub fn named(subject: impl Display, error: &Error) -> Self {
+        Self::at(subject, refusal(error))
     }
 
     /// Input or output on `path` failed: on the local disk, or in a stream of the client.
@@ -103,6 +113,17 @@ fn plain(error: &io::Error) -> String {
             chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
         }
         None => text,
+    }
+}
+
+/// What a server says about an operator's request, where it says something; for a request concerns no file.
+fn refusal(error: &Error) -> String {
+    match error.cause() {
+        Cause::Status(status) if !status.message.is_empty() => match error.kind() {
+            ErrorKind::Unsupported => format!("the server is older than this command ({})", status.message),
+            _ => status.message.clone(),
+        },
+        _ => explain(error),
     }
 }
 

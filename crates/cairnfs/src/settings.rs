@@ -74,6 +74,57 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
     }
 }
 
+/// Entries of a ledger to show.
+pub type LedgerLimit = Bounded<1, 1_000_000>;
+
+/// A node or a store as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// `node:3`, or a bare number.
+    Node(u32),
+    /// `store:7`.
+    Store(u32),
+    /// The node at this address.
+    Address(String),
+}
+
+impl FromStr for Target {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let complaint = || "a node or store is allowed, as node:3, store:7, 3 (a node) or 127.0.0.1:9003".to_owned();
+        let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number > 0).ok_or_else(complaint);
+        match text.rsplit_once(':') {
+            None => number(text).map(Self::Node),
+            Some(("node", id)) => number(id).map(Self::Node),
+            Some(("store", id)) => number(id).map(Self::Store),
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Self::Address(text.to_owned())),
+            Some(_) => Err(complaint()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(id) => write!(f, "node:{id}"),
+            Self::Store(id) => write!(f, "store:{id}"),
+            Self::Address(addr) => f.write_str(addr),
+        }
+    }
+}
+
+/// A store where only stores are meant: `store:7`, or a bare number.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn parse_store(text: &str) -> Result<Target, String> {
+    let number = text.strip_prefix("store:").unwrap_or(text).parse::<u32>();
+    match number {
+        Ok(number) if number > 0 => Ok(Target::Store(number)),
+        _ => Err("a store is allowed, as store:7 or 7".to_owned()),
+    }
+}
+
 /// Where the roles of `cairn up` show metrics and health checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsolePorts {
@@ -293,6 +344,22 @@ mod tests {
         for text in ["", "G", "-1", "1.5", "1X", "1e400K", "99999999P", "nanK", "-2K"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn targets() {
+        let target = |text: &str| text.parse::<Target>();
+        assert_eq!(target("3"), Ok(Target::Node(3)));
+        assert_eq!(target("node:3"), Ok(Target::Node(3)));
+        assert_eq!(target("store:7"), Ok(Target::Store(7)));
+        for addr in ["127.0.0.1:9003", "[::1]:9003", "far.away:9003"] {
+            assert_eq!(target(addr), Ok(Target::Address(addr.to_owned())));
+        }
+        for text in ["", "0", "node:", "node:x", "store:0", "store:-1", "x", ":1", "a:", "a:99999"] {
+            assert!(target(text).is_err(), "{text}");
+        }
+        assert_eq!((parse_store("7"), parse_store("store:7")), (Ok(Target::Store(7)), Ok(Target::Store(7))));
+        assert!(parse_store("node:7").is_err() && parse_store("0").is_err());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The commands that look at files and at the cluster, or change names; each is a module with one `run`.
 
+mod admin;
 mod df;
 mod du;
 mod explain;
 mod facts;
+mod live;
 mod ls;
 mod names;
 mod remove;
@@ -13,6 +15,7 @@ mod status;
 mod tree;
 
 pub use self::{
+    admin::run as admin,
     df::run as df,
     du::run as du,
     explain::run as explain,

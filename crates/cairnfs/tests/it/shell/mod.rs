@@ -5,6 +5,7 @@ mod faults;
 mod garbage;
 mod looking;
 mod observing;
+mod operating;
 mod settings;
 mod support;
 mod tree;

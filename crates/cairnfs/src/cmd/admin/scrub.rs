@@ -1,0 +1,253 @@
+//! `cairn admin scrub`.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use cairn_client::{Admin, StoreScrub, Subject};
+use serde::Serialize;
+use tokio::time::sleep;
+
+use super::{POLL, Places, is_passing, share};
+use crate::{
+    args,
+    cmd::{Complaints, live::Live},
+    failure::Failure,
+    output::{Align, Out, Table},
+    text,
+};
+
+/// How long repairs may take behind a pass while none is finished, before their defects count as open.
+const REPAIRS_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Serialize)]
+struct ScrubJson {
+    node: u64,
+    store: u64,
+    pass: u64,
+    running: bool,
+    bytes_done: u64,
+    bytes_total: u64,
+    found: u64,
+    repaired: u64,
+    last_complete: Option<String>,
+    behind: bool,
+}
+
+/// A store while it is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    node: u32,
+    /// When the last complete pass before ours ended.
+    before_ns: i64,
+    /// The pass that is waited for.
+    pass: u64,
+    now: StoreScrub,
+}
+
+impl Watched {
+    fn new(node: u32, before: Option<&StoreScrub>, begun: StoreScrub) -> Self {
+        // What ended before the answer to the start was not our pass, if that runs.
+        let earlier = before.map_or(0, |before| before.last_complete_ns);
+        let before_ns = if begun.running { earlier.max(begun.last_complete_ns) } else { earlier };
+        Self { node, before_ns, pass: begun.pass, now: begun }
+    }
+
+    /// The pass that we asked for, or a later one, went through.
+    fn is_complete(&self) -> bool {
+        self.now.last_complete_ns > self.before_ns && (self.now.pass > self.pass || !self.now.running)
+    }
+
+    /// It ended without having gone through: its node was restarted.
+    fn is_lost(&self) -> bool {
+        !self.now.running && !self.is_complete()
+    }
+
+    fn open(&self) -> u64 {
+        self.now.found.saturating_sub(self.now.repaired)
+    }
+}
+
+/// Runs the command.
+pub(super) async fn run(args: &args::Scrub, admin: &Admin, out: &mut Out) -> Result<(), Failure> {
+    let places = Places::read(admin).await?;
+    let mut subjects = Vec::new();
+    for target in args.node.iter().chain(&args.store) {
+        subjects.push(places.resolve(target)?);
+    }
+    if subjects.is_empty() {
+        subjects.extend(places.nodes.keys().map(|id| Subject::Node(*id)));
+    }
+    let mut complaints = Complaints::new("admin scrub");
+    let mut watched: BTreeMap<u32, Watched> = BTreeMap::new();
+    for subject in subjects {
+        if let Some(begun) = complaints.hear(begin(subject, admin, &places).await)? {
+            watched.extend(begun.into_iter().map(|watched| (watched.now.store, watched)));
+        }
+    }
+    let mut stores: Vec<Watched> = watched.into_values().collect();
+    if args.wait {
+        wait(&mut stores, admin).await?;
+    }
+    write(&stores, args, &places, out)?;
+    let open: u64 = stores.iter().map(Watched::open).sum();
+    if args.wait && open > 0 {
+        out.flush()?;
+        let what = format_args!("{} not repaired; `cairn admin ledger --open` lists them", text::count(open, "defect"));
+        complaints.hear::<()>(Err(Failure::at("scrub", what)))?;
+    }
+    complaints.end()
+}
+
+async fn begin(subject: Subject, admin: &Admin, places: &Places) -> Result<Vec<Watched>, Failure> {
+    let failed = |error| Failure::named(subject, &error);
+    let before = admin.scrub_progress(subject).await.map_err(failed)?;
+    let begun = admin.start_scrub(subject).await.map_err(failed)?;
+    let watch = |begun: StoreScrub| {
+        let before = before.iter().find(|before| before.store == begun.store);
+        Watched::new(places.node_of(begun.store), before, begun)
+    };
+    Ok(begun.into_iter().map(watch).collect())
+}
+
+/// Asks until every pass went through and what was found is repaired, or is not being repaired any more.
+async fn wait(stores: &mut [Watched], admin: &Admin) -> Result<(), Failure> {
+    let mut live = Live::new(true);
+    let mut repairs = (Instant::now(), u64::MAX);
+    let mut silent = false;
+    loop {
+        live.set(progress(stores));
+        let open: u64 = stores.iter().map(Watched::open).sum();
+        if stores.iter().all(Watched::is_complete) {
+            if open < repairs.1 {
+                repairs = (Instant::now(), open);
+            }
+            if open == 0 || repairs.0.elapsed() > REPAIRS_MAX {
+                break;
+            }
+        }
+        sleep(POLL).await; // tidy: sleep-ok(an operator waits for the cluster)
+        for store in stores.iter_mut().filter(|store| !store.is_complete() || store.open() > 0) {
+            let subject = Subject::Store(store.now.store);
+            let asked = match store.is_lost() {
+                true => admin.start_scrub(subject).await,
+                false => admin.scrub_progress(subject).await,
+            };
+            match asked {
+                Ok(now) => {
+                    let own = now.into_iter().find(|now| now.store == store.now.store);
+                    store.now = own.unwrap_or(store.now);
+                    silent = false;
+                }
+                Err(error) if is_passing(error.kind()) => {
+                    if !silent {
+                        live.say(format_args!("node {} does not answer; it is asked again", store.node));
+                    }
+                    silent = true;
+                }
+                Err(error) => {
+                    live.finish();
+                    return Err(Failure::named(subject, &error));
+                }
+            }
+        }
+    }
+    live.finish();
+    Ok(())
+}
+
+fn progress(stores: &[Watched]) -> String {
+    let sum = |field: fn(&StoreScrub) -> u64| stores.iter().map(|store| field(&store.now)).sum::<u64>();
+    let complete = stores.iter().filter(|store| store.is_complete()).count();
+    let found = sum(|scrub| scrub.found);
+    let repaired = sum(|scrub| scrub.repaired);
+    format!(
+        "scrub: {complete} of {} stores, {} read, {} ({repaired} repaired)",
+        stores.len(),
+        share(sum(|scrub| scrub.bytes_done), sum(|scrub| scrub.bytes_total)),
+        text::count(found, "defect"),
+    )
+}
+
+fn write(stores: &[Watched], args: &args::Scrub, places: &Places, out: &mut Out) -> Result<(), Failure> {
+    if args.json {
+        let json = |store: &Watched| ScrubJson {
+            node: store.node.into(),
+            store: store.now.store.into(),
+            pass: store.now.pass,
+            running: store.now.running,
+            bytes_done: store.now.bytes_done,
+            bytes_total: store.now.bytes_total,
+            found: store.now.found,
+            repaired: store.now.repaired,
+            last_complete: last_complete(&store.now),
+            behind: store.now.behind,
+        };
+        return out.json(&stores.iter().map(json).collect::<Vec<_>>());
+    }
+    if stores.is_empty() {
+        return Ok(());
+    }
+    use Align::{Left, Right};
+    let mut table = Table::new(&[Right, Right, Left, Right, Left, Left, Right, Right]);
+    table.row(["STORE", "NODE", "ADDRESS", "PASS", "STATE", "READ", "FOUND", "REPAIRED"].map(str::to_owned));
+    for store in stores {
+        let scrub = &store.now;
+        table.row([
+            scrub.store.to_string(),
+            store.node.to_string(),
+            places.addr(store.node).to_owned(),
+            scrub.pass.to_string(),
+            if scrub.running { "running" } else { "complete" }.to_owned(),
+            share(scrub.bytes_done, scrub.bytes_total),
+            scrub.found.to_string(),
+            scrub.repaired.to_string(),
+        ]);
+    }
+    table.lines().into_iter().try_for_each(|line| out.line(line))
+}
+
+fn last_complete(scrub: &StoreScrub) -> Option<String> {
+    (scrub.last_complete_ns != 0).then(|| text::rfc3339(scrub.last_complete_ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrub(pass: u64, running: bool, last_complete_ns: i64) -> StoreScrub {
+        StoreScrub { pass, running, last_complete_ns, ..Default::default() }
+    }
+
+    #[test]
+    fn only_the_pass_that_was_asked_for_counts() {
+        let mut store = Watched::new(1, Some(&scrub(3, true, 10)), scrub(3, true, 10));
+        assert!(!store.is_complete() && !store.is_lost());
+        store.now = scrub(3, false, 20);
+        assert!(store.is_complete());
+        store.now = scrub(4, true, 20);
+        assert!(store.is_complete(), "the next one began already");
+        store.now = scrub(3, false, 10);
+        assert!(store.is_lost(), "it ended and nothing was completed");
+        store.now = scrub(4, true, 10);
+        assert!(!store.is_complete() && !store.is_lost(), "it was begun again");
+        store.now = scrub(4, false, 30);
+        assert!(store.is_complete());
+    }
+
+    #[test]
+    fn a_pass_that_ended_while_ours_was_asked_for_is_another() {
+        let mut store = Watched::new(1, Some(&scrub(3, true, 10)), scrub(4, true, 15));
+        store.now = scrub(4, true, 15);
+        assert!(!store.is_complete());
+        store.now = scrub(4, false, 16);
+        assert!(store.is_complete());
+    }
+
+    #[test]
+    fn an_empty_store_is_through_at_once() {
+        assert!(Watched::new(1, Some(&scrub(0, false, 0)), scrub(1, false, 5)).is_complete());
+        assert!(Watched::new(1, None, scrub(1, false, 5)).is_complete());
+    }
+}
