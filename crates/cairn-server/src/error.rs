@@ -2,9 +2,9 @@
 
 use crate::console::ConsolePlaceError;
 use crate::listen::ListenError;
-use crate::node::{FenceError, IdentityError};
+use crate::node::{FenceError, IdentityError, PlaceError};
 use cairn_meta::kv::EngineError;
-use cairn_store::{OpenDiskError, OpenError};
+use cairn_store::OpenDiskError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,13 +60,8 @@ pub enum StartError {
         source: FenceError,
     },
     /// A store cannot be opened.
-    #[error("cannot open the store in {path}")]
-    Store {
-        /// The store's directory.
-        path: PathBuf,
-        /// Why.
-        source: OpenError,
-    },
+    #[error(transparent)]
+    Store(PlaceError),
     /// The metadata engine cannot be opened, mostly because another process has it open.
     #[error("cannot open the metadata engine in {path}")]
     Engine {

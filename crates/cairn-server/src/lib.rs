@@ -34,4 +34,6 @@ pub use error::StartError;
 pub use listen::{ListenError, loopback_addr};
 pub use local::{LocalCluster, LocalClusterConfig, LocalClusterError, LocalConsoles};
 pub use meta::{MetaServer, MetaServerConfig};
-pub use node::{FenceError, IdentityError, Membership, NodeServer, NodeServerConfig, StoreConfig, SweepTotals};
+pub use node::{
+    FenceError, IdentityError, Membership, NodeServer, NodeServerConfig, PlaceError, StoreConfig, SweepTotals,
+};

@@ -86,6 +86,14 @@ pub const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Durat
 pub const DEFECTS_PER_BEAT: usize = 64;
 /// Repaired blocks whose report waits for a heartbeat; older ones are forgotten.
 pub const REPAIRED_WAITING_MAX: usize = 4096;
+/// Groups being joined whose progress is told in one heartbeat.
+pub const JOINS_PER_BEAT: usize = 256;
+/// First and longest pause before a store that failed is opened again.
+pub const REVIVE_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How often the stores are looked at whether one has failed.
+pub const REVIVE_PERIOD: Duration = Duration::from_secs(1);
+/// A store that was well for this long is opened again soon when it fails the next time.
+pub const REVIVE_FORGET: Duration = Duration::from_secs(600);
 /// Blocks copied from peers at once, by all duties of a node together.
 pub const COPIES_IN_FLIGHT_MAX: usize = 8;
 /// Time one block may take to come from a peer.
@@ -105,6 +113,10 @@ pub const INVENTORY_PAGE: u32 = BLOCKS_PER_REQUEST_MAX as u32;
 /// First and longest pause before unfinished repairs (degraded runs, quarantined blocks, joins) are tried again while
 /// nothing changes; a new cluster map calls earlier.
 pub const REPAIR_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Parts in which inventories are compared, and most that a peer may ask for.
+pub const DIGEST_PARTS_MAX: u32 = 1024;
+/// Time a digest of a group may take: it costs a pass over the index of a store.
+pub const DIGEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a node looks for orphans, where no option says otherwise. Within some two of these after a writer is closed its
 /// orphans are gone.
 pub const SWEEP_PERIOD: Duration = Duration::from_secs(10);

@@ -1,8 +1,10 @@
 //! Between messages and the words of this crate: ids checked on the way in, runs folded on the way out.
 
+use bytes::Bytes;
 use cairn_proto::limits::BLOCKS_PER_REQUEST_MAX;
 use cairn_proto::status::{Code, Status};
 use cairn_proto::{BlockId, Shard, pb};
+use cairn_store::PartDigest;
 
 /// The id in a message; a missing one is INVALID.
 pub(crate) fn block_id(block: Option<&pb::BlockId>) -> Result<BlockId, Status> {
@@ -71,6 +73,21 @@ pub(crate) fn cut_run(run: &pb::Run, max: u32) -> Result<Vec<pb::Run>, Status> {
     Ok(parts)
 }
 
+/// Digests as they travel: 16 bytes each, sum and count, little-endian.
+pub(crate) fn pack_digests(digests: &[PartDigest]) -> Bytes {
+    digests.iter().flat_map(|digest| [digest.sum.to_le_bytes(), digest.count.to_le_bytes()]).flatten().collect()
+}
+
+/// The digests in a message; `None` when they are not so many.
+pub(crate) fn unpack_digests(bytes: &[u8], parts: u32) -> Option<Vec<PartDigest>> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    if !rest.is_empty() || words.len() != 2 * parts as usize {
+        return None;
+    }
+    let digest = |pair: &[[u8; 8]]| PartDigest { sum: u64::from_le_bytes(pair[0]), count: u64::from_le_bytes(pair[1]) };
+    Some(words.chunks_exact(2).map(digest).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +113,18 @@ mod tests {
         let two = [run(0, 1000), run(5000, 1000)];
         assert_eq!(runs_blocks(&two).expect_err("2000 together").code, Code::TooLarge);
         assert_eq!(cut_run(&run(u32::MAX - 1, 3), 2).expect_err("overflow").code, Code::Invalid);
+    }
+
+    #[test]
+    fn digests_travel_as_pinned() {
+        let digests =
+            [PartDigest { sum: 0x0102_0304_0506_0708, count: 9 }, PartDigest { sum: u64::MAX, count: 1 << 40 }];
+        let packed = pack_digests(&digests);
+        assert_eq!(packed[..17], [8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0, 255]);
+        assert_eq!(unpack_digests(&packed, 2).as_deref(), Some(&digests[..]));
+        assert_eq!(unpack_digests(&packed, 1), None);
+        assert_eq!(unpack_digests(&packed[1..], 2), None);
+        assert_eq!(unpack_digests(&[], 0), Some(Vec::new()));
     }
 
     proptest! {

@@ -20,6 +20,7 @@ mod index;
 pub mod inspect;
 pub mod limits;
 mod options;
+mod probe;
 mod queue;
 mod read;
 mod recover;

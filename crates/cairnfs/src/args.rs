@@ -22,8 +22,8 @@ Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0
 
 Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
 ~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
-replicas, listen, base_port, console, processes; [meta_server] data, listen, console, replicas; [node] data, listen,
-advertise, console, zone, rack, host, capacity.
+replicas, listen, base_port, console, processes; [meta_server] data, listen, console, replicas; [node] data, stores,
+listen, advertise, console, zone, rack, host, capacity.
 
 Try it:  cairn up &   cairn put -r /usr/share/doc /doc   cairn ls -l /doc   cairn status"
 )]
@@ -181,6 +181,12 @@ pub struct NodeRole {
     /// Directory for the data
     #[arg(long, value_name = "DIR", env = "CAIRN_NODE_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
+    /// Directory of one store; give it once for each disk [default: one store, in DIR/store-1 of --data]
+    #[arg(long, value_name = "DIR", env = "CAIRN_NODE_STORES", value_delimiter = ',', hide_env_values = true)]
+    pub store: Vec<PathBuf>,
+    /// Make new stores in directories that held one before and are empty now: a disk was replaced
+    #[arg(long)]
+    pub accept_empty_stores: bool,
     /// Address and port to listen on [default: 127.0.0.1:9001]
     #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,

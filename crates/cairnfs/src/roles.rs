@@ -115,6 +115,11 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     let listen = args.listen.or_else(|| file.listen.clone()).unwrap_or_else(|| NODE_LISTEN_DEFAULT.to_owned());
     let metas = context.meta().split(',').map(str::trim).filter(|addr| !addr.is_empty()).map(str::to_owned).collect();
     let mut config = NodeServerConfig::new(data, listen, metas);
+    config.stores = match args.store {
+        none if none.is_empty() => file.stores.clone().unwrap_or_default(),
+        some => some,
+    };
+    config.accept_empty_stores = args.accept_empty_stores;
     config.advertise = args.advertise.or_else(|| file.advertise.clone());
     let place = |flag: Option<String>, file: &Option<String>| flag.or_else(|| file.clone()).unwrap_or_default();
     config.zone = place(args.zone, &file.zone);

@@ -276,6 +276,7 @@ pub struct MetaSettings {
 #[serde(deny_unknown_fields)]
 pub struct NodeSettings {
     pub data: Option<PathBuf>,
+    pub stores: Option<Vec<PathBuf>>,
     pub listen: Option<String>,
     pub advertise: Option<String>,
     pub console: Option<String>,
@@ -372,7 +373,7 @@ mod tests {
     #[test]
     fn a_whole_file() {
         let settings = FileSettings::parse(
-            "meta = 'a:9000,b:9000'\njobs = 4\nlog_format = 'json'\n[up]\nnodes = 5\nlisten = '::1'\nconsole = 'off'\n[node]\ncapacity = '1T'\n",
+            "meta = 'a:9000,b:9000'\njobs = 4\nlog_format = 'json'\n[up]\nnodes = 5\nlisten = '::1'\nconsole = 'off'\n[node]\ncapacity = '1T'\nstores = ['/disks/1', '/disks/2']\n",
         )
         .unwrap();
         assert_eq!(settings.meta.as_deref(), Some("a:9000,b:9000"));
@@ -381,6 +382,7 @@ mod tests {
         assert_eq!(settings.up.nodes, NodeCount::new(5));
         assert_eq!(settings.up.console, Some(ConsolePorts::Off));
         assert_eq!(settings.node.capacity, Some(ByteSize(1 << 40)));
+        assert_eq!(settings.node.stores, Some(vec!["/disks/1".into(), "/disks/2".into()]));
         assert_eq!(FileSettings::parse("").unwrap(), FileSettings::default());
     }
 

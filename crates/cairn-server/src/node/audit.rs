@@ -10,38 +10,39 @@ use super::progress::Duty;
 use super::slot::StoreSlot;
 use super::state::Node;
 use crate::limits::REPAIR_PAUSE;
-use cairn_proto::PgId;
+use cairn_proto::{Incarnation, PgId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
 
-/// Runs until every suspicious store is audited, or `stop`.
+/// Runs until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut pace = Pace::new(REPAIR_PAUSE);
     let mut done = BTreeSet::new();
     while wait(&stop, &node.wakes.audit, pace.next()).await {
         let Some(left) = stop.run_until_cancelled(pass(&node, &mut done)).await else { return };
         node.progress.set_left(Duty::Audit, left);
-        if left == 0 {
-            return;
-        }
         pace.left(left);
     }
 }
 
 /// Tries every membership that is not in `done` yet; how many are left, at least 1 before there is a map and the degraded
 /// rows were looked through: what they name is known to be missing, and copied already.
-async fn pass(node: &Node, done: &mut BTreeSet<(PgId, [u8; 16])>) -> usize {
+async fn pass(node: &Node, done: &mut BTreeSet<(Incarnation, PgId)>) -> usize {
     let view = node.view.load_full();
     if view.version == 0 || !node.caught_up_once.load(Ordering::Relaxed) {
         return 1;
     }
     let mut left = 0;
-    for slot in node.stores.iter().filter(|slot| slot.is_suspicious()) {
+    // Openings that are over need no audit.
+    let openings: BTreeSet<Incarnation> = node.stores.iter().filter_map(|slot| slot.suspicious()).collect();
+    done.retain(|(opening, _)| openings.contains(opening));
+    for slot in &node.stores {
+        let Some(opening) = slot.suspicious() else { continue };
         let Some(store) = slot.id() else { return 1 };
         for pg in view.complete_memberships(store) {
-            if done.contains(&(pg, slot.uuid().0)) {
+            if done.contains(&(opening, pg)) {
                 continue;
             }
             match audit(node, slot, pg).await {
@@ -55,7 +56,7 @@ async fn pass(node: &Node, done: &mut BTreeSet<(PgId, [u8; 16])>) -> usize {
                     continue;
                 }
             }
-            done.insert((pg, slot.uuid().0));
+            done.insert((opening, pg));
         }
     }
     left
@@ -68,7 +69,7 @@ async fn audit(node: &Node, slot: &Arc<StoreSlot>, pg: PgId) -> Result<usize, St
     let required = view.required_inventories(pg, own);
     let mut copied = 0;
     for source in view.sources(pg, own) {
-        match copy_inventory(node, slot, pg, &source).await {
+        match copy_inventory(node, slot, pg, &source, |_| {}).await {
             Ok(blocks) => copied += blocks,
             Err(reason) if required.contains(&source.store) => return Err(reason),
             Err(reason) => tracing::debug!(%pg, member = %source.store, reason, "member left out of the audit"),

@@ -74,7 +74,7 @@ async fn pass(node: &Node) -> Result<Progress, CallError> {
 
 async fn catch_up_store(node: &Node, slot: &Arc<StoreSlot>) -> Result<Progress, CallError> {
     let mut progress = Progress::default();
-    let Some(store) = slot.id() else { return Ok(progress) };
+    let Some(store) = slot.id().filter(|_| slot.is_open()) else { return Ok(progress) };
     let mut cursor = Bytes::new();
     loop {
         let ask = pb::ListDegraded { store: store.0, cursor, limit: DEGRADED_PAGE };

@@ -23,6 +23,9 @@ pub struct NodeServerConfig {
     pub data: PathBuf,
     /// A directory per store (one per disk); empty = one store, in `data/store-1`. Made when missing.
     pub stores: Vec<PathBuf>,
+    /// Make new stores in directories that held one before and hold none now. Without it such a directory is taken for a
+    /// disk that is not mounted: the store is reported and the others serve.
+    pub accept_empty_stores: bool,
     /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
     pub listen: String,
     /// The address that others are told, `host:port`, where it differs from the one listened on.
@@ -52,6 +55,7 @@ impl NodeServerConfig {
         Self {
             data: data.into(),
             stores: Vec::new(),
+            accept_empty_stores: false,
             listen: listen.into(),
             advertise: None,
             metas,

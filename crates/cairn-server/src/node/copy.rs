@@ -3,9 +3,9 @@
 
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::{COPIES_IN_FLIGHT_MAX, COPY_BATCH, COPY_TIMEOUT};
+use crate::limits::{COPIES_IN_FLIGHT_MAX, COPY_BATCH, COPY_TIMEOUT, DIGEST_TIMEOUT};
 use crate::view::Source;
-use crate::wire::{block_id, block_to_pb};
+use crate::wire::{block_id, block_to_pb, unpack_digests};
 use bytes::Bytes;
 use cairn_net::WorkTime;
 use cairn_proto::checksum::{first_mismatch, unpack};
@@ -14,7 +14,7 @@ use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
 use cairn_proto::status::Code;
 use cairn_proto::{BlockId, PgId, StoreId};
-use cairn_store::{BlockKey, Durability, Put, PutError};
+use cairn_store::{BlockKey, ComparedWriters, Durability, PartDigest, Put, PutError};
 use futures_util::StreamExt;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub(crate) enum CopyError {
 pub(crate) struct Held {
     /// Blocks that had to be copied, and are durable here now.
     pub(crate) copied: usize,
+    /// Their bytes.
+    pub(crate) copied_bytes: u64,
     /// Blocks that are not here, or not known to be durable. All others are durable.
     pub(crate) lacking: HashSet<BlockId>,
     /// Those of `lacking` that no member has.
@@ -59,6 +61,7 @@ impl Held {
 
     fn add(&mut self, other: Held) {
         self.copied += other.copied;
+        self.copied_bytes += other.copied_bytes;
         self.lacking.extend(other.lacking);
         self.nowhere += other.nowhere;
         self.error = self.error.take().or(other.error);
@@ -108,7 +111,10 @@ impl Node {
         let mut copies = futures_util::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX);
         while let Some((key, outcome)) = copies.next().await {
             match outcome {
-                Ok(()) => fresh.push(key),
+                Ok(bytes) => {
+                    held.copied_bytes += bytes;
+                    fresh.push(key);
+                }
                 Err(error) => {
                     held.lacking.insert(key.block);
                     match error {
@@ -137,14 +143,14 @@ impl Node {
         }
     }
 
-    /// Copies one block, whether or not it is here; as durable as asked when it returns.
+    /// Copies one block, whether or not it is here; its length. It is as durable as asked when this returns.
     pub(crate) async fn copy(
         &self,
         slot: &Arc<StoreSlot>,
         pg: PgId,
         key: BlockKey,
         durability: Durability,
-    ) -> Result<(), CopyError> {
+    ) -> Result<u64, CopyError> {
         let _permit = self.copies.acquire().await.expect("this semaphore is never closed");
         if self.is_deleted(key) {
             return Err(CopyError::Nowhere { pg, key });
@@ -201,7 +207,7 @@ impl Node {
         key: BlockKey,
         fetched: Fetched,
         durability: Durability,
-    ) -> Result<(), CopyError> {
+    ) -> Result<u64, CopyError> {
         let len = fetched.content.len();
         let put = Put {
             key,
@@ -214,6 +220,7 @@ impl Node {
         };
         slot.put(put, &WorkTime::default()).await.map_err(|source| CopyError::Store { key, source })?;
         self.progress.copied(len);
+        slot.copied(len as u64);
         if self.is_deleted(key) {
             // The command to delete it came while it was on its way here.
             if let Err(error) = slot.delete(vec![key]).await {
@@ -221,7 +228,7 @@ impl Node {
             }
             return Err(CopyError::Nowhere { pg, key });
         }
-        Ok(())
+        Ok(len as u64)
     }
 
     fn is_deleted(&self, key: BlockKey) -> bool {
@@ -241,6 +248,34 @@ impl Node {
         let told = self.peers.call(peer.node, &peer.addr, Kind::ReportCorrupt(report), COPY_TIMEOUT, 0).await;
         if let Err(error) = told {
             tracing::debug!(%error, "the peer could not be told");
+        }
+    }
+
+    /// Digests of a member's inventory of a group, in so many parts.
+    pub(crate) async fn digests(
+        &self,
+        source: &Source,
+        pg: PgId,
+        writers: &ComparedWriters,
+        parts: u32,
+    ) -> Result<Vec<PartDigest>, String> {
+        let ask = digest_of(source, pg, writers, parts);
+        let reply = self.ask_digest(source, ask).await?;
+        unpack_digests(&reply.digests, parts).ok_or_else(|| format!("{} sent no digests", source.peer.addr))
+    }
+
+    /// Asks a member about its inventory.
+    pub(crate) async fn ask_digest(
+        &self,
+        source: &Source,
+        ask: pb::InventoryDigest,
+    ) -> Result<pb::InventoryDigestReply, String> {
+        let peer = &source.peer;
+        let max = u64::from(CHUNK_LEN);
+        match self.peers.call(peer.node, &peer.addr, Kind::InventoryDigest(ask), DIGEST_TIMEOUT, max).await {
+            Ok((response::Kind::InventoryDigest(reply), _)) => Ok(reply),
+            Ok(_) => Err(format!("{} answered another question than was asked", peer.addr)),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -269,6 +304,19 @@ impl Node {
     /// The store of ours with this number.
     pub(crate) fn own(&self, store: StoreId) -> Option<&Arc<StoreSlot>> {
         self.stores.iter().find(|slot| slot.id() == Some(store))
+    }
+}
+
+/// The question about all parts of an inventory.
+pub(crate) fn digest_of(source: &Source, pg: PgId, writers: &ComparedWriters, parts: u32) -> pb::InventoryDigest {
+    pb::InventoryDigest {
+        store: source.store.0,
+        pg: pg.0,
+        below_writer: writers.below.0,
+        open_writers: writers.open.iter().map(|writer| writer.0).collect(),
+        parts,
+        part: None,
+        after: None,
     }
 }
 

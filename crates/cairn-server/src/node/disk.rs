@@ -105,13 +105,13 @@ impl DiskWatch {
 }
 
 /// A disk that is watched.
-pub(crate) struct WatchedDisk<D> {
-    inner: D,
+pub(crate) struct WatchedDisk {
+    inner: Box<dyn Disk>,
     watch: Arc<DiskWatch>,
 }
 
-impl<D: Disk> WatchedDisk<D> {
-    pub(crate) fn new(inner: D, watch: Arc<DiskWatch>) -> Self {
+impl WatchedDisk {
+    pub(crate) fn new(inner: Box<dyn Disk>, watch: Arc<DiskWatch>) -> Self {
         Self { inner, watch }
     }
 
@@ -124,7 +124,7 @@ impl<D: Disk> WatchedDisk<D> {
     }
 }
 
-impl<D: Disk> Disk for WatchedDisk<D> {
+impl Disk for WatchedDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         self.other(|| self.inner.create(name)).map(|file| self.file(file))
     }
@@ -192,6 +192,10 @@ impl DiskFile for WatchedFile {
         self.watch.watch(DiskOp::Other, || self.inner.drop_cache(), |()| 0)
     }
 
+    fn drop_cached(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.watch.watch(DiskOp::Other, || self.inner.drop_cached(offset, len), |()| 0)
+    }
+
     fn os_file(&self) -> Option<OsFile> {
         self.inner.os_file()
     }
@@ -220,7 +224,7 @@ mod tests {
     fn operations_are_counted_by_kind() {
         let dir = tempfile::tempdir().unwrap();
         let watch = Arc::new(DiskWatch::default());
-        let disk = WatchedDisk::new(cairn_store::RealDisk::open(dir.path()).unwrap(), watch.clone());
+        let disk = WatchedDisk::new(Box::new(cairn_store::RealDisk::open(dir.path()).unwrap()), watch.clone());
         let file = disk.create("x").unwrap();
         assert_eq!(file.write_at(0, &[io::IoSlice::new(b"abc"), io::IoSlice::new(b"de")]).unwrap(), 5);
         file.sync_data().unwrap();

@@ -3,11 +3,11 @@
 use super::fence::{AdmitError, Authority};
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::PART_LEN;
+use crate::limits::{DIGEST_PARTS_MAX, PART_LEN};
 use crate::node::status;
 use crate::tasks::blocking;
 use crate::view::{Admission, admit_put, group_to_pb};
-use crate::wire::{block_id, block_to_pb, fold_runs, runs_blocks, shard};
+use crate::wire::{block_id, block_to_pb, fold_runs, pack_digests, runs_blocks, shard};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_net::{Body, BodyPart, Handler, RequestContext, WorkTime};
@@ -17,8 +17,8 @@ use cairn_proto::limits::{BLOCKS_PER_REQUEST_MAX, CHUNK_LEN};
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, PutDurability, response};
 use cairn_proto::status::{Code, Status};
-use cairn_proto::{PgEpoch, PgId};
-use cairn_store::{BlockKey, Durability, OsFile, Put, ReadError, StoredBlock};
+use cairn_proto::{PgEpoch, PgId, WriterId};
+use cairn_store::{BlockKey, ComparedWriters, Durability, OsFile, Put, ReadError, StoredBlock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::{Instant, timeout_at};
@@ -56,6 +56,10 @@ impl Handler for NodeHandler {
             Some(Kind::List(list)) => {
                 let work = on_disk(&ctx.work, self.list(list));
                 in_time(ctx.deadline, work).await.map(bare(response::Kind::List))
+            }
+            Some(Kind::InventoryDigest(ask)) => {
+                let work = on_disk(&ctx.work, self.inventory_digest(ask));
+                in_time(ctx.deadline, work).await.map(bare(response::Kind::InventoryDigest))
             }
             Some(Kind::ReportCorrupt(report)) => {
                 let work = on_disk(&ctx.work, self.report_corrupt(report));
@@ -233,9 +237,33 @@ impl NodeHandler {
             0 => BLOCKS_PER_REQUEST_MAX,
             limit => limit.min(BLOCKS_PER_REQUEST_MAX),
         };
-        let page = slot.list(PgId(list.pg), after, limit).await;
+        let page = slot.list(PgId(list.pg), after, limit).await.map_err(|closed| status::of_closed(&closed))?;
         let next_after = page.last().filter(|_| page.len() == limit).map(|info| block_to_pb(info.key.block));
         Ok(pb::ListBlocksReply { runs: fold_runs(page.iter().map(|info| info.key.block)), next_after })
+    }
+
+    async fn inventory_digest(&self, ask: pb::InventoryDigest) -> Result<pb::InventoryDigestReply, Status> {
+        let slot = self.node.store(ask.store)?;
+        let _permit = self.node.gates.reads.admit()?;
+        let parts = ask.parts;
+        if parts == 0 || parts > DIGEST_PARTS_MAX || ask.part.is_some_and(|part| part >= parts) {
+            return Err(Status::new(Code::Invalid, format!("part {:?} of {parts} parts", ask.part)));
+        }
+        bounded(ask.open_writers.len())?;
+        let open = ask.open_writers.iter().copied().map(WriterId).collect();
+        let (pg, writers) = (PgId(ask.pg), ComparedWriters { below: WriterId(ask.below_writer), open });
+        let Some(part) = ask.part else {
+            let digests = slot.ask(move |store| store.digest(pg, &writers, parts)).await;
+            let digests = digests.map_err(|closed| status::of_closed(&closed))?;
+            return Ok(pb::InventoryDigestReply { digests: pack_digests(&digests), ..Default::default() });
+        };
+        let after = ask.after.as_ref().map(|after| block_id(Some(after)).map(BlockKey::replica)).transpose()?;
+        let page = slot
+            .ask(move |store| store.list_part(pg, &writers, (part, parts), after, BLOCKS_PER_REQUEST_MAX))
+            .await
+            .map_err(|closed| status::of_closed(&closed))?;
+        let next_after = page.last().filter(|_| page.len() == BLOCKS_PER_REQUEST_MAX).copied().map(block_to_pb);
+        Ok(pb::InventoryDigestReply { runs: fold_runs(page), next_after, ..Default::default() })
     }
 
     /// A reader saw bad bytes, or none where there should be some. The answer says only that it was looked into: what
@@ -259,7 +287,7 @@ impl NodeHandler {
     }
 
     fn node_status(&self) -> pb::NodeStatusReply {
-        let stores = self.node.stores.iter().map(|slot| slot.beat()).collect();
+        let stores = self.node.stores.iter().map(|slot| self.node.beat(slot)).collect();
         pb::NodeStatusReply { node_id: self.node.id().0, stores }
     }
 }

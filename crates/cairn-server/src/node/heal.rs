@@ -32,7 +32,13 @@ async fn pass(node: &Node) -> usize {
     let mut left = 0;
     for slot in &node.stores {
         // Before the first registration there is nobody to fetch from and no number to report under.
-        let Some(store) = slot.id() else { return 1 };
+        let Some(store) = slot.id() else {
+            left += usize::from(slot.is_open());
+            continue;
+        };
+        if !slot.is_open() {
+            continue;
+        }
         left += heal_quarantined(node, slot, store).await;
         left += heal_missing(node, slot, store).await;
     }
@@ -40,7 +46,7 @@ async fn pass(node: &Node) -> usize {
 }
 
 async fn heal_quarantined(node: &Node, slot: &Arc<StoreSlot>, store: StoreId) -> usize {
-    let bad = slot.quarantined().await;
+    let Ok(bad) = slot.quarantined().await else { return 1 };
     for block in &bad {
         // Torn blocks are what a crash leaves of writes under way: repaired or dropped below, not a defect to report.
         if block.cause != Cause::Torn {
@@ -51,14 +57,15 @@ async fn heal_quarantined(node: &Node, slot: &Arc<StoreSlot>, store: StoreId) ->
     let mut repairs = futures_util::stream::iter(repairs).buffer_unordered(crate::limits::COPIES_IN_FLIGHT_MAX);
     while repairs.next().await.is_some() {}
     // What is not bad any more was repaired here, written again by its writer, or deleted.
-    let still: HashSet<BlockId> = slot.quarantined().await.iter().map(|block| block.key.block).collect();
+    let Ok(still) = slot.quarantined().await else { return 1 };
+    let still: HashSet<BlockId> = still.iter().map(|block| block.key.block).collect();
     node.defects.lock().settle(node.id(), store, &still);
     still.len()
 }
 
 async fn heal_one(node: &Node, slot: &Arc<StoreSlot>, bad: QuarantinedBlock) {
     match node.copy(slot, bad.pg, bad.key, Durability::Durable).await {
-        Ok(()) => tracing::info!(block = %bad.key, pg = %bad.pg, "bad block replaced by a peer's copy"),
+        Ok(_) => tracing::info!(block = %bad.key, pg = %bad.pg, "bad block replaced by a peer's copy"),
         Err(CopyError::Nowhere { .. }) if bad.cause == Cause::Torn && node.has_full_peer(slot, bad.pg) => {
             // A full member never got it, so it was never committed without a degraded row there; what is left here is
             // a header without its content.
@@ -80,10 +87,10 @@ async fn heal_missing(node: &Node, slot: &Arc<StoreSlot>, store: StoreId) -> usi
         let outcome = match slot.read_cold(key, ()).await {
             Err(ReadError::NotFound { .. }) => node.copy(slot, pg, key, Durability::Durable).await,
             // It came in meanwhile, or is quarantined, which is the other half's business.
-            _ => Ok(()),
+            _ => Ok(0),
         };
         match outcome {
-            Ok(()) => {
+            Ok(_) => {
                 let mut defects = node.defects.lock();
                 defects.found(node.id(), store, key.block, MISSING);
                 defects.repaired(node.id(), store, key.block);

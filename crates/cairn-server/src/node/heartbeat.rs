@@ -1,6 +1,7 @@
 //! Registers the node with metadata and tells it once a second how the stores are.
 
 use super::identity::{IdentityError, Registration};
+use super::slot::StoreSlot;
 use super::state::{Membership, Node};
 use crate::backoff::Backoff;
 use crate::entropy;
@@ -93,6 +94,8 @@ async fn register(node: &Node) -> Result<Duration, RegisterError> {
         let identity = node.home.identity.lock();
         (identity.uuid, identity.registration.as_ref().map(|known| known.cluster))
     };
+    // A directory in which no store was ever found has nothing to be registered.
+    let known: Vec<&StoreSlot> = node.stores.iter().map(|slot| &**slot).filter(|slot| slot.uuid().is_some()).collect();
     let ask = pb::RegisterNode {
         uuid: Bytes::copy_from_slice(&uuid),
         boot_id: Bytes::copy_from_slice(&node.boot.0),
@@ -100,14 +103,14 @@ async fn register(node: &Node) -> Result<Duration, RegisterError> {
         zone: node.zone.clone(),
         rack: node.rack.clone(),
         host: node.host.clone(),
-        stores: node.stores.iter().map(|slot| slot.beat()).collect(),
+        stores: known.iter().map(|slot| node.beat(slot)).collect(),
         cluster_id: cluster.map_or_else(Bytes::new, |cluster| Bytes::copy_from_slice(&cluster.0)),
     };
     let reply = match node.meta.call(Kind::RegisterNode(ask)).await? {
         response::Kind::RegisterNode(reply) => reply,
         _ => return Err(RegisterError::Answer("it is not the answer to a registration")),
     };
-    let granted = granted(node, &reply)?;
+    let granted = granted(&known, &reply)?;
     let home = node.home.clone();
     let kept = granted.clone();
     blocking(move || home.identity.lock().register(&home.disk, kept)).await?;
@@ -115,25 +118,31 @@ async fn register(node: &Node) -> Result<Duration, RegisterError> {
     Ok(period(reply.heartbeat_ms))
 }
 
-fn granted(node: &Node, reply: &pb::RegisterNodeReply) -> Result<Registration, RegisterError> {
+fn granted(stores: &[&StoreSlot], reply: &pb::RegisterNodeReply) -> Result<Registration, RegisterError> {
     let cluster = ClusterId::from_slice(&reply.cluster_id).filter(|cluster| !cluster.is_nil());
     let cluster = cluster.ok_or(RegisterError::Answer("it names no cluster"))?;
     if reply.node_id == 0 {
         return Err(RegisterError::Answer("it gives no node id"));
     }
-    if reply.store_ids.len() != node.stores.len() || reply.store_ids.contains(&0) {
+    if reply.store_ids.len() != stores.len() || reply.store_ids.contains(&0) {
         return Err(RegisterError::Answer("it does not number every store"));
     }
     let ids = reply.store_ids.iter().map(|id| StoreId(*id));
-    let stores = node.stores.iter().map(|slot| slot.uuid()).zip(ids).collect();
+    let stores = stores.iter().filter_map(|slot| slot.uuid()).zip(ids).collect();
     Ok(Registration { cluster, node: NodeId(reply.node_id), stores })
 }
 
 impl Node {
+    /// What a heartbeat says of a store, without defects.
+    pub(crate) fn beat(&self, slot: &StoreSlot) -> pb::StoreBeat {
+        let joins = slot.id().map(|store| self.progress.joins(store)).unwrap_or_default();
+        pb::StoreBeat { joins, ..slot.beat() }
+    }
+
     /// Speaks as what a registration granted, from now on.
     pub(crate) fn take_identity(&self, granted: &Registration) -> Result<(), RegisterFault> {
         for slot in &self.stores {
-            if let Some(id) = granted.stores.get(&slot.uuid())
+            if let Some(id) = slot.uuid().and_then(|uuid| granted.stores.get(&uuid))
                 && !slot.set_id(*id)
             {
                 return Err(RegisterFault);
@@ -170,6 +179,10 @@ async fn beat_until_forgotten(node: &Node, period: Duration) {
     let mut silent = false;
     loop {
         sleep(period).await; // tidy: sleep-ok(the period of the heartbeat)
+        if node.stores.iter().any(|slot| slot.uuid().is_some() && slot.id().is_none()) {
+            // A store was found after the node had registered.
+            return;
+        }
         match beat(node).await {
             Ok(reply) => {
                 node.progress.beat(cairn_net::now());
@@ -201,7 +214,8 @@ async fn beat_until_forgotten(node: &Node, period: Duration) {
 }
 
 async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
-    let mut stores: Vec<pb::StoreBeat> = node.stores.iter().map(|slot| slot.beat()).collect();
+    let mut stores: Vec<pb::StoreBeat> =
+        node.stores.iter().filter(|slot| slot.id().is_some()).map(|slot| node.beat(slot)).collect();
     let mut told = Vec::new();
     for beat in &mut stores {
         beat.defects = node.defects.lock().take(StoreId(beat.id));

@@ -54,6 +54,8 @@ pub(crate) struct NodeIdentity {
     pub(crate) uuid: [u8; 16],
     /// Absent until the first registration.
     pub(crate) registration: Option<Registration>,
+    /// Which store was found last in each directory: one that is gone from there is missed, not made anew.
+    pub(crate) places: BTreeMap<String, StoreUuid>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,6 +65,9 @@ struct File {
     uuid: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     registration: Option<FileRegistration>,
+    /// Directory -> store uuid.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    places: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,7 +85,7 @@ impl NodeIdentity {
         match state_file::read(disk, FILE)? {
             Some(content) => Self::decode(&content),
             None => {
-                let identity = Self { uuid: fresh, registration: None };
+                let identity = Self { uuid: fresh, registration: None, places: BTreeMap::new() };
                 identity.save(disk)?;
                 Ok(identity)
             }
@@ -100,9 +105,24 @@ impl NodeIdentity {
                 return Ok(());
             }
         }
-        let next = Self { uuid: self.uuid, registration: Some(granted) };
+        let next = Self { registration: Some(granted), ..self.clone() };
         next.save(disk)?;
         *self = next;
+        Ok(())
+    }
+
+    /// Remembers which stores lie where; durable when it returns.
+    pub(crate) fn found(
+        &mut self,
+        disk: &dyn Disk,
+        stores: impl IntoIterator<Item = (String, StoreUuid)>,
+    ) -> Result<(), IdentityError> {
+        let mut next = self.clone();
+        next.places.extend(stores);
+        if next.places != self.places {
+            next.save(disk)?;
+            *self = next;
+        }
         Ok(())
     }
 
@@ -117,7 +137,8 @@ impl NodeIdentity {
             node_id: granted.node.0,
             stores: granted.stores.iter().map(|(uuid, id)| (uuid.to_string(), id.0)).collect(),
         });
-        let file = File { format: FORMAT, uuid: StoreUuid(self.uuid).to_string(), registration };
+        let places = self.places.iter().map(|(path, uuid)| (path.clone(), uuid.to_string())).collect();
+        let file = File { format: FORMAT, uuid: StoreUuid(self.uuid).to_string(), registration, places };
         let mut content = serde_json::to_vec_pretty(&file).expect("strings and numbers are always JSON");
         content.push(b'\n');
         content
@@ -141,7 +162,9 @@ impl NodeIdentity {
                     .collect::<Result<_, IdentityError>>()?,
             }),
         };
-        Ok(Self { uuid: parse_uuid(&file.uuid)?, registration })
+        let places = file.places.into_iter().map(|(path, uuid)| Ok((path, StoreUuid(parse_uuid(&uuid)?))));
+        let places = places.collect::<Result<_, IdentityError>>()?;
+        Ok(Self { uuid: parse_uuid(&file.uuid)?, registration, places })
     }
 }
 
@@ -167,6 +190,7 @@ mod tests {
         let disk = RealDisk::open(dir.path()).expect("it is free");
         let mut identity = NodeIdentity::load_or_create(&disk, [1; 16]).expect("made");
         identity.register(&disk, granted()).expect("first registration");
+        identity.found(&disk, [("/disks/1".to_owned(), StoreUuid([7; 16]))]).expect("kept");
         let again = NodeIdentity::load_or_create(&disk, [2; 16]).expect("read");
         assert_eq!(again, identity);
         assert_eq!(again.uuid, [1; 16]);

@@ -2,8 +2,8 @@
 //!
 //! A request comes in at `handler.rs`, which asks one store (`slot.rs`). Beside it run the duties, one file each:
 //! `heartbeat.rs` (registration, usage, defects), `map.rs` (the cluster map), `catch_up.rs` (degraded runs), `heal.rs`
-//! (bad blocks), `join.rs` (new memberships), `audit.rs` (after a crash), which copy blocks through `copy.rs`, and
-//! `sweep.rs`, which deletes those without a file.
+//! (bad blocks), `join.rs` (new memberships), `audit.rs` (after a crash), which copy blocks through `copy.rs`,
+//! `sweep.rs`, which deletes those without a file, and `revive.rs`, which opens stores again that failed.
 
 mod audit;
 mod candidates;
@@ -21,8 +21,10 @@ mod identity;
 mod inventory;
 mod join;
 mod map;
+mod place;
 mod progress;
 mod recent;
+mod revive;
 mod slot;
 mod state;
 mod status;
@@ -32,6 +34,7 @@ mod sweep;
 pub use config::{NodeServerConfig, StoreConfig};
 pub use fence::FenceError;
 pub use identity::IdentityError;
+pub use place::PlaceError;
 pub use state::Membership;
 pub use sweep::SweepTotals;
 
@@ -49,15 +52,16 @@ use cairn_metrics::Exposition;
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
 use cairn_proto::pb::Role;
 use cairn_proto::{BootId, ClusterId, NodeId, StoreId};
-use cairn_store::{Disk, RealDisk, Store, StoreOptions};
-use disk::{DiskWatch, WatchedDisk};
+use cairn_store::RealDisk;
 use fence::Fence;
 use handler::NodeHandler;
 use identity::NodeIdentity;
 use parking_lot::Mutex;
+use place::StorePlace;
 use progress::Progress;
 use slot::StoreSlot;
 use state::{Home, Node, Wakes};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -129,8 +133,9 @@ impl NodeServer {
         tasks.spawn_duty(heal::run(node.clone(), stop.clone()));
         tasks.spawn_duty(join::run(node.clone(), stop.clone()));
         tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
-        if node.stores.iter().any(|slot| slot.is_suspicious()) {
-            tasks.spawn_duty(audit::run(node.clone(), stop));
+        tasks.spawn_duty(audit::run(node.clone(), stop.clone()));
+        for index in 0..node.stores.len() {
+            tasks.spawn_duty(revive::run(node.clone(), index, stop.clone()));
         }
         tracing::info!(%addr, console = ?console_addr, stores = node.stores.len(), "storage node listens");
         Ok(Self { node, addr, console: console_addr, tasks })
@@ -191,33 +196,44 @@ fn open(config: &NodeServerConfig) -> Result<Opened, StartError> {
         |path: &Path| RealDisk::open(path).map_err(|source| StartError::Directory { path: path.to_owned(), source });
     let disk = lock(&config.data)?;
     let path = || config.data.clone();
-    let identity = NodeIdentity::load_or_create(&disk, entropy::unique())
+    let mut identity = NodeIdentity::load_or_create(&disk, entropy::unique())
         .map_err(|source| StartError::Identity { path: path(), source })?;
     let fence = Fence::load(&disk).map_err(|source| StartError::Fence { path: path(), source })?;
-    let mut stores = Vec::new();
-    for path in config.store_dirs() {
-        let watch = Arc::new(DiskWatch::default());
-        let disk: Arc<dyn Disk> = Arc::new(WatchedDisk::new(lock(&path)?, watch.clone()));
-        let opened = Store::open(disk, store_options(&config.store));
-        let (store, report) = opened.map_err(|source| StartError::Store { path: path.clone(), source })?;
-        if report.is_damaged() {
-            tracing::warn!(path = %path.display(), "store opened with defects");
-        }
-        let newest = store.highest_writer();
-        let sweep = Sweep::new(newest, report.blocks, config.sweep_every, config.sweep_mass_percent);
-        stores.push(Arc::new(StoreSlot::new(Arc::new(store), &report, sweep, watch)));
-    }
+    let stores = open_stores(config, &identity)?;
+    let found =
+        stores.iter().filter(|slot| slot.is_open()).filter_map(|slot| Some((slot.place().name(), slot.uuid()?)));
+    identity.found(&disk, found).map_err(|source| StartError::Identity { path: path(), source })?;
     Ok(Opened { home: Home { disk, identity: Mutex::new(identity), fence }, stores })
 }
 
-fn store_options(config: &StoreConfig) -> StoreOptions {
-    let mut options = StoreOptions::default();
-    if let Some(segment_len) = config.segment_len {
-        options.segment_len = segment_len;
+/// Opens every store. One that was here before and cannot be opened is left to be tried again, and the others serve; one
+/// that is named for the first time has to be there.
+fn open_stores(config: &NodeServerConfig, identity: &NodeIdentity) -> Result<Vec<Arc<StoreSlot>>, StartError> {
+    let mut stores: Vec<Arc<StoreSlot>> = Vec::new();
+    for path in config.store_dirs() {
+        let expected = identity.places.get(&place::name_of(&path)).copied();
+        let options = place::store_options(&config.store);
+        let place = StorePlace::new(path, options, place::real_disk(), expected, config.accept_empty_stores);
+        let sweep = Sweep::new(config.sweep_every, config.sweep_mass_percent);
+        let slot = StoreSlot::new(place, sweep);
+        match slot.open() {
+            Ok(()) => {}
+            Err(error) if expected.is_none() => return Err(StartError::Store(error)),
+            Err(error) => tracing::error!(error = %slot::explain(&error), "store not open, the others serve"),
+        }
+        stores.push(Arc::new(slot));
     }
-    options.capacity_bytes = config.capacity_bytes;
-    options.reserve_bytes = config.reserve_bytes;
-    options
+    let mut here = BTreeSet::new();
+    if !stores.iter().filter_map(|slot| slot.uuid()).all(|uuid| here.insert(uuid)) {
+        return Err(StartError::Confused);
+    }
+    for slot in stores.iter().filter(|slot| !slot.is_open()) {
+        // Unless its directory was only changed for another one.
+        if let Some(uuid) = slot.place().expected().filter(|uuid| here.insert(*uuid)) {
+            slot.miss(uuid);
+        }
+    }
+    Ok(stores)
 }
 
 fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, home: Home, stores: Vec<Arc<StoreSlot>>) -> Node {

@@ -1,6 +1,9 @@
 //! What the duties of a node have done and have left, for whoever watches.
 
+use crate::limits::JOINS_PER_BEAT;
+use cairn_proto::{PgId, StoreId, pb};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -39,6 +42,8 @@ pub(crate) struct Progress {
     pub(crate) copied_bytes: AtomicU64,
     pub(crate) deleted_blocks: AtomicU64,
     pub(crate) failed_beats: AtomicU64,
+    /// Groups that a store is joining, with the bytes copied so far and, once known, those that are to be.
+    joins: Mutex<BTreeMap<(StoreId, PgId), (u64, u64)>>,
     last_beat: Mutex<Option<Instant>>,
 }
 
@@ -56,6 +61,28 @@ impl Progress {
     pub(crate) fn copied(&self, bytes: usize) {
         self.copied_blocks.fetch_add(1, Ordering::Relaxed);
         self.copied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A store has looked at so many bytes of a group it joins, of so many.
+    pub(crate) fn joining(&self, store: StoreId, pg: PgId, done: u64, total: u64) {
+        self.joins.lock().insert((store, pg), (done, total));
+    }
+
+    /// Only these are joined.
+    pub(crate) fn keep_joins(&self, keep: impl Fn(StoreId, PgId) -> bool) {
+        self.joins.lock().retain(|(store, pg), _| keep(*store, *pg));
+    }
+
+    /// How far a store is with the groups it joins, for a heartbeat.
+    pub(crate) fn joins(&self, store: StoreId) -> Vec<pb::JoinProgress> {
+        let joins = self.joins.lock();
+        let of_store = joins.range((store, PgId(0))..=(store, PgId(u32::MAX)));
+        let progress = of_store.map(|((_, pg), (done, total))| pb::JoinProgress {
+            pg: pg.0,
+            bytes_done: *done,
+            bytes_total: *total,
+        });
+        progress.take(JOINS_PER_BEAT).collect()
     }
 
     /// Metadata answered a heartbeat or a registration.

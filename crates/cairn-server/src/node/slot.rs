@@ -1,18 +1,25 @@
 //! One store of a node: the synchronous [`Store`] with its number, and its completions as futures.
+//!
+//! The store may be closed while the node runs: because its directory could not be opened, or for a moment in which it is
+//! opened anew. Nothing that is asked then is answered as if the store were empty.
 
 use super::disk::DiskWatch;
+use super::place::{PlaceError, StorePlace};
 use super::sweep::Sweep;
 use crate::gate::Drain;
 use crate::tasks::blocking;
+use arc_swap::ArcSwapOption;
 use cairn_net::WorkTime;
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
-use cairn_proto::{PgId, StoreId, StoreUuid, WriterId, pb};
+use cairn_proto::{Incarnation, PgId, StoreId, StoreUuid, WriterId, pb};
 use cairn_store::{
-    BlockInfo, BlockKey, Closed, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, ReadError, Store,
-    StoreCounts, StoredBlock, SyncAck, SyncError, Usage,
+    BlockInfo, BlockKey, Closed, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, QuarantinedBlock,
+    ReadError, Store, StoreCounts, StoredBlock, SyncAck, SyncError, Usage,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -20,15 +27,32 @@ use tokio::sync::oneshot;
 /// What a store without room reports as its trouble.
 pub(super) const FULL: &str = "full";
 
-/// A store and what the cluster calls it.
-pub(crate) struct StoreSlot {
+/// A store that is open, and what opening it found.
+struct Opened {
     store: Arc<Store>,
-    /// Made empty by this process.
-    fresh: bool,
     /// Opened damaged or without having been closed: blocks may be missing that only other members can name.
     suspicious: bool,
+}
+
+impl Opened {
+    fn new(store: Store, report: &OpenReport, again: bool) -> Self {
+        let suspicious = again || report.is_damaged() || report.scanned_records > 0;
+        Self { store: Arc::new(store), suspicious }
+    }
+}
+
+/// A store and what the cluster calls it.
+pub(crate) struct StoreSlot {
+    place: StorePlace,
+    open: ArcSwapOption<Opened>,
+    /// Why it is not open.
+    fault: Mutex<String>,
+    uuid: OnceLock<StoreUuid>,
     id: OnceLock<StoreId>,
-    disk: Arc<DiskWatch>,
+    /// Made empty by this process.
+    fresh: AtomicBool,
+    /// Bytes copied to it from other members.
+    copied_bytes: AtomicU64,
     /// How fast bytes leave the store's queue.
     drain: Arc<Mutex<Drain>>,
     pub(crate) sweep: Arc<Sweep>,
@@ -41,22 +65,117 @@ fn while_waited_for() -> (Arc<()>, Box<dyn Fn() -> bool + Send>) {
     (here, Box::new(move || waits.strong_count() > 0))
 }
 
+fn not_open(key: BlockKey) -> ReadError {
+    ReadError::Io { key, source: io::Error::new(io::ErrorKind::NotConnected, "the store is not open") }
+}
+
 impl StoreSlot {
-    pub(crate) fn new(store: Arc<Store>, report: &OpenReport, sweep: Sweep, disk: Arc<DiskWatch>) -> Self {
-        let suspicious = report.is_damaged() || report.scanned_records > 0;
-        let sweep = Arc::new(sweep);
-        Self { store, fresh: report.created, suspicious, id: OnceLock::new(), disk, drain: Arc::default(), sweep }
+    /// A slot whose store is not open yet.
+    pub(crate) fn new(place: StorePlace, sweep: Sweep) -> Self {
+        Self {
+            place,
+            open: ArcSwapOption::empty(),
+            fault: Mutex::default(),
+            uuid: OnceLock::new(),
+            id: OnceLock::new(),
+            fresh: AtomicBool::new(false),
+            copied_bytes: AtomicU64::new(0),
+            drain: Arc::default(),
+            sweep: Arc::new(sweep),
+        }
     }
 
-    pub(crate) fn is_suspicious(&self) -> bool {
-        self.suspicious
+    /// Opens the store, unless it is open. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// The store stays closed, and its trouble says why.
+    pub(crate) fn open(&self) -> Result<(), PlaceError> {
+        if self.is_open() {
+            return Ok(());
+        }
+        let opened = self.place.open().and_then(|(store, report)| {
+            let (found, expected) = (store.uuid(), *self.uuid.get_or_init(|| store.uuid()));
+            if found != expected {
+                let path = self.place.path().to_owned();
+                return Err(PlaceError::Other { path, found, expected });
+            }
+            Ok((store, report))
+        });
+        match opened {
+            Ok((store, report)) => {
+                if report.created {
+                    self.fresh.store(true, Ordering::Relaxed);
+                }
+                let again = !self.sweep.opened(store.highest_writer(), report.blocks);
+                self.open.store(Some(Arc::new(Opened::new(store, &report, again))));
+                self.fault.lock().clear();
+                Ok(())
+            }
+            Err(error) => {
+                *self.fault.lock() = explain(&error);
+                Err(error)
+            }
+        }
     }
 
-    pub(crate) fn uuid(&self) -> StoreUuid {
-        self.store.uuid()
+    /// Closes the store, so that it can be opened anew. Blocks the calling thread.
+    pub(crate) fn shut(&self, reason: String) {
+        *self.fault.lock() = reason;
+        if let Some(opened) = self.open.swap(None) {
+            opened.store.close();
+        }
     }
 
-    /// Its number; `None` until the node is registered for the first time.
+    /// Where it lies.
+    pub(crate) fn place(&self) -> &StorePlace {
+        &self.place
+    }
+
+    /// The store, while it is open.
+    pub(crate) fn store(&self) -> Option<Arc<Store>> {
+        self.open.load().as_ref().map(|opened| opened.store.clone())
+    }
+
+    fn opened(&self) -> Result<Arc<Store>, Closed> {
+        self.store().ok_or(Closed)
+    }
+
+    /// True while requests are answered.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load().is_some()
+    }
+
+    /// Why it is closed, for people.
+    pub(crate) fn fault(&self) -> String {
+        self.fault.lock().clone()
+    }
+
+    /// This opening, if blocks may be missing since it that only other members can name.
+    pub(crate) fn suspicious(&self) -> Option<Incarnation> {
+        self.open.load().as_ref().filter(|opened| opened.suspicious).map(|opened| opened.store.incarnation())
+    }
+
+    /// This opening; `None` while it is closed.
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        self.open.load().as_ref().map(|opened| opened.store.incarnation())
+    }
+
+    /// So many bytes came from another member.
+    pub(crate) fn copied(&self, bytes: u64) {
+        self.copied_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Its lasting identity; `None` until it was open once, in this life of the process or an earlier one.
+    pub(crate) fn uuid(&self) -> Option<StoreUuid> {
+        self.uuid.get().copied()
+    }
+
+    /// Says which store is missing here. Nothing once one was found.
+    pub(crate) fn miss(&self, uuid: StoreUuid) {
+        self.uuid.get_or_init(|| uuid);
+    }
+
+    /// Its number; `None` until the node is registered with it for the first time.
     pub(crate) fn id(&self) -> Option<StoreId> {
         self.id.get().copied()
     }
@@ -69,6 +188,7 @@ impl StoreSlot {
     /// Stores a block; resolves as its durability says. What it took is added to `work`. Cancelled, it is dropped if it
     /// still waits for its turn, and goes on otherwise.
     pub(crate) async fn put(&self, put: Put, work: &WorkTime) -> Result<PutAck, PutError> {
+        let store = self.opened()?;
         let (done, outcome) = oneshot::channel();
         let done = completion(done);
         let (sweep, writer) = (self.sweep.clone(), put.key.block.writer);
@@ -89,7 +209,7 @@ impl StoreSlot {
         let (_here, wanted) = while_waited_for();
         let begun = cairn_net::now();
         // Verifies the checksums on this thread before it queues.
-        self.store.put_while(put, wanted, Box::new(noted));
+        store.put_while(put, wanted, Box::new(noted));
         let queued = cairn_net::now();
         work.add_checksum(queued.saturating_duration_since(begun));
         let result = outcome.await.unwrap_or(Err(PutError::Closed(Closed)));
@@ -99,16 +219,18 @@ impl StoreSlot {
 
     /// Makes blocks durable. Cancelled, it is dropped if it still waits for its turn, and goes on otherwise.
     pub(crate) async fn sync(&self, keys: Vec<BlockKey>) -> Result<SyncAck, SyncError> {
+        let store = self.opened()?;
         let (done, outcome) = oneshot::channel();
         let (_here, wanted) = while_waited_for();
-        self.store.sync_while(keys, wanted, completion(done));
+        store.sync_while(keys, wanted, completion(done));
         outcome.await.unwrap_or(Err(SyncError::Closed(Closed)))
     }
 
     /// Deletes blocks, durably. Cancelled, the delete goes on.
     pub(crate) async fn delete(&self, keys: Vec<BlockKey>) -> Result<DeleteAck, DeleteError> {
+        let store = self.opened()?;
         let (done, outcome) = oneshot::channel();
-        self.store.delete(keys, completion(done));
+        store.delete(keys, completion(done));
         outcome.await.unwrap_or(Err(DeleteError::Closed(Closed)))
     }
 
@@ -119,27 +241,30 @@ impl StoreSlot {
 
     /// How long the disk has owed the answer to its oldest operation, in milliseconds.
     pub(crate) fn stall_ms(&self) -> u32 {
-        u32::try_from(self.disk.stall(cairn_net::now()).as_millis()).unwrap_or(u32::MAX)
+        u32::try_from(self.disk().stall(cairn_net::now()).as_millis()).unwrap_or(u32::MAX)
     }
 
     /// What was seen of its disk.
     pub(crate) fn disk(&self) -> &DiskWatch {
-        &self.disk
+        self.place.watch()
     }
 
     /// What it has done.
     pub(crate) fn counts(&self) -> StoreCounts {
-        self.store.counts()
+        self.store().map(|store| store.counts()).unwrap_or_default()
     }
 
-    /// How full it is.
+    /// How full it is; nothing while it is closed.
     pub(crate) fn usage(&self) -> Usage {
-        self.store.usage()
+        let none =
+            || Usage { capacity_bytes: 0, used_bytes: 0, free_bytes: 0, blocks: 0, quarantined: 0, poisoned: None };
+        self.store().map_or_else(none, |store| store.usage())
     }
 
     /// Why it takes no writes; empty when it does.
     pub(crate) fn trouble(&self, usage: &Usage) -> String {
         match &usage.poisoned {
+            _ if !self.is_open() => self.fault(),
             Some(poisoned) => poisoned.to_string(),
             None if usage.free_bytes < u64::from(BLOCK_LEN_DEFAULT) => FULL.to_owned(),
             None => String::new(),
@@ -148,7 +273,7 @@ impl StoreSlot {
 
     /// Reads a block's header on the calling thread.
     pub(crate) fn read(&self, key: BlockKey) -> Result<StoredBlock, ReadError> {
-        self.store.read(key)
+        self.store().ok_or_else(|| not_open(key))?.read(key)
     }
 
     /// Reads a block's header where waiting for the disk harms nobody. `right` is given back when that is done, which is
@@ -161,7 +286,7 @@ impl StoreSlot {
         let slot = self.clone();
         blocking(move || {
             let _right = right;
-            slot.store.read(key)
+            slot.read(key)
         })
         .await
     }
@@ -172,68 +297,91 @@ impl StoreSlot {
         let slot = self.clone();
         blocking(move || {
             let _right = right;
-            slot.store.verify(key)
+            slot.store().ok_or_else(|| not_open(key))?.verify(key)
         })
         .await
     }
 
+    /// Asks the store where waiting for a lock or a disk harms nobody.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, Closed> {
+        let store = self.opened()?;
+        Ok(blocking(move || question(&store)).await)
+    }
+
     /// A page of a group's inventory, in order.
-    pub(crate) async fn list(self: &Arc<Self>, pg: PgId, after: Option<BlockKey>, limit: usize) -> Vec<BlockInfo> {
-        let slot = self.clone();
-        blocking(move || slot.store.list(pg, after, limit)).await
+    pub(crate) async fn list(&self, pg: PgId, after: Option<BlockKey>, limit: usize) -> Result<Vec<BlockInfo>, Closed> {
+        self.ask(move |store| store.list(pg, after, limit)).await
     }
 
     /// A page of the blocks of some writers, in order, each with its group.
     pub(crate) async fn list_of(
-        self: &Arc<Self>,
+        &self,
         writers: Arc<BTreeSet<WriterId>>,
         after: Option<BlockKey>,
         limit: usize,
-    ) -> Vec<(BlockKey, PgId)> {
-        let slot = self.clone();
-        blocking(move || slot.store.list_of(&|writer| writers.contains(&writer), after, limit)).await
+    ) -> Result<Vec<(BlockKey, PgId)>, Closed> {
+        self.ask(move |store| store.list_of(&|writer| writers.contains(&writer), after, limit)).await
     }
 
     /// The lowest writers above `after` that have a block here.
-    pub(crate) async fn writers_after(self: &Arc<Self>, after: WriterId, limit: usize) -> BTreeSet<WriterId> {
-        let slot = self.clone();
-        blocking(move || slot.store.writers_after(after, limit)).await
+    pub(crate) async fn writers_after(&self, after: WriterId, limit: usize) -> Result<BTreeSet<WriterId>, Closed> {
+        self.ask(move |store| store.writers_after(after, limit)).await
     }
 
     /// Blocks that are known to be damaged.
-    pub(crate) async fn quarantined(self: &Arc<Self>) -> Vec<cairn_store::QuarantinedBlock> {
-        let slot = self.clone();
-        blocking(move || slot.store.quarantined()).await
+    pub(crate) async fn quarantined(&self) -> Result<Vec<QuarantinedBlock>, Closed> {
+        self.ask(Store::quarantined).await
     }
 
-    /// What a heartbeat says of it, without defects.
+    /// What a heartbeat says of it, without defects. A store that is not open has no incarnation, and its figures say
+    /// nothing.
     pub(crate) fn beat(&self) -> pb::StoreBeat {
+        let store = self.store();
         let usage = self.usage();
         let sweep = self.sweep.totals();
         let trouble = self.trouble(&usage);
         pb::StoreBeat {
             id: self.id().map_or(0, |id| id.0),
-            uuid: bytes::Bytes::copy_from_slice(&self.uuid().0),
+            uuid: self.uuid().map_or_else(bytes::Bytes::new, |uuid| bytes::Bytes::copy_from_slice(&uuid.0)),
             capacity_bytes: usage.capacity_bytes,
             used_bytes: usage.used_bytes,
             blocks: usage.blocks,
-            highest_writer: self.store.highest_writer().0,
-            incarnation: self.store.incarnation().0,
+            highest_writer: store.as_ref().map_or(0, |store| store.highest_writer().0),
+            incarnation: self.incarnation().map_or(0, |incarnation| incarnation.0),
+            durable_records: store.as_ref().map_or(0, |store| store.durable_records()),
             trouble,
             defects: Vec::new(),
             quarantined: u32::try_from(usage.quarantined).unwrap_or(u32::MAX),
-            fresh: self.fresh,
+            fresh: self.fresh.load(Ordering::Relaxed),
             swept_blocks: sweep.swept_blocks,
             future_blocks: sweep.future_blocks,
             alarm: self.sweep.alarm(),
+            copied_bytes: self.copied_bytes.load(Ordering::Relaxed),
             ..Default::default()
         }
     }
 
     /// Flushes and closes. Blocks the calling thread.
     pub(crate) fn close(&self) {
-        self.store.close();
+        if let Some(store) = self.store() {
+            store.close();
+        }
     }
+}
+
+/// An error with its causes.
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    message
 }
 
 /// A completion for the store's threads.
@@ -245,20 +393,27 @@ fn completion<T: Send + 'static>(done: oneshot::Sender<T>) -> Box<dyn FnOnce(T) 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::node::place::{OpenDisk, real_disk};
     use cairn_proto::checksum::chunk_crcs;
     use cairn_proto::{BlockId, PgEpoch, Shard};
-    use cairn_store::{Durability, Execution, RealDisk, StoreOptions};
+    use cairn_store::{Durability, Execution, StoreOptions};
     use futures_util::FutureExt;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     /// A slot of a store that held blocks of writers up to `newest` when it was opened.
     pub(crate) fn slot(options: StoreOptions, newest: u64) -> (tempfile::TempDir, StoreSlot) {
+        slot_on(options, newest, real_disk())
+    }
+
+    pub(crate) fn slot_on(options: StoreOptions, newest: u64, disk: OpenDisk) -> (tempfile::TempDir, StoreSlot) {
         let dir = tempfile::tempdir().expect("a scratch directory");
-        let disk = Arc::new(RealDisk::open(dir.path()).expect("it is free"));
         let options = StoreOptions { reserve_bytes: Some(0), ..options };
-        let (store, report) = Store::open(disk, options).expect("opened");
-        let sweep = Sweep::new(WriterId(newest), 0, Duration::from_secs(10), 10);
-        (dir, StoreSlot::new(Arc::new(store), &report, sweep, Arc::default()))
+        let place = StorePlace::new(dir.path().to_owned(), options, disk, None, false);
+        let sweep = Sweep::new(Duration::from_secs(10), 10);
+        assert!(sweep.opened(WriterId(newest), 0));
+        let slot = StoreSlot::new(place, sweep);
+        slot.open().expect("opened");
+        (dir, slot)
     }
 
     /// Its store works only when told.
@@ -282,9 +437,9 @@ pub(super) mod tests {
         let mut given_up = Box::pin(slot.put(put(1, 2), &work));
         assert!((&mut kept).now_or_never().is_none() && (&mut given_up).now_or_never().is_none());
         drop(given_up);
-        slot.store.run_pending();
+        slot.store().expect("open").run_pending();
         assert!(kept.await.expect("stored").durable);
-        assert_eq!(slot.store.usage().blocks, 1);
+        assert_eq!(slot.usage().blocks, 1);
         assert_eq!(slot.stall_ms(), 0, "nobody waits for the disk");
     }
 
@@ -322,7 +477,7 @@ pub(super) mod tests {
         let status = super::super::status::of_put(&refused, slot.retry_after());
         assert_eq!(status.code, cairn_proto::status::Code::Overloaded);
         assert!((5..=5000).contains(&status.retry_after_ms), "{}", status.retry_after_ms);
-        slot.store.run_pending();
+        slot.store().expect("open").run_pending();
         waits.await.expect("stored");
         assert_eq!(slot.drain.lock().inside(), (0, 0), "who was refused is not waited for");
     }

@@ -161,10 +161,14 @@ impl Node {
 
     /// The store that a request names.
     ///
-    /// WRONG_PEER when it is none of ours: the caller's map is old. UNAVAILABLE before the first registration.
+    /// WRONG_PEER when it is none of ours: the caller's map is old. UNAVAILABLE before the first registration, and while the
+    /// store is not open.
     pub(crate) fn store(&self, id: u32) -> Result<&Arc<StoreSlot>, Status> {
         let id = StoreId(id);
         if let Some(slot) = self.stores.iter().find(|slot| slot.id() == Some(id)) {
+            if !slot.is_open() {
+                return Err(Status::new(Code::Unavailable, format!("{id} is not open: {}", slot.fault())));
+            }
             return Ok(slot);
         }
         Err(if self.id() == NodeId(0) {

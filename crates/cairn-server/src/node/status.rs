@@ -1,22 +1,11 @@
 //! What a store's errors say to a caller: one exhaustive match per operation.
 
+use super::slot::explain;
 use crate::gate::millis;
 use cairn_proto::status::{Code, Status};
-use cairn_store::{Cause, DeleteError, PutError, ReadError, SyncError};
+use cairn_store::{Cause, Closed, DeleteError, PutError, ReadError, SyncError};
 use std::error::Error;
 use std::time::Duration;
-
-/// The message with its causes, for people.
-fn explain(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    message
-}
 
 fn overloaded(error: &dyn Error, retry_after: Duration) -> Status {
     Status::new(Code::Overloaded, explain(error)).retry_after_ms(millis(retry_after))
@@ -67,4 +56,8 @@ pub(crate) fn of_read(error: &ReadError) -> Status {
         ReadError::Io { .. } => Code::Io,
     };
     Status::new(code, explain(error))
+}
+
+pub(crate) fn of_closed(error: &Closed) -> Status {
+    Status::new(Code::Unavailable, explain(error))
 }

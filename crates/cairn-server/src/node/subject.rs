@@ -240,7 +240,7 @@ impl Subject for NodeSubject {
     async fn readiness(&self) -> Verdict {
         let membership = self.node.membership.borrow().clone();
         let stores = self.node.stores.iter().map(|slot| {
-            let name = slot.id().map_or_else(|| "a store without number".to_owned(), |id| id.to_string());
+            let name = slot.id().map_or_else(|| slot.place().name(), |id| id.to_string());
             (name, slot.trouble(&slot.usage()))
         });
         judge(self.node.draining.load(Ordering::Relaxed), &membership, stores)

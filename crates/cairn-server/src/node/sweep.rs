@@ -28,11 +28,11 @@ use cairn_proto::limits::{BLOCKS_JUDGED_MAX, BLOCKS_PER_REQUEST_MAX};
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, Verdict, WriterState, response};
 use cairn_proto::{PgId, StoreId, WriterId};
-use cairn_store::{BlockKey, DeleteError};
+use cairn_store::{BlockKey, Closed, DeleteError};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -52,13 +52,21 @@ pub struct SweepTotals {
     pub stopped_blocks: u64,
 }
 
+/// What a store held when it was opened.
+#[derive(Clone, Copy)]
+struct Old {
+    /// Writers up to this one may have blocks from before this process.
+    newest: WriterId,
+    /// Blocks of such writers that may be deleted in this life of the process.
+    allowed: u64,
+}
+
 /// What the sweep keeps about one store.
 pub(crate) struct Sweep {
     candidates: Mutex<Candidates>,
-    /// Writers up to this one may have blocks from before this process.
-    newest_at_open: WriterId,
-    /// Blocks of such writers that may be deleted in this life of the process.
-    old_allowed: u64,
+    mass_percent: u8,
+    /// What was there when the store was opened first in this life of the process.
+    old: OnceLock<Old>,
     old_deleted: AtomicU64,
     judged: AtomicU64,
     swept: AtomicU64,
@@ -72,18 +80,29 @@ fn old_allowed(blocks: u64, percent: u8) -> u64 {
 }
 
 impl Sweep {
-    /// Of a store that was opened with so many blocks, of writers up to `newest`.
-    pub(crate) fn new(newest: WriterId, blocks: u64, every: Duration, mass_percent: u8) -> Self {
+    /// Of a store that is not open yet.
+    pub(crate) fn new(every: Duration, mass_percent: u8) -> Self {
         Self {
             candidates: Mutex::new(Candidates::new(SWEEP_CANDIDATES_MAX, (every, SWEEP_PAUSE_MAX.max(every)))),
-            newest_at_open: newest,
-            old_allowed: old_allowed(blocks, mass_percent),
+            mass_percent,
+            old: OnceLock::new(),
             old_deleted: AtomicU64::new(0),
             judged: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             future: AtomicU64::new(0),
             stopped: AtomicU64::new(0),
         }
+    }
+
+    /// The store was opened with so many blocks, of writers up to `newest`. False when it had been opened before in this
+    /// life of the process: then what was true at first goes on to count.
+    pub(crate) fn opened(&self, newest: WriterId, blocks: u64) -> bool {
+        self.old.set(Old { newest, allowed: old_allowed(blocks, self.mass_percent) }).is_ok()
+    }
+
+    /// Until the store is open, everything is old and nothing may go.
+    fn old(&self) -> Old {
+        self.old.get().copied().unwrap_or(Old { newest: WriterId(u64::MAX), allowed: 0 })
     }
 
     /// A block of `writer` has come into the index.
@@ -125,6 +144,8 @@ enum SweepError {
     Fence(#[from] AdmitError),
     #[error("the store does not delete: {0}")]
     Store(#[from] DeleteError),
+    #[error(transparent)]
+    Closed(#[from] Closed),
 }
 
 /// Runs until `stop`.
@@ -165,8 +186,8 @@ struct Found {
 
 /// Looks once at every candidate of a store that is due.
 async fn pass(node: &Node, slot: &Arc<StoreSlot>, book: &mut Book) -> Result<(), SweepError> {
-    let Some(store) = slot.id() else { return Ok(()) };
-    take_in_backlog(slot).await;
+    let Some(store) = slot.id().filter(|_| slot.is_open()) else { return Ok(()) };
+    take_in_backlog(slot).await?;
     let look = slot.sweep.candidates.lock().look(cairn_net::now());
     let ended = ended_writers(node, slot, &look).await?;
     if ended.is_empty() {
@@ -176,7 +197,7 @@ async fn pass(node: &Node, slot: &Arc<StoreSlot>, book: &mut Book) -> Result<(),
     let mut found = Found::default();
     let mut after = None;
     loop {
-        let page = slot.list_of(ended.clone(), after, BLOCKS_JUDGED_MAX).await;
+        let page = slot.list_of(ended.clone(), after, BLOCKS_JUDGED_MAX).await?;
         let (runs, count) = runs_of(&page);
         if count > 0 {
             judge_page(node, slot, store, runs, &page[..count], &mut found).await?;
@@ -196,12 +217,13 @@ async fn pass(node: &Node, slot: &Arc<StoreSlot>, book: &mut Book) -> Result<(),
 }
 
 /// Takes writers that the index names into the candidates, as far as there is room.
-async fn take_in_backlog(slot: &Arc<StoreSlot>) {
+async fn take_in_backlog(slot: &Arc<StoreSlot>) -> Result<(), Closed> {
     let wanted = slot.sweep.candidates.lock().wants();
     if let Some(wanted) = wanted {
-        let found = slot.writers_after(wanted.0, wanted.1).await;
+        let found = slot.writers_after(wanted.0, wanted.1).await?;
         slot.sweep.candidates.lock().absorb(wanted, &found, cairn_net::now());
     }
+    Ok(())
 }
 
 /// Those of a look that will never commit again. The others are settled as open.
@@ -277,7 +299,7 @@ async fn judge_page(
         match verdict {
             Verdict::Live => {}
             Verdict::Undecided => drop(found.left.insert(writer)),
-            Verdict::Dead if writer > slot.sweep.newest_at_open => fresh.push(*key),
+            Verdict::Dead if writer > slot.sweep.old().newest => fresh.push(*key),
             Verdict::Dead => found.held.push(*key),
             Verdict::Future => {
                 found.left.insert(writer);
@@ -299,8 +321,8 @@ async fn delete_held(slot: &StoreSlot, found: &mut Found) -> Result<(), SweepErr
     let count = held.len() as u64;
     let before = sweep.old_deleted.load(Ordering::Relaxed);
     // Once stopped it stays stopped: taken in small parts, the same blocks would pass.
-    if sweep.stopped.load(Ordering::Relaxed) > 0 || before.saturating_add(count) > sweep.old_allowed {
-        let limit = sweep.old_allowed;
+    if sweep.stopped.load(Ordering::Relaxed) > 0 || before.saturating_add(count) > sweep.old().allowed {
+        let limit = sweep.old().allowed;
         tracing::error!(store = ?slot.id(), blocks = count, limit, "sweep stopped: too many blocks have no file");
         sweep.stopped.fetch_max(count, Ordering::Relaxed);
         found.left.extend(held.iter().map(|key| key.block.writer));

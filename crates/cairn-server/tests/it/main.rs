@@ -11,5 +11,6 @@ mod collection;
 mod console;
 mod hostile;
 mod repair;
+mod stores;
 mod support;
 mod sweep;
