@@ -2,12 +2,14 @@
 //! (settings.rs) and does nothing.
 
 mod admin;
+mod fsck;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
+pub use fsck::Fsck;
 
 use crate::settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds};
 
@@ -74,6 +76,7 @@ pub enum Command {
     Tree(Tree),
     Status(Status),
     Admin(Admin),
+    Fsck(Fsck),
     Stats(Stats),
     Explain(Explain),
     Completions(Completions),
@@ -99,6 +102,7 @@ impl Command {
             Self::Tree(_) => "tree",
             Self::Status(_) => "status",
             Self::Admin(_) => "admin",
+            Self::Fsck(_) => "fsck",
             Self::Stats(_) => "stats",
             Self::Explain(_) => "explain",
             Self::Completions(_) => "completions",

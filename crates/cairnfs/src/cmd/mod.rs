@@ -5,6 +5,7 @@ mod df;
 mod du;
 mod explain;
 mod facts;
+mod fsck;
 mod live;
 mod ls;
 mod names;
@@ -19,6 +20,7 @@ pub use self::{
     df::run as df,
     du::run as du,
     explain::run as explain,
+    fsck::run as fsck,
     ls::run as ls,
     names::{mkdir, mv, rm},
     stat::run as stat,
