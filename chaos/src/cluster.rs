@@ -3,6 +3,7 @@
 //! Storage nodes advertise the address of their proxy, so that clients, metadata and the other nodes all reach them
 //! through it. Metadata has a proxy for clients; nodes reach it directly.
 
+use crate::disk::LoopDisk;
 use crate::process::{Process, cpu_s};
 use crate::proxy::{Counts, FaultProxy};
 use anyhow::{Context, Result, ensure};
@@ -37,10 +38,27 @@ pub struct Setup {
     pub dir: PathBuf,
     /// Storage nodes, 3 to [`NODES_MAX`].
     pub nodes: u16,
+    /// Nodes beyond these that have a place and are not started: [`Member::restart`] does. At most [`NODES_MAX`] with
+    /// the others.
+    pub spares: u16,
     /// Decides the random choices of the proxies.
     pub seed: u64,
+    /// Further arguments for `cairn meta`.
+    pub meta_args: Vec<String>,
     /// Further arguments for each `cairn node`.
     pub node_args: Vec<String>,
+    /// Zones that the nodes are dealt out to, in turn; empty = none has a zone.
+    pub zones: Vec<String>,
+    /// Nodes, by their index, whose directory lies on a disk of its own of this many bytes.
+    pub disks: BTreeMap<u16, u64>,
+}
+
+impl Setup {
+    /// Three or more nodes without anything special.
+    pub fn new(cairn: PathBuf, dir: PathBuf, nodes: u16, seed: u64) -> Self {
+        let (meta_args, node_args) = (Vec::new(), Vec::new());
+        Self { cairn, dir, nodes, spares: 0, seed, meta_args, node_args, zones: Vec::new(), disks: BTreeMap::new() }
+    }
 }
 
 /// A server process and the proxy before it.
@@ -51,6 +69,8 @@ pub struct Member {
     pub proxy: FaultProxy,
     /// Where it listens itself.
     pub addr: SocketAddr,
+    /// Its data.
+    pub dir: PathBuf,
     fired: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -58,8 +78,12 @@ pub struct Member {
 pub struct Cluster {
     meta: Member,
     nodes: Vec<Member>,
+    spares: usize,
     /// Runs the proxies, apart from the load; `None` only while it is dropped.
     runtime: Option<Runtime>,
+    /// Go after the processes that use them and before the directory they are mounted in.
+    disks: BTreeMap<u16, LoopDisk>,
+    fired: Mutex<BTreeMap<&'static str, u64>>,
     data: TempDir,
 }
 
@@ -105,7 +129,18 @@ impl Member {
         self.process.ready().await
     }
 
-    /// How often each fault hit somebody here: those of the proxy, `stop` and `kill`.
+    /// Kills the process, removes all its data and starts it anew.
+    ///
+    /// # Errors
+    /// It did not run, its data cannot be removed, or it does not come up.
+    pub async fn wipe(&self) -> Result<()> {
+        self.process.kill()?;
+        fs::remove_dir_all(&self.dir).with_context(|| format!("removing {}", self.dir.display()))?;
+        self.count("wipe");
+        self.restart().await
+    }
+
+    /// How often each fault hit somebody here: those of the proxy, `stop`, `kill` and `wipe`.
     pub fn fired(&self) -> BTreeMap<&'static str, u64> {
         let mut fired = self.proxy.counts().fired;
         for (fault, times) in self.fired.lock().iter() {
@@ -121,36 +156,44 @@ impl Cluster {
     /// # Errors
     /// A process did not come up; the message ends with what it logged.
     pub async fn start(setup: &Setup) -> Result<Self> {
-        ensure!((REPLICAS..=NODES_MAX).contains(&setup.nodes), "{REPLICAS} to {NODES_MAX} nodes are supported");
+        let all = setup.nodes + setup.spares;
+        ensure!(setup.nodes >= REPLICAS && all <= NODES_MAX, "{REPLICAS} to {NODES_MAX} nodes are supported");
         let data = tempfile::Builder::new().prefix("cairn-chaos-").tempdir_in(&setup.dir);
         let data = data.with_context(|| format!("making a directory in {}", setup.dir.display()))?;
-        let base = free_ports(setup.nodes, setup.seed)?;
+        let base = free_ports(all, setup.seed)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let address = |index: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, base + index));
         let meta = {
-            let (addr, dir) = (address(0), data.path().join("meta"));
-            let (replicas, listen) = (REPLICAS.to_string(), addr.to_string());
-            let args = words(&["meta", "--console", "off", "--replicas", &replicas, "--listen", &listen, "--data"]);
-            member(setup, &runtime, &data, "meta", [args, vec![dir.into()]].concat(), addr, address(1)).await?
+            let (addr, replicas) = (address(0), REPLICAS.to_string());
+            let args = words(&["meta", "--console", "off", "--replicas", &replicas]);
+            let more = setup.meta_args.iter().map(OsString::from).collect();
+            member(setup, &runtime, &data, "meta", [args, more].concat(), addr, address(1)).await?
         };
-        meta.process.spawn()?;
-        meta.process.ready().await?;
+        meta.restart().await?;
+        let mut disks = BTreeMap::new();
         let mut nodes = Vec::new();
-        for index in 1..=setup.nodes {
-            let (addr, proxy) = (address(2 * index), address(2 * index + 1));
-            let name = format!("node-{index}");
-            let (listen, advertise, metas) = (addr.to_string(), proxy.to_string(), meta.addr.to_string());
-            let args = ["node", "--console", "off", "--listen", &listen, "--advertise", &advertise, "--meta", &metas];
-            let args = [&args[..], &["--data"]].concat();
-            let more = setup.node_args.iter().map(OsString::from).collect();
-            let args = [words(&args), vec![data.path().join(&name).into()], more].concat();
+        for index in 0..all {
+            let (addr, proxy) = (address(2 * index + 2), address(2 * index + 3));
+            let name = format!("node-{}", index + 1);
+            if let Some(bytes) = setup.disks.get(&index) {
+                let image = data.path().join(format!("{name}.img"));
+                disks.insert(index, LoopDisk::mount(&image, *bytes, &data.path().join(&name))?);
+            }
+            let (advertise, metas) = (proxy.to_string(), meta.addr.to_string());
+            let mut args = words(&["node", "--console", "off", "--advertise", &advertise, "--meta", &metas]);
+            if !setup.zones.is_empty() {
+                args.extend(words(&["--zone", &setup.zones[usize::from(index) % setup.zones.len()]]));
+            }
+            args.extend(setup.node_args.iter().map(OsString::from));
             let node = member(setup, &runtime, &data, &name, args, addr, proxy).await?;
-            // One after the other: node i gets number i.
-            node.process.spawn()?;
-            node.process.ready().await?;
+            if index < setup.nodes {
+                // One after the other: node i gets number i.
+                node.restart().await?;
+            }
             nodes.push(node);
         }
-        let cluster = Self { meta, nodes, runtime: Some(runtime), data };
+        let (spares, fired) = (usize::from(setup.spares), Mutex::default());
+        let cluster = Self { meta, nodes, spares, runtime: Some(runtime), disks, fired, data };
         cluster.wait_for_groups().await?;
         Ok(cluster)
     }
@@ -165,7 +208,7 @@ impl Cluster {
                 group.members.len() == usize::from(REPLICAS)
                     && group.members.iter().all(|member| member.state == "full")
             };
-            if up == self.nodes.len() && !status.groups.is_empty() && status.groups.iter().all(full) {
+            if up == self.nodes.len() - self.spares && !status.groups.is_empty() && status.groups.iter().all(full) {
                 break;
             }
             ensure!(begun.elapsed() < READY_MAX, "no placement groups within {} s", READY_MAX.as_secs());
@@ -185,7 +228,7 @@ impl Cluster {
         &self.meta
     }
 
-    /// The storage nodes; `nodes()[i]` has node id `i + 1`.
+    /// The storage nodes, spares behind; `nodes()[i]` has node id `i + 1`.
     pub fn nodes(&self) -> &[Member] {
         &self.nodes
     }
@@ -195,13 +238,44 @@ impl Cluster {
         self.data.path()
     }
 
+    /// The disk of its own that a node was given.
+    pub fn disk(&self, node: u16) -> Option<&LoopDisk> {
+        self.disks.get(&node)
+    }
+
+    /// Counts a fault that is neither one of a proxy nor one of a process.
+    pub fn count(&self, fault: &'static str, times: u64) {
+        *self.fired.lock().entry(fault).or_default() += times;
+    }
+
     /// How often each fault hit somebody, of all members.
     pub fn fired(&self) -> BTreeMap<String, u64> {
         let mut sum = BTreeMap::new();
-        for (fault, times) in self.members().flat_map(Member::fired) {
+        let own = self.fired.lock().clone();
+        for (fault, times) in self.members().flat_map(Member::fired).chain(own) {
             *sum.entry(fault.to_owned()).or_default() += times;
         }
         sum
+    }
+
+    /// Kills every process, metadata last: what nodes still say to it counts.
+    ///
+    /// # Errors
+    /// One of them did not run.
+    pub fn kill_all(&self) -> Result<()> {
+        self.nodes[..self.nodes.len() - self.spares].iter().chain([&self.meta]).try_for_each(Member::kill)
+    }
+
+    /// Starts every process but spares, and waits until all serve.
+    ///
+    /// # Errors
+    /// One of them does not come up.
+    pub async fn restart_all(&self) -> Result<()> {
+        self.meta.restart().await?;
+        for node in &self.nodes[..self.nodes.len() - self.spares] {
+            node.restart().await?;
+        }
+        Ok(())
     }
 
     /// What the proxy of each node has counted.
@@ -253,10 +327,14 @@ async fn member(
     addr: SocketAddr,
     proxy: SocketAddr,
 ) -> Result<Member> {
+    let dir = data.path().join(name);
+    let mut args = args;
+    args.extend(words(&["--listen", &addr.to_string(), "--data"]));
+    args.push(dir.clone().into());
     let process = Process::new(name, &setup.cairn, args, data.path().join(format!("{name}.log")));
     let seed = setup.seed ^ u64::from(addr.port());
     let proxy = runtime.spawn(FaultProxy::start(proxy, addr, seed)).await?.context("listening for a proxy")?;
-    Ok(Member { process, proxy, addr, fired: Mutex::default() })
+    Ok(Member { process, proxy, addr, dir, fired: Mutex::default() })
 }
 
 fn words(args: &[&str]) -> Vec<OsString> {

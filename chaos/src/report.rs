@@ -13,6 +13,8 @@ pub struct Outcome {
     pub fields: Map<String, Value>,
     /// How often each family of faults hit somebody.
     pub fired: BTreeMap<String, u64>,
+    /// Why there was no run: this machine cannot do it.
+    pub skipped: Option<String>,
 }
 
 impl Outcome {
@@ -43,6 +45,8 @@ pub struct Report {
     pub name: String,
     /// Whether its criterion is met and every fault it injects has hit somebody.
     pub pass: bool,
+    /// Why there was no run; it passes then, and says so.
+    pub skipped: Option<String>,
     /// What is not as it should be.
     pub why: Vec<String>,
     /// All of it, with the measured fields.
@@ -65,6 +69,7 @@ pub fn report(name: &str, seed: u64, criterion: &str, families: &[&str], result:
     let mut why = Vec::new();
     match broken {
         Some(error) => why.push(error),
+        None if outcome.skipped.is_some() => {}
         None => {
             let missing = families.iter().filter(|family| outcome.fired.get(**family).is_none_or(|times| *times == 0));
             why.extend(missing.map(|family| format!("the fault {family} never hit anybody")));
@@ -78,7 +83,10 @@ pub fn report(name: &str, seed: u64, criterion: &str, families: &[&str], result:
     fields.insert("criterion".to_owned(), criterion.into());
     fields.insert("pass".to_owned(), pass.into());
     fields.insert("why".to_owned(), why.clone().into());
-    Report { name: name.to_owned(), pass, why, json: Value::Object(fields) }
+    if let Some(skipped) = &outcome.skipped {
+        fields.insert("skipped".to_owned(), skipped.clone().into());
+    }
+    Report { name: name.to_owned(), pass, skipped: outcome.skipped, why, json: Value::Object(fields) }
 }
 
 /// One row for each report.
@@ -86,7 +94,11 @@ pub fn table(reports: &[Report]) -> String {
     let width = reports.iter().map(|report| report.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for report in reports {
-        let word = if report.pass { "pass" } else { "FAIL" };
+        let word = match (&report.skipped, report.pass) {
+            (Some(_), _) => "SKIP",
+            (None, true) => "pass",
+            (None, false) => "FAIL",
+        };
         let number = |path: &str| report.json.pointer(path).and_then(Value::as_f64);
         let mut notes: Vec<String> = Vec::new();
         for (label, path) in [("h.p99", "/h/p99_ms"), ("f0.p99", "/f0/p99_ms"), ("f2.p99", "/f2/p99_ms")] {
@@ -94,6 +106,9 @@ pub fn table(reports: &[Report]) -> String {
         }
         notes.extend(number("/f2/legs_per_op").map(|legs| format!("f2.legs/op {legs:.3}")));
         notes.extend(number("/failed").map(|failed| format!("failed {failed}")));
+        notes.extend(number("/p99_ratio/all").map(|ratio| format!("f2.p99/h.p99 {ratio:.2}")));
+        notes.extend(number("/whole_after_s").map(|s| format!("whole after {s:.0} s")));
+        notes.extend(report.skipped.iter().map(|why| format!("not run: {why}")));
         notes.extend(report.why.iter().map(|why| format!("! {why}")));
         text.push_str(&format!("{:<width$}  {word}  {}\n", report.name, notes.join(", ")));
     }
@@ -122,6 +137,9 @@ mod tests {
         assert_eq!(judged(Ok(outcome(1, 1))).why, [".failed==0 (left side is 1)"]);
         assert_eq!(judged(Ok(outcome(0, 0))).why, ["the fault delay never hit anybody"]);
         assert_eq!(judged(Err(anyhow::anyhow!("broken"))).why, ["broken"]);
+        let skipped = Outcome { skipped: Some("no root".to_owned()), ..Outcome::default() };
+        let skipped = judged(Ok(skipped));
+        assert!(skipped.pass && table(&[skipped]).contains("AC1-stop  SKIP  not run: no root"));
         assert!(table(&[good]).contains("AC1-stop  pass"));
     }
 }

@@ -147,12 +147,13 @@ impl Results {
         let wrong = measured().map(|event| if let Ending::Wrong(bytes) = event.ending { bytes } else { 0 });
         set("wrong_bytes", json!(wrong.sum::<u64>()));
         if let Some(first) = self.borders.iter().find(|border| border.window != Window::Warm) {
+            // Counts of a node that another one replaced are gone with it.
             let (before, after) = (first.client, self.end.client);
-            set("hedges", json!(after.hedges - before.hedges));
-            set("retries", json!(after.retries - before.retries));
-            set("breaker_opens", json!(after.breaker_opens - before.breaker_opens));
-            set("parked", json!(after.parked - before.parked));
-            set("corrupt_blocks", json!(after.corrupt_blocks - before.corrupt_blocks));
+            set("hedges", json!(after.hedges.saturating_sub(before.hedges)));
+            set("retries", json!(after.retries.saturating_sub(before.retries)));
+            set("breaker_opens", json!(after.breaker_opens.saturating_sub(before.breaker_opens)));
+            set("parked", json!(after.parked.saturating_sub(before.parked)));
+            set("corrupt_blocks", json!(after.corrupt_blocks.saturating_sub(before.corrupt_blocks)));
         }
         set("errors", self.errors());
         for (index, border) in self.borders.iter().enumerate().filter(|(_, border)| border.window != Window::Warm) {
@@ -179,16 +180,16 @@ impl Results {
         for (name, value) in latencies(events.iter().copied()) {
             set(name, value);
         }
-        set("legs_per_op", per_op(end.client.legs - begin.client.legs));
+        set("legs_per_op", per_op(end.client.legs.saturating_sub(begin.client.legs)));
         set("server_requests_per_op", per_op(sum(|counts| counts.client_gets + counts.client_puts)));
         // Refused dials reach no proxy: the client knows of them.
-        let dials = sum(|counts| counts.client_dials).max(end.client.dials - begin.client.dials);
+        let dials = sum(|counts| counts.client_dials).max(end.client.dials.saturating_sub(begin.client.dials));
         let probes = dials + sum(|counts| counts.client_pings);
         let per_node = probes as f64 / seconds / self.nodes as f64;
         set("dials_and_probes_per_s_node", json!(round(per_node, 3)));
-        set("hedges", json!(end.client.hedges - begin.client.hedges));
-        set("breaker_opens", json!(end.client.breaker_opens - begin.client.breaker_opens));
-        set("parked", json!(end.client.parked - begin.client.parked));
+        set("hedges", json!(end.client.hedges.saturating_sub(begin.client.hedges)));
+        set("breaker_opens", json!(end.client.breaker_opens.saturating_sub(begin.client.breaker_opens)));
+        set("parked", json!(end.client.parked.saturating_sub(begin.client.parked)));
         set("cpu_own", json!(round((end.cpu.own_s - begin.cpu.own_s) / seconds, 2)));
         set("cpu_servers", json!(round((end.cpu.servers_s - begin.cpu.servers_s) / seconds, 2)));
         for (index, class) in self.classes.iter().enumerate().filter(|_| self.classes.len() > 1) {

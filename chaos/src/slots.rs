@@ -59,6 +59,11 @@ impl Slots {
         Ok(Self { files: opened, free: Mutex::new(free), seq: AtomicU32::new(1) })
     }
 
+    /// Its files.
+    pub fn files(&self) -> &[File] {
+        &self.files
+    }
+
     /// Writes the slot that has rested longest; durable when it returns.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 /// What to run.
 #[derive(Subcommand)]
 pub enum Chaos {
-    /// Run a scenario (AC1) or all of a family (AC2: AC2a and AC2b) in full, on a quiet machine
+    /// Run a scenario (AC1), all of a family (AC2: AC2a and AC2b) or all that begin so (heal-*) in full, on a quiet machine
     Run {
         /// Its name
         name: String,
@@ -29,7 +29,7 @@ pub enum Chaos {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Run the short form of all scenarios, in the profile of tests, and print a table
+    /// Run the short form of all scenarios but the longest, in the profile of tests, and print a table
     Short {
         /// Decides every random choice of load and faults
         #[arg(long, default_value_t = 1)]

@@ -75,7 +75,7 @@ async fn with_cluster(
     dir: &Path,
 ) -> Result<(Vec<replicas::Report>, Vec<failures::Report>)> {
     eprintln!("starting a cluster of {NODES} nodes");
-    let setup = Setup { cairn, dir: dir.to_owned(), nodes: NODES, seed: 1, node_args: Vec::new() };
+    let setup = Setup::new(cairn, dir.to_owned(), NODES, 1);
     let cluster = Cluster::start(&setup).await?;
     let client = cluster.client().write_timeout(WRITE_MAX).connect().await.context("connecting to the cluster")?;
     let writes = if args.quick { WRITES_QUICK } else { WRITES };

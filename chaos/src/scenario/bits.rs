@@ -18,6 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     criterion: AC10,
     short: AC10_SHORT,
     families: &["flip_bit"],
+    ci: true,
     run: |context| {
         let seed = context.seed;
         let settings = match context.form {

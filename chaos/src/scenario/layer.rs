@@ -46,6 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC5,
         short: AC5_SHORT,
         families: &[],
+        ci: true,
         run: |context| {
             let cancellations = if context.form == Form::Full { 10_000 } else { 500 };
             Box::pin(async move { outcome(&tokio::spawn(cancel::run(context.seed, cancellations)).await??) })
@@ -57,6 +58,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC6,
         short: AC6_SHORT,
         families: &[],
+        ci: true,
         run: |context| {
             let settings = match context.form {
                 Form::Full => idle::Settings::full(context.seed),
@@ -71,6 +73,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC11,
         short: AC11_SHORT,
         families: &[],
+        ci: true,
         run: |context| {
             let settings = match context.form {
                 Form::Full => hostile::Settings::full(context.seed),
@@ -87,6 +90,7 @@ pub const SCENARIOS: &[Scenario] = &[
         short: ".detail.bare_4k_p50_us>0 and .detail.link_4k_p50_us>0 and .detail.bare_1m_p50_us>0 and \
                 .detail.link_1m_p50_us>0",
         families: &[],
+        ci: true,
         run: |context| {
             let settings = match context.form {
                 Form::Full => cost::Settings::FULL,
@@ -103,6 +107,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC14,
         short: AC14_SHORT,
         families: &[],
+        ci: true,
         run: |context| {
             let seed = context.seed;
             let settings = match context.form {

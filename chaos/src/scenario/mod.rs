@@ -1,6 +1,7 @@
 //! The scenarios: what is broken, under which load, and by which criterion a run is judged.
 
 mod bits;
+mod heal;
 mod layer;
 mod reads;
 mod writes;
@@ -51,18 +52,24 @@ pub struct Scenario {
     pub short: &'static str,
     /// Families of faults that must have hit somebody.
     pub families: &'static [&'static str],
+    /// Whether its short form is one of those that every check runs.
+    pub ci: bool,
     /// Runs it.
     pub run: fn(Context) -> Running,
 }
 
 /// All of them, in the order of the table.
 pub fn all() -> Vec<&'static Scenario> {
-    [reads::SCENARIOS, writes::SCENARIOS, bits::SCENARIOS, layer::SCENARIOS].into_iter().flatten().collect()
+    let tables = [reads::SCENARIOS, writes::SCENARIOS, bits::SCENARIOS, layer::SCENARIOS, heal::SCENARIOS];
+    tables.into_iter().flatten().collect()
 }
 
-/// Those that a name means: the scenario of that name, else all whose name begins with it and goes on with a letter or
-/// a hyphen (`AC2`: `AC2a`, `AC2b`).
+/// Those that a name means: with a star at its end, all that begin as it does (`heal-*`); otherwise the scenario of that
+/// name, else all whose name begins with it and goes on with a letter or a hyphen (`AC2`: `AC2a`, `AC2b`).
 pub fn named(name: &str) -> Vec<&'static Scenario> {
+    if let Some(begin) = name.strip_suffix('*') {
+        return all().into_iter().filter(|scenario| scenario.name.starts_with(begin)).collect();
+    }
     let exact: Vec<_> = all().into_iter().filter(|scenario| scenario.name == name).collect();
     if !exact.is_empty() {
         return exact;
@@ -100,8 +107,7 @@ impl Context {
 
     /// The usual settings of a cluster of `nodes` nodes.
     pub fn setup(&self, nodes: u16) -> Setup {
-        let (cairn, dir) = (self.cairn.clone(), self.dir.clone());
-        Setup { cairn, dir, nodes, seed: self.seed, node_args: Vec::new() }
+        Setup::new(self.cairn.clone(), self.dir.clone(), nodes, self.seed)
     }
 
     /// Which of `count` nodes is hit.
@@ -142,6 +148,9 @@ mod tests {
     fn names_mean_a_scenario_or_a_family() {
         assert_eq!(named("AC1").iter().map(|scenario| scenario.name).collect::<Vec<_>>(), ["AC1"]);
         assert_eq!(named("AC2").iter().map(|scenario| scenario.name).collect::<Vec<_>>(), ["AC2a", "AC2b"]);
+        let heal = named("heal-*");
+        assert!(heal.len() > 5 && heal.iter().all(|scenario| scenario.name.starts_with("heal-")));
+        assert_eq!(named("heal").len(), heal.len());
         assert!(named("AC").is_empty() && named("nothing").is_empty());
         let mut names: Vec<_> = all().iter().map(|scenario| scenario.name).collect();
         names.sort_unstable();

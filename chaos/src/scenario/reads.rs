@@ -31,6 +31,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC1,
         short: ".failed==0 and .wrong_bytes==0 and .ops>=100 and .f2.legs_per_op<=1.5",
         families: &["black_hole"],
+        ci: true,
         run: |context| silent(context, false),
     },
     Scenario {
@@ -39,6 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC1,
         short: ".failed==0 and .wrong_bytes==0 and .ops>=100 and .f2.legs_per_op<=1.5",
         families: &["stop"],
+        ci: true,
         run: |context| silent(context, true),
     },
     Scenario {
@@ -47,6 +49,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC2,
         short: ".failed==0 and .wrong_bytes==0 and .ops>=100 and .hedges<=0.05*.ops+32",
         families: &["refuse", "reset"],
+        ci: true,
         run: |context| {
             let inject = async |cluster: &Cluster, victim: usize| {
                 let proxy = &cluster.nodes()[victim].proxy;
@@ -63,6 +66,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC2,
         short: ".failed==0 and .wrong_bytes==0 and .ops>=100 and .hedges<=0.05*.ops+32",
         families: &["delay"],
+        ci: true,
         run: |context| {
             let inject = async |cluster: &Cluster, victim: usize| {
                 cluster.nodes()[victim].proxy.set(Direction::ToClient, Mode::Delay(Latency::Fixed(SLOW)));
@@ -77,6 +81,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: ".failed==0 and .f2.p99_ms<=200+2*.h.p99_ms and .f2.legs_per_op<=1.06 and .breaker_opens==0",
         short: ".failed==0 and .wrong_bytes==0 and .ops>=100 and .f2.legs_per_op<=1.2 and .breaker_opens==0",
         families: &["delay"],
+        ci: true,
         run: |context| {
             let inject = async |cluster: &Cluster, _| {
                 for node in cluster.nodes() {
@@ -94,6 +99,7 @@ pub const SCENARIOS: &[Scenario] = &[
                     .first_ok_after_heal_s<=1.5 and .heal3s.success>=0.999",
         short: ".wrong_bytes==0 and .f2.server_requests_per_op<=1.10 and .heal3s.success>=0.99",
         families: &["reset"],
+        ci: true,
         run: |context| {
             let inject = async |cluster: &Cluster| {
                 for node in cluster.nodes() {
@@ -112,6 +118,7 @@ pub const SCENARIOS: &[Scenario] = &[
                     .first_ok_after_heal_s<=1.5 and .heal3s.success>=0.999",
         short: ".wrong_bytes==0 and .heal3s.success>=0.99",
         families: &["black_hole"],
+        ci: true,
         run: |context| {
             let inject = async |cluster: &Cluster| {
                 cluster.nodes().iter().for_each(|node| node.proxy.set_both(Mode::BlackHole));
@@ -193,7 +200,7 @@ async fn course(
 }
 
 fn outcome(cluster: &Cluster, results: &Results) -> Result<Outcome> {
-    let mut outcome = Outcome { fields: results.fields(), fired: cluster.fired() };
+    let mut outcome = Outcome { fields: results.fields(), fired: cluster.fired(), skipped: None };
     outcome.set("nodes", cluster.nodes().len());
     Ok(outcome)
 }

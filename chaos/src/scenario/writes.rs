@@ -46,6 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: SILENT,
         short: SILENT_SHORT,
         families: &["black_hole"],
+        ci: true,
         run: |context| silent(context, Fault::BlackHole),
     },
     Scenario {
@@ -54,6 +55,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: SILENT,
         short: SILENT_SHORT,
         families: &["stop"],
+        ci: true,
         run: |context| silent(context, Fault::Stop),
     },
     Scenario {
@@ -64,6 +66,7 @@ pub const SCENARIOS: &[Scenario] = &[
         short: ".failed==0 and .wrong_bytes==0 and .lost==0 and .straggler_bytes_max<=67108864 and \
                 .full_replication_after_heal_s<=60",
         families: &["black_hole"],
+        ci: true,
         run: |context| silent(context, Fault::BlackHole),
     },
     Scenario {
@@ -72,6 +75,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC8,
         short: AC8_SHORT,
         families: &["kill"],
+        ci: true,
         run: |context| Box::pin(without_quorum(context, Fault::Kill)),
     },
     Scenario {
@@ -80,6 +84,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC8,
         short: AC8_SHORT,
         families: &["black_hole"],
+        ci: true,
         run: |context| Box::pin(without_quorum(context, Fault::BlackHole)),
     },
 ];
@@ -242,5 +247,5 @@ fn named_nodes(error: &Error) -> BTreeSet<u32> {
 }
 
 fn outcome(cluster: &Cluster, results: &Results) -> Outcome {
-    Outcome { fields: results.fields(), fired: cluster.fired() }
+    Outcome { fields: results.fields(), fired: cluster.fired(), skipped: None }
 }

@@ -1,0 +1,68 @@
+//! What an operator asks for under load: drain, add, balance, and everything restarted in the middle of it.
+
+use super::scene::{Scene, Shape, run};
+use super::{Context, Running, id};
+use crate::report::Outcome;
+use anyhow::Context as _;
+use cairn_client::{ClusterStatus, NodeStatus, TaskKind};
+
+/// Memberships that the stores of a node have.
+pub fn memberships(status: &ClusterStatus, node: u32) -> usize {
+    let stores = status.nodes.iter().filter(|found| found.id == node).flat_map(|node: &NodeStatus| &node.stores);
+    let stores: Vec<u32> = stores.map(|store| store.id).collect();
+    let members = status.groups.iter().flat_map(|group| &group.members);
+    members.filter(|member| stores.contains(&member.store)).count()
+}
+
+pub fn drain(context: Context) -> Running {
+    let node = id(context.victim(5));
+    let hit = async |_: &Scene| Ok(());
+    let mend = async move |scene: &Scene, outcome: &mut Outcome| {
+        scene.operate(&["admin", "drain", &format!("node:{node}"), "--wait"]).await?;
+        scene.cluster.count("drain", 1);
+        outcome.set("left_on_drained", memberships(&scene.status().await?, node));
+        Ok(())
+    };
+    Box::pin(run(context, Shape::of(5), hit, mend))
+}
+
+pub fn add(context: Context) -> Running {
+    let shape = Shape { spares: 1, ..Shape::of(5) };
+    let hit = async |scene: &Scene| scene.cluster.nodes()[5].restart().await;
+    let mend = async |scene: &Scene, outcome: &mut Outcome| {
+        scene.nodes_are("up", &[6]).await?;
+        scene.operate(&["admin", "add", "node:6", "--wait"]).await?;
+        scene.cluster.count("add", 1);
+        scene.operate(&["admin", "balance", "--wait"]).await?;
+        scene.whole().await?;
+        let status = scene.status().await?;
+        outcome.set("new_node_groups", memberships(&status, 6));
+        let of_new = |node: &&NodeStatus| node.id == 6;
+        outcome.set("new_node_blocks", status.nodes.iter().find(of_new).map(|node| node.blocks));
+        Ok(())
+    };
+    Box::pin(run(context, shape, hit, mend))
+}
+
+pub fn restart(context: Context) -> Running {
+    let node = id(context.victim(5));
+    let hit = async |_: &Scene| Ok(());
+    let mend = async move |scene: &Scene, outcome: &mut Outcome| {
+        scene.operate(&["admin", "drain", &format!("node:{node}")]).await?;
+        scene.cluster.count("drain", 1);
+        let tasks = scene.status().await?.tasks;
+        let left: u64 = tasks.iter().map(|task| task.moves_total.saturating_sub(task.moves_done)).sum();
+        outcome.set("moves_left_at_kill", left);
+        scene.cluster.kill_all()?;
+        scene.cluster.restart_all().await?;
+        // Which also waits for the task: it is one of what a whole cluster has none of.
+        scene.whole().await?;
+        let tasks = scene.watcher.admin().list_tasks().await?;
+        let drain = tasks.iter().filter(|task| task.kind == TaskKind::Drain).max_by_key(|task| task.id);
+        let drain = drain.context("the drain is forgotten")?;
+        outcome.set("drain_state", format!("{:?}", drain.state).to_lowercase());
+        outcome.set("left_on_drained", memberships(&scene.status().await?, node));
+        Ok(())
+    };
+    Box::pin(run(context, Shape::of(5), hit, mend))
+}
