@@ -29,6 +29,8 @@ mod wire;
 /// The network that every server is started on outside simulations, so that a program that runs servers needs no other
 /// crate.
 pub use cairn_net::TcpNet;
+/// Looking into a segment file, for the command line.
+pub use cairn_store::inspect;
 pub use console::{ConsolePlace, ConsolePlaceError};
 pub use error::StartError;
 pub use listen::{ListenError, loopback_addr};

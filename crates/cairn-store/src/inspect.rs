@@ -64,6 +64,7 @@ pub struct Inspection {
     offset: u64,
     last_number: u64,
     pages: Pages,
+    payloads: bool,
 }
 
 impl fmt::Debug for Inspection {
@@ -144,6 +145,8 @@ pub enum PayloadCheck {
         /// Why.
         reason: String,
     },
+    /// It was not read: see [`Inspection::without_payloads`].
+    NotRead,
 }
 
 impl fmt::Display for PayloadCheck {
@@ -154,6 +157,7 @@ impl fmt::Display for PayloadCheck {
             Self::Bad { chunk } => write!(f, "bad from chunk {chunk}"),
             Self::Truncated => f.write_str("truncated"),
             Self::Unreadable { reason } => write!(f, "unreadable: {reason}"),
+            Self::NotRead => f.write_str("not read"),
         }
     }
 }
@@ -199,7 +203,7 @@ pub fn segment(path: &Path) -> Result<Inspection, InspectError> {
         Err(fault) => first_claim(&*file, len, &mut pages)
             .ok_or_else(|| InspectError::NoSegment { path: path.to_owned(), fault })?,
     };
-    Ok(Inspection { file, len, store, generation, header, offset: PAGE_LEN, last_number: 0, pages })
+    Ok(Inspection { file, len, store, generation, header, offset: PAGE_LEN, last_number: 0, pages, payloads: true })
 }
 
 /// Store and generation that the first valid record at its own place claims.
@@ -212,6 +216,12 @@ fn first_claim(file: &dyn DiskFile, len: u64, pages: &mut Pages) -> Option<(Stor
 }
 
 impl Inspection {
+    /// Leaves payloads unread: headers only, which is quick.
+    pub fn without_payloads(mut self) -> Self {
+        self.payloads = false;
+        self
+    }
+
     fn record_at(&mut self, offset: u64) -> Result<Record, SkipReason> {
         let region = self.pages.at(&*self.file, offset).map_err(|error| SkipReason::Unreadable(error.to_string()))?;
         let place = Place { segment: self.generation, offset };
@@ -226,6 +236,9 @@ impl Inspection {
     fn check(&self, put: &PutHeader, offset: u64) -> PayloadCheck {
         if offset + u64::from(put.stored_len) > self.len {
             return PayloadCheck::Truncated;
+        }
+        if !self.payloads {
+            return PayloadCheck::NotRead;
         }
         match first_bad_chunk(&*self.file, offset, put) {
             Ok(None) => PayloadCheck::Intact,

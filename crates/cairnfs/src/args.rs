@@ -111,7 +111,7 @@ impl Command {
 
     /// Whether the command is a server that runs until it is stopped.
     pub fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Meta(_) | Self::Node(_))
+        matches!(self, Self::Up(_) | Self::Meta(_) | Self::Node(NodeRole { instead: None, .. }))
     }
 }
 
@@ -180,8 +180,11 @@ pub struct MetaRole {
 ///
 ///   cairn node --data DIR/node-1 --listen 127.0.0.1:9001 --meta 127.0.0.1:9000
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 pub struct NodeRole {
+    /// Something else than running the node.
+    #[command(subcommand)]
+    pub instead: Option<NodeInstead>,
     /// Directory for the data
     #[arg(long, value_name = "DIR", env = "CAIRN_NODE_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
@@ -218,6 +221,29 @@ pub struct NodeRole {
     /// Write the process id to this file, remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+}
+
+/// What `cairn node` does instead of running a node.
+#[derive(Debug, Subcommand)]
+pub enum NodeInstead {
+    Inspect(Inspect),
+}
+
+/// Print the records of a segment file and verify them
+///
+/// Nothing is locked or changed, so the file may belong to a node that runs. The exit status is 1 when something in it is
+/// damaged. What a segment file is made of: docs/formats/disk.md.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Print one JSON array: what the file is, its records, a summary
+    #[arg(long)]
+    pub json: bool,
+    /// Do not read payloads: headers only
+    #[arg(long)]
+    pub no_payload: bool,
+    /// A segment file, as DIR/node-1/store-1/segments/00000001.seg
+    #[arg(value_name = "SEGMENT")]
+    pub segment: PathBuf,
 }
 
 /// List directories

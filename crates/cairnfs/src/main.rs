@@ -21,7 +21,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
 
 use crate::{
-    args::{Cli, Command, Global},
+    args::{Cli, Command, Global, NodeInstead, NodeRole},
     context::Context,
     failure::Failure,
     output::{Out, say},
@@ -89,6 +89,9 @@ async fn dispatch(command: Command, global: &Global, context: &Context) -> Resul
     let result = match command {
         Command::Up(args) => up::run(args, global, context, &mut out).await,
         Command::Meta(args) => roles::meta(args, context, &mut out).await,
+        Command::Node(NodeRole { instead: Some(NodeInstead::Inspect(args)), .. }) => {
+            roles::inspect::run(&args, &mut out)
+        }
         Command::Node(args) => roles::node(args, context, &mut out).await,
         other => {
             let mut signals = Signals::catch()?;

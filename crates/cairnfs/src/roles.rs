@@ -1,5 +1,7 @@
 //! `cairn meta` and `cairn node`: one server in this process, until a signal stops it.
 
+pub mod inspect;
+
 use std::{error::Error, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use cairn_server::{

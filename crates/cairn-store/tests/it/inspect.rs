@@ -49,6 +49,9 @@ fn a_segment_is_walked_while_its_store_is_open_and_after() {
     assert_eq!(all.len(), 4, "{all:?}");
     assert_eq!((&*all[0], &*all[2], &*all[3]), ("put 0 #1: intact", "put 2 #3: intact", "tombstone of 1 #4"));
     assert!(["put 1 #2: given back", "put 1 #2: intact"].contains(&&*all[1]), "{all:?}");
+    let quick: Vec<_> = inspect::segment(&path).unwrap().without_payloads().collect();
+    let read = |item: &Inspected| matches!(item, Inspected::Put(put) if put.payload != PayloadCheck::NotRead);
+    assert!(quick.len() == 4 && !quick.iter().any(read), "{quick:?}");
     drop(held);
 }
 

@@ -3,6 +3,7 @@
 mod copying;
 mod faults;
 mod garbage;
+mod inspecting;
 mod looking;
 mod observing;
 mod operating;
