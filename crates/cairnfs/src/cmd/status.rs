@@ -1,18 +1,20 @@
-//! `cairn status`.
+//! `cairn status`: what is asked, and the state in JSON.
 
-use cairn_client::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
+mod lines;
+
+use std::time::Duration;
+
+use cairn_client::{ClusterStatus, Defect, DfsClient, GroupStatus, LedgerPage, MemberStatus, NodeStatus, StoreStatus};
 use serde::Serialize;
+use tokio::task::JoinSet;
 
-use crate::{
-    args,
-    context::Context,
-    failure::Failure,
-    output::{Align, Out, Table},
-    text,
-};
+use super::admin::{EntryJson, ScrubJson, TaskJson};
+use crate::{args, context::Context, failure::Failure, output::Out};
 
-/// Defects and groups that the text shows; JSON has all.
-const SHOWN_MAX: usize = 20;
+/// Newest entries of a node's ledger that are shown.
+const LEDGER_ENTRIES: u32 = 5;
+/// How long a node may take to show its ledger; the others are shown without it.
+const LEDGER_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -27,7 +29,20 @@ struct Status<'a> {
     sessions: u64,
     nodes: Vec<Node<'a>>,
     groups: Vec<Group<'a>>,
+    groups_incomplete: u64,
+    groups_at_risk: u64,
+    alarms: &'a [String],
+    tasks: Vec<TaskJson>,
     defects: Vec<DefectJson<'a>>,
+    ledgers: Vec<LedgerJson>,
+}
+
+/// The newest of a node's ledger. Nodes that are away have none here.
+#[derive(Serialize)]
+struct LedgerJson {
+    node: u64,
+    open: u64,
+    entries: Vec<EntryJson>,
 }
 
 #[derive(Serialize)]
@@ -53,6 +68,9 @@ struct Store<'a> {
     quarantined: u64,
     trouble: &'a str,
     alarm: &'a str,
+    draining: bool,
+    groups: u64,
+    scrub: Option<ScrubJson>,
 }
 
 #[derive(Serialize)]
@@ -84,12 +102,37 @@ struct DefectJson<'a> {
 pub async fn run(args: args::Status, context: &Context, out: &mut Out) -> Result<(), Failure> {
     let client = context.connect().await?;
     let status = client.cluster_status().await.map_err(|error| Failure::cluster(&error))?;
+    let ledgers = ledgers(&client, &status).await;
     client.close().await;
-    if args.json { out.json(&Status::of(&status)) } else { write(&status, out) }
+    if args.json { out.json(&Status::of(&status, &ledgers)) } else { lines::write(&status, &ledgers, out) }
+}
+
+/// Nodes with the newest of their ledgers.
+type Ledgers = Vec<(u32, LedgerPage)>;
+
+/// Asks all nodes that are up at once. One that does not answer in time, or is older than its ledger, is left out: the
+/// rest of the status must not wait for it.
+async fn ledgers(client: &DfsClient, status: &ClusterStatus) -> Ledgers {
+    let mut asked = JoinSet::new();
+    for node in status.nodes.iter().filter(|node| node.state == "up") {
+        let (admin, node) = (client.admin(), node.id);
+        asked.spawn(async move {
+            let page = tokio::time::timeout(LEDGER_PATIENCE, admin.ledger(node, None, LEDGER_ENTRIES)).await;
+            page.ok()?.ok().map(|page| (node, page))
+        });
+    }
+    let mut ledgers: Ledgers = asked.join_all().await.into_iter().flatten().collect();
+    ledgers.sort_unstable_by_key(|(node, _)| *node);
+    ledgers
 }
 
 impl<'a> Status<'a> {
-    fn of(status: &'a ClusterStatus) -> Self {
+    fn of(status: &'a ClusterStatus, ledgers: &Ledgers) -> Self {
+        let ledger = |(node, page): &(u32, LedgerPage)| LedgerJson {
+            node: u64::from(*node),
+            open: page.open,
+            entries: page.entries.iter().map(EntryJson::from).collect(),
+        };
         Self {
             cluster_id: &status.cluster_id,
             engine: &status.engine,
@@ -102,7 +145,12 @@ impl<'a> Status<'a> {
             sessions: status.sessions,
             nodes: status.nodes.iter().map(Node::of).collect(),
             groups: status.groups.iter().map(Group::of).collect(),
+            groups_incomplete: status.groups_incomplete,
+            groups_at_risk: status.groups_at_risk,
+            alarms: &status.alarms,
+            tasks: status.tasks.iter().map(TaskJson::from).collect(),
             defects: status.defects.iter().map(DefectJson::of).collect(),
+            ledgers: ledgers.iter().map(ledger).collect(),
         }
     }
 }
@@ -117,6 +165,9 @@ impl<'a> Node<'a> {
             quarantined: u64::from(store.quarantined),
             trouble: &store.trouble,
             alarm: &store.alarm,
+            draining: store.draining,
+            groups: u64::from(store.groups),
+            scrub: store.scrub.as_ref().map(ScrubJson::from),
         };
         Self {
             id: u64::from(node.id),
@@ -155,127 +206,6 @@ impl<'a> DefectJson<'a> {
             block: &defect.block,
             cause: &defect.cause,
             repaired: defect.repaired,
-        }
-    }
-}
-
-/// The state in one line: what an operator wants to know first.
-fn health(status: &ClusterStatus) -> String {
-    let mut troubles = Vec::new();
-    let away = status.nodes.iter().filter(|node| !matches!(node.state.as_str(), "up" | "replaced")).count();
-    if away > 0 {
-        troubles.push(format!("{} not up", text::count(away as u64, "node")));
-    }
-    if status.degraded_runs > 0 {
-        troubles.push(text::count(status.degraded_runs, "degraded run"));
-    }
-    let rebuilding = |group: &&GroupStatus| group.members.iter().any(|member| member.state != "full");
-    let rebuilding = status.groups.iter().filter(rebuilding).count();
-    if rebuilding > 0 {
-        troubles.push(format!("{} rebuilding", text::count(rebuilding as u64, "group")));
-    }
-    let unrepaired = status.defects.iter().filter(|defect| !defect.repaired).count();
-    if unrepaired > 0 {
-        troubles.push(text::count(unrepaired as u64, "unrepaired defect"));
-    }
-    let stores = || status.nodes.iter().flat_map(|node| &node.stores);
-    let ailing = stores().filter(|store| !store.trouble.is_empty()).count();
-    if ailing > 0 {
-        troubles.push(format!("{} in trouble", text::count(ailing as u64, "store")));
-    }
-    let alarmed = stores().filter(|store| !store.alarm.is_empty()).count();
-    if alarmed > 0 {
-        troubles.push(format!("{} with an alarm", text::count(alarmed as u64, "store")));
-    }
-    if status.groups.is_empty() {
-        troubles.push("no placement group yet: files cannot be written".to_owned());
-    }
-    if troubles.is_empty() { "healthy".to_owned() } else { troubles.join(", ") }
-}
-
-fn write(status: &ClusterStatus, out: &mut Out) -> Result<(), Failure> {
-    out.line(format_args!("Health:   {}", health(status)))?;
-    out.line(format_args!("Cluster:  {} on the {} engine", status.cluster_id, status.engine))?;
-    out.line(format_args!(
-        "Files:    {}, {}B in files, {}",
-        text::count(status.inodes, "inode"),
-        text::human(status.file_bytes),
-        text::count(status.sessions, "session")
-    ))?;
-    out.line(format_args!(
-        "Space:    {} used of {}",
-        text::human(status.used_bytes),
-        text::human(status.capacity_bytes)
-    ))?;
-    out.line(format_args!("Runs:     {} degraded, {} garbage", status.degraded_runs, status.garbage_runs))?;
-    out.line("")?;
-    let mut nodes = Table::new(&[
-        Align::Left,
-        Align::Left,
-        Align::Left,
-        Align::Left,
-        Align::Left,
-        Align::Right,
-        Align::Right,
-        Align::Right,
-    ]);
-    nodes.row(["NODE", "ADDRESS", "STATE", "ZONE", "RACK", "SIZE", "USED", "BLOCKS"].map(str::to_owned));
-    for node in &status.nodes {
-        let place = |name: &str| if name.is_empty() { "-".to_owned() } else { name.to_owned() };
-        nodes.row([
-            node.id.to_string(),
-            node.addr.clone(),
-            node.state.clone(),
-            place(&node.zone),
-            place(&node.rack),
-            text::human(node.capacity_bytes),
-            text::human(node.used_bytes),
-            node.blocks.to_string(),
-        ]);
-    }
-    nodes.lines().into_iter().try_for_each(|line| out.line(line))?;
-    for (node, store) in status.nodes.iter().flat_map(|node| node.stores.iter().map(move |store| (node, store))) {
-        for what in [&store.trouble, &store.alarm].into_iter().filter(|what| !what.is_empty()) {
-            out.line(format_args!("node {}, store {}: {what}", node.id, store.id))?;
-        }
-    }
-    out.line("")?;
-    let mut groups = Table::new(&[Align::Left, Align::Right, Align::Right, Align::Right, Align::Left, Align::Left]);
-    groups.row(["GROUP", "EPOCH", "REPLICAS", "BYTES", "TAKES", "MEMBERS (STORE:STATE)"].map(str::to_owned));
-    for group in status.groups.iter().take(SHOWN_MAX) {
-        let members = group.members.iter().map(|member| format!("{}:{}", member.store, member.state));
-        groups.row([
-            group.id.to_string(),
-            group.epoch.to_string(),
-            group.replicas.to_string(),
-            text::human(group.bytes),
-            if group.sealed { "no (sealed)" } else { "yes" }.to_owned(),
-            members.collect::<Vec<_>>().join(" "),
-        ]);
-    }
-    groups.lines().into_iter().try_for_each(|line| out.line(line))?;
-    more(status.groups.len(), "group", out)?;
-    if !status.defects.is_empty() {
-        out.line("")?;
-    }
-    for defect in status.defects.iter().take(SHOWN_MAX) {
-        out.line(format_args!(
-            "defect: node {}, store {}, block {}: {}{}",
-            defect.node,
-            defect.store,
-            defect.block,
-            defect.cause,
-            if defect.repaired { " (repaired)" } else { "" }
-        ))?;
-    }
-    more(status.defects.len(), "defect", out)
-}
-
-fn more(count: usize, noun: &str, out: &mut Out) -> Result<(), Failure> {
-    match count.checked_sub(SHOWN_MAX) {
-        None | Some(0) => Ok(()),
-        Some(rest) => {
-            out.line(format_args!("and {} (--json shows all)", text::count(rest as u64, &format!("more {noun}"))))
         }
     }
 }

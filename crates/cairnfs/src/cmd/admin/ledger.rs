@@ -17,7 +17,7 @@ const PAGE: u32 = 256;
 
 /// An entry in JSON.
 #[derive(Debug, Serialize)]
-pub(super) struct EntryJson {
+pub(in crate::cmd) struct EntryJson {
     number: u64,
     found: String,
     store: u64,

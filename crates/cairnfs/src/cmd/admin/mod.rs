@@ -4,6 +4,12 @@ mod ledger;
 mod scrub;
 mod tasks;
 
+pub(super) use self::{
+    ledger::EntryJson,
+    scrub::ScrubJson,
+    tasks::{TaskJson, progress},
+};
+
 use std::{collections::BTreeMap, time::Duration};
 
 use cairn_client::{Admin, Change, ClusterMap, DfsClient, ErrorKind, Subject};

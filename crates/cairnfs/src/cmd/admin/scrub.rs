@@ -21,18 +21,42 @@ use crate::{
 /// How long repairs may take behind a pass while none is finished, before their defects count as open.
 const REPAIRS_MAX: Duration = Duration::from_secs(60);
 
-#[derive(Serialize)]
-struct ScrubJson {
-    node: u64,
-    store: u64,
+/// How far a store is, in JSON.
+#[derive(Debug, Serialize)]
+pub(in crate::cmd) struct ScrubJson {
     pass: u64,
     running: bool,
+    asked: bool,
     bytes_done: u64,
     bytes_total: u64,
     found: u64,
     repaired: u64,
     last_complete: Option<String>,
     behind: bool,
+}
+
+impl From<&StoreScrub> for ScrubJson {
+    fn from(scrub: &StoreScrub) -> Self {
+        Self {
+            pass: scrub.pass,
+            running: scrub.running,
+            asked: scrub.asked,
+            bytes_done: scrub.bytes_done,
+            bytes_total: scrub.bytes_total,
+            found: scrub.found,
+            repaired: scrub.repaired,
+            last_complete: (scrub.last_complete_ns != 0).then(|| text::rfc3339(scrub.last_complete_ns)),
+            behind: scrub.behind,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct StoreJson {
+    node: u64,
+    store: u64,
+    #[serde(flatten)]
+    scrub: ScrubJson,
 }
 
 /// A store while it is waited for.
@@ -172,17 +196,10 @@ fn progress(stores: &[Watched]) -> String {
 
 fn write(stores: &[Watched], args: &args::Scrub, places: &Places, out: &mut Out) -> Result<(), Failure> {
     if args.json {
-        let json = |store: &Watched| ScrubJson {
+        let json = |store: &Watched| StoreJson {
             node: store.node.into(),
             store: store.now.store.into(),
-            pass: store.now.pass,
-            running: store.now.running,
-            bytes_done: store.now.bytes_done,
-            bytes_total: store.now.bytes_total,
-            found: store.now.found,
-            repaired: store.now.repaired,
-            last_complete: last_complete(&store.now),
-            behind: store.now.behind,
+            scrub: ScrubJson::from(&store.now),
         };
         return out.json(&stores.iter().map(json).collect::<Vec<_>>());
     }
@@ -206,10 +223,6 @@ fn write(stores: &[Watched], args: &args::Scrub, places: &Places, out: &mut Out)
         ]);
     }
     table.lines().into_iter().try_for_each(|line| out.line(line))
-}
-
-fn last_complete(scrub: &StoreScrub) -> Option<String> {
-    (scrub.last_complete_ns != 0).then(|| text::rfc3339(scrub.last_complete_ns))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
 
 /// A task in JSON.
 #[derive(Debug, Serialize)]
-pub(super) struct TaskJson {
+pub(in crate::cmd) struct TaskJson {
     id: u64,
     kind: &'static str,
     state: &'static str,
@@ -233,7 +233,7 @@ async fn wait(admin: &Admin, begun: &Task) -> Result<Task, Failure> {
     Ok(ended)
 }
 
-fn progress(task: &Task) -> String {
+pub(in crate::cmd) fn progress(task: &Task) -> String {
     let left = match (task.state, task.eta) {
         (TaskState::Waiting, _) => ", waiting".to_owned(),
         (_, Some(eta)) => format!(", {} left", span(eta)),
