@@ -27,17 +27,19 @@ static ZEROS: [u8; PAGE_LEN as usize] = [0; PAGE_LEN as usize];
 
 /// The end of the log and what is needed to append to it.
 pub struct Appender {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     file: Arc<dyn DiskFile>,
     generation: u32,
     next_generation: u32,
     /// Where the next record goes, records of the current run included.
     tail: u64,
+    /// Length of the file: more than `tail` when its space was written by a former life of it.
+    file_len: u64,
     next_number: u64,
     /// Bytes and records since the last checkpoint was begun.
     since_checkpoint: (u64, u64),
     /// What is left of the free space above the reserve, as of the beginning of the batch.
-    free: u64,
+    pub free: u64,
 }
 
 /// Where an [`Appender`] begins.
@@ -46,31 +48,53 @@ pub struct LogEnd {
     pub generation: u32,
     pub next_generation: u32,
     pub tail: u64,
+    /// Length of the file, at least `tail`.
+    pub file_len: u64,
     pub next_number: u64,
 }
 
 /// Records that go to the disk with the next write.
 #[derive(Default)]
-struct Run {
-    records: Vec<Staged>,
-    keys: HashSet<BlockKey>,
+pub struct Run {
+    pub records: Vec<Staged>,
+    pub keys: HashSet<BlockKey>,
 }
 
-struct Staged {
-    place: Place,
-    header: Vec<u8>,
-    parts: Vec<Bytes>,
-    padding: usize,
-    effect: Effect,
+/// A record that has its place.
+pub struct Staged {
+    pub place: Place,
+    /// Encoded header region.
+    pub header: Vec<u8>,
+    pub parts: Vec<Bytes>,
+    pub padding: usize,
+    pub effect: Effect,
 }
 
-enum Effect {
-    Put { header: PutHeader, durability: Durability, done: Done<PutAck, PutError>, permit: Permit },
-    Delete { entries: Vec<TombstoneEntry>, last: Option<LastTombstone> },
+/// What a record does once it is written.
+pub enum Effect {
+    Put {
+        header: PutHeader,
+        durability: Durability,
+        done: Done<PutAck, PutError>,
+        permit: Permit,
+    },
+    Delete {
+        entries: Vec<TombstoneEntry>,
+        last: Option<LastTombstone>,
+    },
+    /// A copy of a record that compaction moves.
+    Relocate {
+        header: PutHeader,
+    },
+    /// Tombstones that compaction takes along; the segment they came from is relieved of all its duties with the last.
+    Carry {
+        entries: Vec<TombstoneEntry>,
+        relieved: Option<u32>,
+    },
 }
 
 /// Whom to answer when the last record of a delete is written.
-struct LastTombstone {
+pub struct LastTombstone {
     ack: DeleteAck,
     done: Done<DeleteAck, DeleteError>,
     permit: Permit,
@@ -78,7 +102,7 @@ struct LastTombstone {
 
 /// Why a record found no place.
 #[derive(Clone)]
-enum NoPlace {
+pub enum NoPlace {
     NoSpace(NoSpace),
     Poisoned(Poisoned),
 }
@@ -120,6 +144,7 @@ impl Appender {
             generation: end.generation,
             next_generation: end.next_generation,
             tail: end.tail,
+            file_len: end.file_len,
             next_number: end.next_number,
             since_checkpoint: (0, 0),
             free: 0,
@@ -131,7 +156,10 @@ impl Appender {
     pub fn run_batch(&mut self, batch: Vec<Request>) {
         Counters::add(&self.shared.counters.batches, 1);
         Counters::add(&self.shared.counters.batched_requests, batch.len());
-        self.free = self.shared.free_bytes();
+        let space = self.shared.space();
+        // Before the disk is full, not when it is.
+        self.shared.segments.give_back(space.keep);
+        self.free = space.free;
         let mut run = Run::default();
         for request in batch {
             match request {
@@ -198,6 +226,7 @@ impl Appender {
             logical_len: u64::from(put.len),
             file_offset_hint: put.file_offset_hint,
             replaces,
+            damage: None,
             crcs: put.crcs,
         };
         run.keys.insert(put.key);
@@ -284,7 +313,7 @@ impl Appender {
     }
 
     /// Reserves the place of a record, in a new segment if this one is full.
-    fn place(&mut self, run: &mut Run, len: u64) -> Result<Stamp, NoPlace> {
+    pub fn place(&mut self, run: &mut Run, len: u64) -> Result<Stamp, NoPlace> {
         if self.tail > PAGE_LEN && self.tail + len > self.shared.options.segment_len() {
             self.flush(run);
             self.seal()?;
@@ -300,13 +329,14 @@ impl Appender {
 
     /// Makes the active segment durable as a whole and begins a new one.
     fn seal(&mut self) -> Result<(), NoPlace> {
-        self.shared.sync_up_to(&self.file, self.shared.log.written()).map_err(NoPlace::Poisoned)?;
+        self.end_segment().map_err(NoPlace::Poisoned)?;
         // A number is never tried twice: the file of a failed attempt may still be there.
         let generation = self.next_generation;
         self.next_generation += 1;
-        let header = SegmentHeader { store: self.shared.uuid, generation, first_number: self.next_number };
-        let file = match self.shared.segments.create(&header) {
-            Ok(file) => file,
+        let header =
+            SegmentHeader { store: self.shared.uuid, generation, first_number: self.next_number, reused_len: 0 };
+        let made = match self.shared.segments.create(header) {
+            Ok(made) => made,
             Err(error) if is_full(&error) => {
                 return Err(NoPlace::NoSpace(NoSpace { needed: PAGE_LEN, free: 0 }));
             }
@@ -314,15 +344,56 @@ impl Appender {
         };
         let info = SegmentInfo { len: PAGE_LEN, ..SegmentInfo::default() };
         self.shared.catalog.write().segments.insert(generation, info);
-        self.shared.log.set_active(Arc::clone(&file));
-        self.file = file;
+        self.shared.log.set_active(Arc::clone(&made.file));
+        if made.len > PAGE_LEN {
+            Counters::add(&self.shared.counters.recycled_segments, 1);
+        }
+        self.file = made.file;
+        self.file_len = made.len;
         self.generation = generation;
         self.tail = PAGE_LEN;
+        self.note_unwritten();
         Ok(())
     }
 
+    /// Makes the active segment durable, its file cut behind its last record: only the active segment may have more file
+    /// than records.
+    fn end_segment(&mut self) -> Result<(), Poisoned> {
+        if self.file_len <= self.tail {
+            return self.shared.sync_up_to(&self.file, self.shared.log.written());
+        }
+        self.shared.check_poison()?;
+        self.file.set_len(self.tail).map_err(|error| self.shared.poison("cut a segment", error))?;
+        self.file_len = self.tail;
+        self.note_unwritten();
+        self.shared.sync_whole(&self.file, self.shared.log.written())
+    }
+
+    /// Cuts the file behind the last record, so that the next opening has nothing to look for there.
+    pub fn close(&mut self) {
+        if self.file_len > self.tail
+            && let Err(error) = self.end_segment()
+        {
+            tracing::warn!(store = %self.shared.uuid, %error, "segment not cut");
+        }
+    }
+
+    fn note_unwritten(&self) {
+        self.shared.unwritten.store(self.file_len.saturating_sub(self.tail), Ordering::Relaxed);
+    }
+
+    /// Generation of the active segment.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The active segment and the number of the last record in it, or before it.
+    pub fn end(&self) -> (Arc<dyn DiskFile>, u64) {
+        (Arc::clone(&self.file), self.next_number - 1)
+    }
+
     /// Writes the run, makes it visible and answers whoever does not wait for durability.
-    fn flush(&mut self, run: &mut Run) {
+    pub fn flush(&mut self, run: &mut Run) {
         let Some(first) = run.records.first() else { return };
         let start = first.place.offset;
         let records = std::mem::take(&mut run.records);
@@ -341,12 +412,16 @@ impl Appender {
     }
 
     /// Takes a failed write off the end of the segment.
-    fn roll_back(&self, start: u64, len: u64, error: io::Error) -> NoPlace {
+    fn roll_back(&mut self, start: u64, len: u64, error: io::Error) -> NoPlace {
         if !is_full(&error) {
             return NoPlace::Poisoned(self.shared.poison("write to a segment", error));
         }
         match self.file.set_len(start) {
-            Ok(()) => NoPlace::NoSpace(NoSpace { needed: len, free: 0 }),
+            Ok(()) => {
+                self.file_len = start;
+                self.note_unwritten();
+                NoPlace::NoSpace(NoSpace { needed: len, free: 0 })
+            }
             Err(error) => NoPlace::Poisoned(self.shared.poison("cut a segment back", error)),
         }
     }
@@ -354,6 +429,8 @@ impl Appender {
     fn publish(&mut self, records: Vec<Staged>, start: u64) {
         let mut written = Written { number: self.next_number - 1, ..Written::default() };
         let mut accepted = Vec::new();
+        self.file_len = self.file_len.max(self.tail);
+        self.note_unwritten();
         self.since_checkpoint.0 += self.tail - start;
         self.since_checkpoint.1 += records.len() as u64;
         {
@@ -377,6 +454,17 @@ impl Appender {
                     Effect::Delete { entries, last } => {
                         written.dead.extend(catalog.apply_tombstone(place, region.len() as u64, &entries));
                         written.waiters.extend(last.map(|last| Waiter::Delete(last.done, last.ack, last.permit)));
+                    }
+                    Effect::Relocate { header } => {
+                        // Readers may be at work in the old record, whose space comes back with its whole segment.
+                        let _ = catalog.apply_put(place, &header, None);
+                        written.unawaited = true;
+                        written.unsynced_bytes += u64::from(header.stored_len);
+                    }
+                    Effect::Carry { entries, relieved } => {
+                        written.dead.extend(catalog.apply_tombstone(place, region.len() as u64, &entries));
+                        written.unawaited = true;
+                        relieved.into_iter().for_each(|generation| catalog.needs_nothing(generation));
                     }
                 }
             }
@@ -428,7 +516,7 @@ impl Effect {
         match self {
             Self::Put { done, permit, .. } => finish(done, permit, Err(error.into())),
             Self::Delete { last: Some(last), .. } => finish(last.done, last.permit, Err(error.into())),
-            Self::Delete { last: None, .. } => {}
+            Self::Delete { last: None, .. } | Self::Relocate { .. } | Self::Carry { .. } => {}
         }
     }
 }

@@ -17,10 +17,24 @@ pub struct SegmentInfo {
     pub len: u64,
     /// Blocks of the index that lie in it.
     pub blocks: u64,
+    /// Bytes of the records of those blocks.
+    pub live: u64,
     /// Bytes of dead payloads given back.
     pub punched: u64,
     /// Other segments that must be gone before this one may go: its records hide older ones there.
     pub needs: BTreeSet<u32>,
+}
+
+impl SegmentInfo {
+    /// Bytes of the disk it takes.
+    pub fn occupied(&self) -> u64 {
+        self.len.saturating_sub(self.punched)
+    }
+
+    /// Bytes of it that neither are a live record nor were given back: dead payloads, headers, tombstones.
+    pub fn dead(&self) -> u64 {
+        self.occupied().saturating_sub(self.live + PAGE_LEN)
+    }
 }
 
 /// The payload of a dead record, to be given back to the file system.
@@ -58,6 +72,7 @@ impl Catalog {
         }
         let segment = self.segments.entry(place.segment).or_default();
         segment.blocks += 1;
+        segment.live += put_len(put.stored_len);
         segment.len = segment.len.max(place.offset + put_len(put.stored_len));
         if put.replaces != 0 && put.replaces != place.segment {
             segment.needs.insert(put.replaces);
@@ -91,16 +106,38 @@ impl Catalog {
         // A block in a missing segment has nothing to give back.
         let segment = self.segments.get_mut(&old.segment)?;
         segment.blocks = segment.blocks.saturating_sub(1);
+        segment.live = segment.live.saturating_sub(put_len(old.len));
         let len = pad(u64::from(old.len));
-        segment.punched += len;
         let offset = u64::from(old.page) * PAGE_LEN + put_header_len(old.len);
         (len > 0).then_some(DeadPayload { segment: old.segment, offset, len })
+    }
+
+    /// Notes a record that says nothing about any block: a damaged copy of one that is there.
+    pub fn apply_nothing(&mut self, place: Place, len: u64) {
+        let segment = self.segments.entry(place.segment).or_default();
+        segment.len = segment.len.max(place.offset + len);
+    }
+
+    /// Dead payloads of a segment were given back.
+    pub fn gave_back(&mut self, generation: u32, len: u64) {
+        if let Some(segment) = self.segments.get_mut(&generation) {
+            // Giving back twice is harmless; counting it twice would not be.
+            segment.punched += len.min(segment.dead());
+        }
+    }
+
+    /// All that a segment hides is hidden by later records, too.
+    pub fn needs_nothing(&mut self, generation: u32) {
+        if let Some(segment) = self.segments.get_mut(&generation) {
+            segment.needs.clear();
+        }
     }
 
     /// Takes an entry of a checkpoint into the index; its segment's row must be known unless the file is missing.
     pub fn restore(&mut self, entry: Entry, cause: Option<Cause>) {
         if let Some(segment) = self.segments.get_mut(&entry.segment) {
             segment.blocks += 1;
+            segment.live += put_len(entry.len);
         }
         if let Some(cause) = cause {
             self.quarantine.insert(entry.key(), cause);
@@ -124,16 +161,19 @@ impl Catalog {
     pub fn removable(&self, active: u32) -> Vec<u32> {
         let sealed = self.segments.range(..active);
         sealed
-            .filter(|(_, segment)| {
-                segment.blocks == 0 && !segment.needs.iter().any(|needed| self.segments.contains_key(needed))
-            })
+            .filter(|(_, segment)| segment.blocks == 0 && !self.is_needed(segment))
             .map(|(generation, _)| *generation)
             .collect()
     }
 
+    /// True while the segment hides records that are still there.
+    pub fn is_needed(&self, segment: &SegmentInfo) -> bool {
+        segment.needs.iter().any(|needed| self.segments.contains_key(needed))
+    }
+
     /// Bytes of the disk the segments take.
     pub fn used_bytes(&self) -> u64 {
-        self.segments.values().map(|segment| segment.len.saturating_sub(segment.punched)).sum()
+        self.segments.values().map(SegmentInfo::occupied).sum()
     }
 }
 
@@ -158,6 +198,7 @@ mod tests {
             logical_len: u64::from(len),
             file_offset_hint: 0,
             replaces,
+            damage: None,
             crcs: vec![0; len.div_ceil(65536) as usize],
         }
     }
@@ -177,7 +218,10 @@ mod tests {
         catalog.apply_put(place(1, 4), &put(2, 5000, 0), None);
         let dead = catalog.apply_tombstone(place(2, 1), PAGE_LEN, &[tombstone(1, 1)]);
         assert_eq!(dead, [DeadPayload { segment: 1, offset: 2 * PAGE_LEN, len: 2 * PAGE_LEN }]);
+        assert_eq!(catalog.used_bytes(), 7 * PAGE_LEN + 2 * PAGE_LEN);
+        catalog.gave_back(1, 2 * PAGE_LEN);
         assert_eq!(catalog.used_bytes(), 7 * PAGE_LEN - 2 * PAGE_LEN + 2 * PAGE_LEN);
+        assert_eq!((catalog.segments[&1].live, catalog.segments[&1].dead()), (3 * PAGE_LEN, PAGE_LEN));
         catalog.apply_put(place(3, 1), &put(3, 1, 0), None);
         assert_eq!(catalog.removable(3), [], "block 2 is in 1, and 2 hides block 1");
         catalog.apply_tombstone(place(3, 3), PAGE_LEN, &[tombstone(2, 1)]);

@@ -1,13 +1,15 @@
 //! Writing and loading the checkpoint, and removing the segments it no longer needs.
 
 use crate::catalog::{Catalog, SegmentInfo};
+use crate::counters::Counters;
 use crate::disk::{Disk, DiskFile, read_up_to, write_buffer_at};
 use crate::error::Poisoned;
 use crate::format::Fault;
 use crate::format::checkpoint::{
     self, CheckpointHeader, ENTRY_LEN, HEADER_LEN, NAME, SEGMENT_LEN, SegmentRow, TEMPORARY_NAME,
 };
-use crate::limits::{CHECKPOINT_LEN_MAX, SCAN_WINDOW};
+use crate::limits::{CHECKPOINT_LEN_MAX, RECYCLE_PUNCHED_SHARE, SCAN_WINDOW};
+use crate::segments::Farewell;
 use crate::store::Shared;
 use cairn_proto::checksum::{crc32c, crc32c_combine};
 use cairn_proto::{StoreUuid, WriterId};
@@ -112,17 +114,32 @@ pub fn write(shared: &Shared, job: &Job) -> Result<(), WriteError> {
     shared.sync_up_to(&job.active, job.next_number - 1)?;
     write_file(&*shared.disk, shared.uuid, job)?;
     *written = job.next_number;
-    let removable = job.catalog.removable(job.segment);
-    if !removable.is_empty() {
-        // Readers that hold a file keep it; nobody finds a block in these any more.
-        let mut catalog = shared.catalog.write();
-        for generation in &removable {
-            catalog.segments.remove(generation);
-        }
-        drop(catalog);
-        shared.segments.remove(&removable)?;
+    remove_segments(shared, &job.catalog.removable(job.segment))
+}
+
+/// Removes segments that the checkpoint on the disk needs no more. Readers that hold a file keep it; nobody finds a block
+/// in it any more.
+fn remove_segments(shared: &Shared, removable: &[u32]) -> Result<(), WriteError> {
+    if removable.is_empty() {
+        return Ok(());
     }
+    let mut removed = Vec::with_capacity(removable.len());
+    let mut catalog = shared.catalog.write();
+    for generation in removable {
+        let info = catalog.segments.remove(generation);
+        removed.push((*generation, info.map_or(Farewell::Remove, |info| farewell(&info))));
+    }
+    drop(catalog);
+    shared.reclaim.drop_segments(removable);
+    Counters::add(&shared.counters.removed_segments, removed.len());
+    shared.segments.remove(&removed, shared.space().keep)?;
     Ok(())
+}
+
+/// Only written space is worth keeping: a file full of holes is no better than a new one.
+fn farewell(info: &SegmentInfo) -> Farewell {
+    let is_written = info.punched <= info.len / RECYCLE_PUNCHED_SHARE;
+    if is_written { Farewell::Keep { len: info.len } } else { Farewell::Remove }
 }
 
 fn write_file(disk: &dyn Disk, store: StoreUuid, job: &Job) -> io::Result<()> {
@@ -235,8 +252,8 @@ fn load_body(body: &mut BodyReader<'_>, header: &CheckpointHeader) -> Result<Cat
     let mut catalog = Catalog { highest_writer: WriterId(header.highest_writer), ..Catalog::default() };
     for _ in 0..header.segments {
         let row = body.segment()?;
-        let info =
-            SegmentInfo { len: row.len, blocks: 0, punched: row.punched, needs: row.needs.into_iter().collect() };
+        let needs = row.needs.into_iter().collect();
+        let info = SegmentInfo { len: row.len, punched: row.punched, needs, ..SegmentInfo::default() };
         catalog.segments.insert(row.generation, info);
     }
     for _ in 0..header.entries {

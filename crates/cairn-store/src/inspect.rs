@@ -6,7 +6,7 @@
 use crate::disk::{DiskFile, open_read_only, read_up_to};
 use crate::format::record::{self, Place, PutHeader, Record, Stamp, TombstoneEntry, put_header_len};
 use crate::format::segment::{self, SegmentHeader};
-use crate::format::{BlockKey, Fault};
+use crate::format::{BlockKey, Cause, Fault};
 use crate::limits::{PAGE_LEN, SCAN_WINDOW};
 use crate::scan::{Pages, UNREADABLE_PAGES_MAX, first_bad_chunk};
 use cairn_proto::limits::BLOCK_LEN_MAX;
@@ -122,6 +122,8 @@ pub struct InspectedPut {
     pub file_offset_hint: u64,
     /// Segment of the older record of the same key that this one replaces; 0 = none.
     pub replaces: u32,
+    /// What an opening of the store after a crash found wrong with the payload, and wrote down.
+    pub damage: Option<Cause>,
     /// What reading the payload showed.
     pub payload: PayloadCheck,
 }
@@ -275,6 +277,7 @@ impl Inspection {
                     logical_len: put.logical_len,
                     file_offset_hint: put.file_offset_hint,
                     replaces: put.replaces,
+                    damage: put.damage,
                     payload,
                 })
             }

@@ -2,7 +2,8 @@
 //!
 //! The path of a put: [`Store::put`] (checks, queue) -> `append.rs` (one vectored write for all that waits) ->
 //! `sync.rs` (one fdatasync for all that asked) -> the caller's completion. Opening reads `recover.rs`, which applies
-//! records to the same `catalog.rs` that the live path uses. On-disk structs: `format/`, described byte by byte in
+//! records to the same `catalog.rs` that the live path uses. Space comes back through `maintain.rs`: dead payloads, and
+//! mostly empty segments that `compact.rs` empties. On-disk structs: `format/`, described byte by byte in
 //! docs/formats/disk.md.
 //!
 //! This crate must never see a socket, metadata or an async runtime. All access to the operating system goes through
@@ -11,6 +12,7 @@
 mod append;
 mod catalog;
 mod checkpoint;
+mod compact;
 mod counters;
 mod digest;
 mod disk;
@@ -19,15 +21,20 @@ pub mod format;
 mod index;
 pub mod inspect;
 pub mod limits;
+mod maintain;
 mod options;
 mod probe;
 mod queue;
 mod read;
+mod reclaim;
 mod recover;
+mod recycled;
+mod relocate;
 mod report;
 mod scan;
 mod scrub;
 mod segments;
+mod space;
 mod store;
 mod sync;
 

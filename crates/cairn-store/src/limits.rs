@@ -17,6 +17,34 @@ pub const TOMBSTONE_ENTRIES_MAX: usize = (RECORD_HEADER_MAX - RECORD_FIXED_LEN) 
 pub const SEGMENT_LEN_DEFAULT: u64 = 1 << 30;
 /// Largest segment an option may ask for: offsets are kept as 32-bit page numbers.
 pub const SEGMENT_LEN_MAX: u64 = 1 << 40;
+/// Files of removed segments kept for reuse, at most: writing again what was written before needs no new space from the
+/// file system, and its sync takes half the time (docs/decisions/0010-written-space.md).
+pub const RECYCLED_SEGMENTS_MAX: usize = 4;
+/// Written space that holds nothing (recycled files, dead payloads) is kept up to this fraction of the capacity.
+pub const RECYCLE_CAPACITY_SHARE: u64 = 16;
+/// Nothing is kept for reuse once less than this fraction of the capacity is free.
+pub const ROOMY_FREE_SHARE: u64 = 8;
+/// A segment file of which more than this fraction was given back is no written space any more.
+pub const RECYCLE_PUNCHED_SHARE: u64 = 8;
+/// Dead payloads that wait to be given back; the places of further ones are looked up in their segment when it matters.
+pub const DEAD_PAYLOADS_MAX: usize = 64 * 1024;
+
+/// Sealed segments whose live records take a smaller share than this of what they occupy are compacted, where no option
+/// says otherwise.
+pub const COMPACT_BELOW_PERCENT: u8 = 25;
+/// Bytes a second that maintenance may move, where no option says otherwise.
+pub const MAINTENANCE_RATE_DEFAULT: u64 = 64 << 20;
+/// Bytes that maintenance reads and writes at one go (one larger block is moved alone): what a client may have to wait for.
+pub const MAINTENANCE_STEP_BYTES: u64 = 1 << 20;
+/// Records that maintenance looks at, or moves, at one go.
+pub const MAINTENANCE_STEP_RECORDS: usize = 128;
+/// What giving one payload back costs beside bytes moved: a change of the file system's metadata.
+pub const PUNCH_COST: u64 = 64 << 10;
+/// While clients wait, maintenance is slower by this factor.
+pub const MAINTENANCE_YIELD: u32 = 4;
+/// Tombstones of one segment that compaction takes along; a segment with more is left alone.
+pub const CARRIED_TOMBSTONES_MAX: usize = 256 * 1024;
+
 /// Segment files kept open for reading; the least recently used one is closed first.
 pub const OPEN_SEGMENTS_MAX: usize = 128;
 
@@ -61,4 +89,7 @@ const _: () = {
     assert!(BATCH_REQUESTS_MAX <= QUEUE_REQUESTS_MAX);
     // A full queue of tombstones (a delete names at most 1024 blocks) fits the reserve many times over.
     assert!(RESERVE_MIN >= 1024 * RECORD_HEADER_MAX as u64);
+    assert!(COMPACT_BELOW_PERCENT < 100);
+    // What is kept for reuse is far below what makes a disk roomy, so giving it back never comes too late.
+    assert!(RECYCLE_CAPACITY_SHARE >= 2 * ROOMY_FREE_SHARE);
 };

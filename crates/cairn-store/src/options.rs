@@ -1,7 +1,10 @@
 //! How a store is opened, and where its randomness comes from.
 #![allow(clippy::disallowed_methods, reason = "this is the randomness seam")]
 
-use crate::limits::{PAGE_LEN, QUEUE_BYTES_MAX, RECORD_HEADER_MAX, SEGMENT_LEN_DEFAULT, SEGMENT_LEN_MAX};
+use crate::limits::{
+    COMPACT_BELOW_PERCENT, MAINTENANCE_RATE_DEFAULT, PAGE_LEN, QUEUE_BYTES_MAX, RECORD_HEADER_MAX,
+    RECYCLE_CAPACITY_SHARE, RECYCLED_SEGMENTS_MAX, SEGMENT_LEN_DEFAULT, SEGMENT_LEN_MAX,
+};
 use cairn_proto::limits::BLOCK_LEN_MAX;
 use std::fmt;
 use std::sync::Arc;
@@ -33,6 +36,13 @@ pub struct StoreOptions {
     pub queue_bytes: usize,
     /// A checkpoint follows after this many appended bytes (or twice its own size, if that is more).
     pub checkpoint_bytes: u64,
+    /// Written space without content that is kept for reuse, in bytes; `None` = [`RECYCLED_SEGMENTS_MAX`] segments, at
+    /// most a sixteenth of the capacity. Nothing is kept when the disk gets tight.
+    pub recycle_bytes: Option<u64>,
+    /// Segments with a smaller live share, in percent, are compacted; 0 = none are.
+    pub compact_below_percent: u8,
+    /// Bytes a second that compaction and giving space back may cost; a quarter of it while clients wait.
+    pub maintenance_rate: u64,
     /// Relaxed writes are flushed after this long.
     pub flush_interval: Duration,
     /// Who does the work.
@@ -49,6 +59,9 @@ impl Default for StoreOptions {
             reserve_bytes: None,
             queue_bytes: QUEUE_BYTES_MAX,
             checkpoint_bytes: crate::limits::CHECKPOINT_BYTES,
+            recycle_bytes: None,
+            compact_below_percent: COMPACT_BELOW_PERCENT,
+            maintenance_rate: MAINTENANCE_RATE_DEFAULT,
             flush_interval: FLUSH_INTERVAL_DEFAULT,
             execution: Execution::Threads,
             entropy: Arc::new(|| uuid::Uuid::new_v4().as_u128()),
@@ -61,6 +74,12 @@ impl StoreOptions {
     pub(crate) fn segment_len(&self) -> u64 {
         self.segment_len.clamp(2 * PAGE_LEN, SEGMENT_LEN_MAX - u64::from(BLOCK_LEN_MAX) - 2 * RECORD_HEADER_MAX as u64)
     }
+
+    /// Written space without content that may be kept for reuse on a roomy disk.
+    pub(crate) fn recycle_bytes(&self, capacity: u64) -> u64 {
+        let default = || (RECYCLED_SEGMENTS_MAX as u64 * self.segment_len()).min(capacity / RECYCLE_CAPACITY_SHARE);
+        self.recycle_bytes.unwrap_or_else(default)
+    }
 }
 
 impl fmt::Debug for StoreOptions {
@@ -71,6 +90,9 @@ impl fmt::Debug for StoreOptions {
             .field("reserve_bytes", &self.reserve_bytes)
             .field("queue_bytes", &self.queue_bytes)
             .field("checkpoint_bytes", &self.checkpoint_bytes)
+            .field("recycle_bytes", &self.recycle_bytes)
+            .field("compact_below_percent", &self.compact_below_percent)
+            .field("maintenance_rate", &self.maintenance_rate)
             .field("flush_interval", &self.flush_interval)
             .field("execution", &self.execution)
             .finish_non_exhaustive()

@@ -1,5 +1,6 @@
 //! Reading a block: its header is read and verified at every read, its payload by whoever receives it.
 
+use crate::counters::Counters;
 use crate::disk::{DiskFile, OsFile, read_exact_at};
 use crate::error::ReadError;
 use crate::format::record::{self, Place, PutHeader, Record, put_header_len};
@@ -119,7 +120,12 @@ pub fn read_header(shared: &Shared, entry: &Entry) -> Result<(PutHeader, Arc<dyn
     }
     let place = Place { segment: entry.segment, offset };
     match record::decode(region, shared.uuid, place) {
-        Ok(Record::Put(_, header)) if header.key == entry.key() && header.stored_len == entry.len => Ok((header, file)),
+        Ok(Record::Put(_, header)) if header.key == entry.key() && header.stored_len == entry.len => {
+            match header.damage {
+                None => Ok((header, file)),
+                Some(cause) => Err(HeaderError::Damaged(cause)),
+            }
+        }
         _ => Err(HeaderError::Damaged(Cause::Header)),
     }
 }
@@ -148,27 +154,40 @@ impl Shared {
         }
     }
 
+    /// The record of a block and its file, which compaction leaves alone while it is held.
+    fn find(&self, key: BlockKey) -> Result<(Entry, PutHeader, Arc<dyn DiskFile>), ReadError> {
+        let mut entry = self.entry(key)?;
+        loop {
+            let found = read_header(self, &entry);
+            // Between the index and the file the record may have been moved, and its old place used for another one.
+            let now = self.entry(key)?;
+            if !now.same_record(&entry) {
+                entry = now;
+                continue;
+            }
+            return match found {
+                Ok((header, file)) => Ok((entry, header, file)),
+                Err(HeaderError::Damaged(cause)) => Err(self.damaged(&entry, cause, None)),
+                Err(HeaderError::Io(source)) => Err(self.unreadable(key, source)),
+            };
+        }
+    }
+
+    fn unreadable(&self, key: BlockKey, source: io::Error) -> ReadError {
+        Counters::add(&self.counters.read_errors, 1);
+        ReadError::Io { key, source }
+    }
+
     /// See [`crate::Store::read`].
     pub fn read(&self, key: BlockKey) -> Result<StoredBlock, ReadError> {
-        let entry = self.entry(key)?;
-        match read_header(self, &entry) {
-            Ok((header, file)) => {
-                let payload_offset = u64::from(entry.page) * PAGE_LEN + put_header_len(entry.len);
-                Ok(StoredBlock { header, file, payload_offset })
-            }
-            Err(HeaderError::Damaged(cause)) => Err(self.damaged(&entry, cause, None)),
-            Err(HeaderError::Io(source)) => Err(ReadError::Io { key, source }),
-        }
+        let (entry, header, file) = self.find(key)?;
+        let payload_offset = u64::from(entry.page) * PAGE_LEN + put_header_len(entry.len);
+        Ok(StoredBlock { header, file, payload_offset })
     }
 
     /// See [`crate::Store::verify`].
     pub fn verify(&self, key: BlockKey) -> Result<(), ReadError> {
-        let entry = self.entry(key)?;
-        let (header, file) = match read_header(self, &entry) {
-            Ok(found) => found,
-            Err(HeaderError::Damaged(cause)) => return Err(self.damaged(&entry, cause, None)),
-            Err(HeaderError::Io(source)) => return Err(ReadError::Io { key, source }),
-        };
+        let (entry, header, file) = self.find(key)?;
         let payload_offset = u64::from(entry.page) * PAGE_LEN + put_header_len(entry.len);
         match first_bad_chunk(&*file, payload_offset, &header) {
             Ok(None) => Ok(()),
@@ -177,7 +196,18 @@ impl Shared {
                 let cause = if short { Cause::Truncated } else { Cause::Payload };
                 Err(self.damaged(&entry, cause, Some(chunk)))
             }
-            Err(source) => Err(ReadError::Io { key, source }),
+            Err(source) if is_reachable(&*file) => {
+                tracing::warn!(store = %self.uuid, block = %key, %source, "block cannot be read");
+                Counters::add(&self.counters.read_errors, 1);
+                Err(self.damaged(&entry, Cause::Unreadable, None))
+            }
+            Err(source) => Err(self.unreadable(key, source)),
         }
     }
+}
+
+/// True when a file can be read at all: then a place that cannot is a bad sector, and the block is to be fetched again.
+/// Otherwise the whole disk may be away, and may come back.
+fn is_reachable(file: &dyn DiskFile) -> bool {
+    file.read_at(0, &mut [0; PAGE_LEN as usize]).is_ok()
 }

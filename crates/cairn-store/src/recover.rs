@@ -7,19 +7,21 @@
 //! that it is fetched again if it ever counted.
 
 use crate::append::LogEnd;
-use crate::catalog::{Catalog, DeadPayload, SegmentInfo};
+use crate::catalog::{Catalog, SegmentInfo};
 use crate::checkpoint::{self, LoadError, Loaded};
 use crate::disk::{Disk, DiskFile, read_up_to, write_buffer_at};
 use crate::error::OpenError;
-use crate::format::record::{PutHeader, Record, Stamp, put_len};
+use crate::format::record::{PutHeader, Record, Stamp, encode_put, put_header_len, put_len};
 use crate::format::segment::{self, SegmentHeader};
 use crate::format::{BlockKey, Cause, Fault, STORE_VERSION, identity};
 use crate::index::{Entry, State};
-use crate::limits::{PAGE_LEN, REPORT_ITEMS_MAX};
+use crate::limits::{PAGE_LEN, RECYCLE_PUNCHED_SHARE, RECYCLED_SEGMENTS_MAX, REPORT_ITEMS_MAX};
 use crate::options::StoreOptions;
+use crate::reclaim::Reclaim;
+use crate::recycled::RecycledFile;
 use crate::report::{OpenReport, SkippedRegion};
-use crate::scan::{Found, Pages, Scan};
-use crate::segments::Segments;
+use crate::scan::{Found, Pages, Scan, first_bad_chunk};
+use crate::segments::{Farewell, Segments};
 use crate::store::QuarantinedBlock;
 use cairn_proto::StoreUuid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +35,7 @@ pub struct Recovered {
     pub uuid: StoreUuid,
     pub segments: Segments,
     pub catalog: Catalog,
+    pub reclaim: Reclaim,
     pub end: LogEnd,
     pub report: OpenReport,
     /// The next opening should not have to find all this again.
@@ -43,6 +46,8 @@ pub struct Recovered {
 struct SegmentFile {
     len: u64,
     header_is_good: bool,
+    /// Bytes that a former life of the file wrote.
+    reused_len: u64,
 }
 
 struct Recovery<'a> {
@@ -50,6 +55,7 @@ struct Recovery<'a> {
     segments: Segments,
     uuid: StoreUuid,
     catalog: Catalog,
+    reclaim: Reclaim,
     report: OpenReport,
     /// Highest record number known durable.
     synced: u64,
@@ -63,6 +69,8 @@ struct Recovery<'a> {
 pub fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<Recovered, OpenError> {
     disk.create_dir(segment::DIR).map_err(io_error("make", segment::DIR))?;
     disk.sync_dir("").map_err(io_error("sync", "."))?;
+    // A file whose name is only in the cache would take what is acknowledged from now on with it.
+    disk.sync_dir(segment::DIR).map_err(io_error("sync", segment::DIR))?;
     let segments = Segments::new(Arc::clone(disk));
     let names = disk.list(segment::DIR).map_err(io_error("list", segment::DIR))?;
     let mut headers = BTreeMap::new();
@@ -71,6 +79,7 @@ pub fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<Recovered, O
     }
     let mut report = OpenReport::default();
     let uuid = establish_identity(&**disk, &headers, options, &mut report)?;
+    adopt_recycled(&**disk, &segments, &names, uuid, &mut report);
     let highest_name = headers.keys().next_back().copied().unwrap_or(0);
     let files = own_files(&headers, uuid, &mut report);
     let mut recovery = Recovery {
@@ -78,6 +87,7 @@ pub fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<Recovered, O
         segments,
         uuid,
         catalog: Catalog::default(),
+        reclaim: Reclaim::default(),
         report,
         synced: 0,
         last_number: 0,
@@ -166,6 +176,30 @@ fn write_identity(disk: &dyn Disk, uuid: StoreUuid) -> Result<(), OpenError> {
     write().map_err(io_error("write", identity::NAME))
 }
 
+/// Files of removed segments that wait to be used again. What stands in them means nothing, but a file of another store
+/// is not ours to write to.
+fn adopt_recycled(disk: &dyn Disk, segments: &Segments, names: &[String], uuid: StoreUuid, report: &mut OpenReport) {
+    let mut adopted = Vec::new();
+    for generation in names.iter().filter_map(|name| segment::parse_free_name(name)) {
+        let path = segment::free_path(generation);
+        let look = || {
+            let file = disk.open(&path)?;
+            let mut first = [0; segment::LEN];
+            let read = read_up_to(&*file, 0, &mut first)?;
+            Ok::<_, io::Error>((file.len()?, SegmentHeader::decode(&first[..read])))
+        };
+        match look() {
+            Ok((len, Ok(header))) if header.store == uuid && adopted.len() < RECYCLED_SEGMENTS_MAX => {
+                adopted.push(RecycledFile { generation, len, handles: Vec::new() });
+            }
+            Ok((_, Ok(header))) if header.store != uuid => report.foreign_files.push(path),
+            // One too many, or half made into something else when the machine stopped.
+            _ => drop(disk.remove(&path)),
+        }
+    }
+    segments.recycled.add(adopted);
+}
+
 /// The segments of this store. A file of another store, or under another name than its own, is left alone.
 fn own_files(headers: &Headers, uuid: StoreUuid, report: &mut OpenReport) -> BTreeMap<u32, SegmentFile> {
     let mut files = BTreeMap::new();
@@ -175,7 +209,8 @@ fn own_files(headers: &Headers, uuid: StoreUuid, report: &mut OpenReport) -> BTr
                 report.foreign_files.push(segment::path(generation));
             }
             header => {
-                files.insert(generation, SegmentFile { len, header_is_good: header.is_ok() });
+                let reused_len = header.map_or(0, |header| header.reused_len);
+                files.insert(generation, SegmentFile { len, header_is_good: header.is_ok(), reused_len });
             }
         }
     }
@@ -237,7 +272,9 @@ impl Recovery<'_> {
             // What its tombstones hide is not known any more, so everything older is assumed.
             let older = files.range(..entry.segment).map(|(generation, _)| *generation);
             let restored = || SegmentInfo { len: file.len, needs: older.collect(), ..SegmentInfo::default() };
-            self.catalog.segments.entry(entry.segment).or_insert_with(restored).blocks += 1;
+            let segment = self.catalog.segments.entry(entry.segment).or_insert_with(restored);
+            segment.blocks += 1;
+            segment.live += put_len(entry.len);
             if end_of(&entry) > file.len {
                 self.catalog.quarantine.insert(key, Cause::Truncated);
                 self.found.push((entry, 0));
@@ -295,15 +332,15 @@ impl Recovery<'_> {
 
     /// Removes segments that an earlier checkpoint dropped and whose removal was not durable.
     fn remove_orphans(&mut self, files: &BTreeMap<u32, SegmentFile>, active: u32) -> Result<(), OpenError> {
-        let orphans: Vec<u32> = files
+        let orphans: Vec<_> = files
             .range(..active)
-            .map(|(generation, _)| *generation)
-            .filter(|g| !self.catalog.segments.contains_key(g))
+            .filter(|(generation, _)| !self.catalog.segments.contains_key(generation))
+            .map(|(generation, _)| (*generation, Farewell::Remove))
             .collect();
         if orphans.is_empty() {
             return Ok(());
         }
-        self.segments.remove(&orphans).map_err(io_error("remove from", segment::DIR))
+        self.segments.remove(&orphans, 0).map_err(io_error("remove from", segment::DIR))
     }
 
     /// Reads the records behind the checkpoint. Returns the last segment if the log may go on there.
@@ -320,7 +357,7 @@ impl Recovery<'_> {
                 self.report.bad_segment_headers.push(generation);
             }
             let from = if generation == start.segment { start.offset } else { PAGE_LEN };
-            let end = self.read_segment(generation, file.len, from, last == Some(generation))?;
+            let end = self.read_segment(generation, file, from, last == Some(generation))?;
             reusable = end.filter(|_| file.header_is_good).map(|end| Reusable { generation, end });
         }
         for (generation, file) in files.range(..start.segment) {
@@ -333,7 +370,14 @@ impl Recovery<'_> {
 
     /// Reads the records of one segment; for the active one, verifies payloads, cuts a torn tail and returns where
     /// the next record may go, if any may.
-    fn read_segment(&mut self, generation: u32, len: u64, from: u64, active: bool) -> Result<Option<u64>, OpenError> {
+    fn read_segment(
+        &mut self,
+        generation: u32,
+        SegmentFile { len, reused_len, .. }: &SegmentFile,
+        from: u64,
+        active: bool,
+    ) -> Result<Option<u64>, OpenError> {
+        let len = *len;
         let path = segment::path(generation);
         let file = self.segments.get(generation).map_err(io_error("open", &path))?;
         file.sync_data().map_err(io_error("sync", &path))?;
@@ -358,6 +402,7 @@ impl Recovery<'_> {
         let mut end = from;
         let mut suspects = Vec::new();
         let mut regions = Vec::new();
+        let mut unmarked = Vec::new();
         for found in scan {
             match found {
                 Found::Skipped(from, to) => regions.push((from, to, self.last_number)),
@@ -367,13 +412,22 @@ impl Recovery<'_> {
                     self.last_number = stamp.number;
                     self.synced = self.synced.max(stamp.synced);
                     self.report.scanned_records += 1;
-                    suspects.extend(cause.map(|cause| (stamp, cause)));
+                    let cause = cause.or_else(|| self.verify_copy(&*file, &record));
+                    if let (Record::Put(_, put), Some(cause)) = (&record, cause) {
+                        suspects.push((stamp, cause));
+                        if put.damage.is_none() && cause != Cause::Unreadable {
+                            unmarked.push((stamp, put.clone(), cause));
+                        }
+                    }
                     self.apply(&record, cause);
                 }
             }
         }
         self.blame(&suspects, active);
-        self.judge_regions(generation, &regions, len, active);
+        self.judge_regions(generation, &regions, len, active.then_some(*reused_len));
+        if !unmarked.is_empty() {
+            self.mark(&*file, unmarked, active).map_err(io_error("write to", &path))?;
+        }
         if !active || len < from {
             return Ok(None);
         }
@@ -385,28 +439,48 @@ impl Recovery<'_> {
             Record::Put(stamp, put) => self.apply_put(stamp, put, cause),
             Record::Tombstone(stamp, entries) => {
                 let dead = self.catalog.apply_tombstone(stamp.place, record.total_len(), entries);
-                dead.into_iter().for_each(|dead| self.punch(dead));
+                // The tombstone is durable: its segment was synced before it was read.
+                self.reclaim.add(dead);
             }
         }
     }
 
+    /// What is wrong with the payload of a put that would take the place of a record not known to be damaged, in
+    /// whatever segment: compaction copied that one, or something found it damaged once.
+    fn verify_copy(&self, file: &dyn DiskFile, record: &Record) -> Option<Cause> {
+        let Record::Put(stamp, put) = record else { return None };
+        self.catalog.index.get(put.key).filter(|older| older.state == State::Live)?;
+        match first_bad_chunk(file, stamp.place.offset + put_header_len(put.stored_len), put) {
+            Ok(None) => None,
+            Ok(Some(_)) => Some(Cause::Payload),
+            Err(_) => Some(Cause::Unreadable),
+        }
+    }
+
+    /// Writes into damaged records that they are, so that no later opening takes them for their blocks, not even without a
+    /// checkpoint, when payloads of sealed segments are not read.
+    fn mark(&self, file: &dyn DiskFile, records: Vec<(Stamp, PutHeader, Cause)>, active: bool) -> io::Result<()> {
+        for (stamp, put, cause) in records {
+            let cause = if active && stamp.number > self.synced { Cause::Torn } else { cause };
+            let header = PutHeader { damage: Some(cause), ..put };
+            write_buffer_at(file, stamp.place.offset, &encode_put(self.uuid, stamp, &header))?;
+        }
+        file.sync_data()
+    }
+
     fn apply_put(&mut self, stamp: &Stamp, put: &PutHeader, cause: Option<Cause>) {
+        let older = self.catalog.index.get(put.key);
+        if cause.is_some() && older.is_some_and(|older| older.state == State::Live) {
+            // The older record has the same content and stays.
+            return self.catalog.apply_nothing(stamp.place, put_len(put.stored_len));
+        }
         let dead = self.catalog.apply_put(stamp.place, put, cause);
         match cause {
-            None => dead.into_iter().for_each(|dead| self.punch(dead)),
+            None => self.reclaim.add(dead.into_iter().collect()),
             Some(_) => {
                 let entry = self.catalog.index.get(put.key).expect("applied above");
                 self.found.push((*entry, stamp.number));
             }
-        }
-    }
-
-    /// The record that hides the payload is durable: its segment was synced before it was read. Giving back what was
-    /// given back already does nothing.
-    fn punch(&self, dead: DeadPayload) {
-        let punched = self.segments.get(dead.segment).and_then(|file| file.punch(dead.offset, dead.len));
-        if let Err(error) = punched {
-            tracing::debug!(segment = dead.segment, %error, "dead payload not given back");
         }
     }
 
@@ -423,11 +497,12 @@ impl Recovery<'_> {
         }
     }
 
-    fn judge_regions(&mut self, segment: u32, regions: &[(u64, u64, u64)], len: u64, active: bool) {
+    /// `active` is the length of the active segment's file that a former life of it wrote: at its end that is no defect.
+    fn judge_regions(&mut self, segment: u32, regions: &[(u64, u64, u64)], len: u64, active: Option<u64>) {
         for &(from, to, number_before) in regions {
-            let torn = active && number_before >= self.synced;
+            let torn = active.is_some() && number_before >= self.synced;
             if torn && to == len {
-                self.report.torn_bytes += to - from;
+                self.report.torn_bytes += to.saturating_sub(from.max(active.unwrap_or(0)));
                 continue;
             }
             self.report.skipped_count += 1;
@@ -460,9 +535,12 @@ impl Recovery<'_> {
     ) -> Result<Recovered, OpenError> {
         let next_number = self.last_number.max(self.synced) + 1;
         let made = reusable.is_none();
-        let (generation, tail) = match reusable {
-            Some(reusable) => (reusable.generation, reusable.end),
-            None => (self.make_segment(highest_generation, next_number)?, PAGE_LEN),
+        let (generation, tail, file_len) = match reusable {
+            Some(reusable) => (reusable.generation, reusable.end, reusable.end),
+            None => {
+                let (generation, file_len) = self.make_segment(highest_generation, next_number)?;
+                (generation, PAGE_LEN, file_len)
+            }
         };
         let file = self.segments.get(generation).map_err(io_error("open", &segment::path(generation)))?;
         let without_checkpoint = self.report.checkpoint_fault.is_some();
@@ -471,6 +549,9 @@ impl Recovery<'_> {
             self.report.checkpoint_fault = None;
         }
         self.report_found();
+        // What was dead before the checkpoint is not remembered.
+        let holed = |(_, info): &(&u32, &SegmentInfo)| info.dead() > info.len / RECYCLE_PUNCHED_SHARE;
+        self.reclaim.forget_places(self.catalog.segments.iter().filter(holed).map(|(generation, _)| *generation));
         let next_generation = highest_generation.max(generation).saturating_add(1);
         Ok(Recovered {
             wants_checkpoint: made
@@ -483,17 +564,19 @@ impl Recovery<'_> {
             uuid: self.uuid,
             segments: self.segments,
             catalog: self.catalog,
-            end: LogEnd { file, generation, next_generation, tail, next_number },
+            reclaim: self.reclaim,
+            end: LogEnd { file, generation, next_generation, tail, file_len, next_number },
             report: self.report,
         })
     }
 
-    fn make_segment(&mut self, highest_generation: u32, first_number: u64) -> Result<u32, OpenError> {
+    /// Generation of the new segment and the length of its file.
+    fn make_segment(&mut self, highest_generation: u32, first_number: u64) -> Result<(u32, u64), OpenError> {
         let generation = highest_generation.saturating_add(1);
-        let header = SegmentHeader { store: self.uuid, generation, first_number };
-        self.segments.create(&header).map_err(io_error("make", &segment::path(generation)))?;
+        let header = SegmentHeader { store: self.uuid, generation, first_number, reused_len: 0 };
+        let made = self.segments.create(header).map_err(io_error("make", &segment::path(generation)))?;
         self.catalog.segments.insert(generation, SegmentInfo { len: PAGE_LEN, ..SegmentInfo::default() });
-        Ok(generation)
+        Ok((generation, made.len))
     }
 
     fn report_found(&mut self) {

@@ -51,6 +51,9 @@ impl Scan<'_> {
     }
 
     fn payload(&self, put: &PutHeader, offset: u64) -> Option<Cause> {
+        if put.damage.is_some() {
+            return put.damage;
+        }
         if offset + u64::from(put.stored_len) > self.len {
             return Some(Cause::Truncated);
         }

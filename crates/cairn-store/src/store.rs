@@ -1,20 +1,23 @@
 //! The store: what a storage node calls.
 
 use crate::append::{self, Appender};
-use crate::catalog::{Catalog, DeadPayload};
+use crate::catalog::Catalog;
 use crate::checkpoint::{self, Checkpoints};
 use crate::counters::{Counters, StoreCounts};
 use crate::disk::{Disk, DiskSpace};
 use crate::error::{Closed, DeleteError, Invalid, OpenError, Overloaded, Poisoned, PutError, ReadError, SyncError};
 use crate::format::{BlockKey, Cause};
 use crate::index::{Entry, State};
-use crate::limits::{LIST_STEP, RESERVE_MIN};
+use crate::limits::LIST_STEP;
+use crate::maintain::{self, Maintainer};
 use crate::options::{Execution, StoreOptions};
 use crate::queue::{DeleteRequest, Gate, Permit, PutRequest, Queue, Request, SyncRequest};
 use crate::read::StoredBlock;
+use crate::reclaim::Reclaim;
 use crate::recover;
 use crate::report::OpenReport;
 use crate::segments::Segments;
+use crate::space::{Holding, Space};
 use crate::sync::{self, Log};
 use bytes::Bytes;
 use cairn_proto::checksum::{chunk_count, chunk_crc};
@@ -23,7 +26,7 @@ use cairn_proto::{Incarnation, PgEpoch, PgId, StoreUuid, WriterId};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -111,7 +114,7 @@ pub struct QuarantinedBlock {
 pub struct Usage {
     /// Bytes the store may use in all.
     pub capacity_bytes: u64,
-    /// Bytes its segments take.
+    /// Bytes its segments take, dead payloads that were not given back yet included.
     pub used_bytes: u64,
     /// Bytes puts may still take, the reserve left alone.
     pub free_bytes: u64,
@@ -121,6 +124,14 @@ pub struct Usage {
     pub quarantined: u64,
     /// Why writes are refused until the store is reopened, if they are.
     pub poisoned: Option<Poisoned>,
+}
+
+impl Usage {
+    /// Why the store only reads until it is reopened, with what the operating system said; `None` while it takes writes.
+    pub fn read_only(&self) -> Option<String> {
+        let Poisoned { action, source } = self.poisoned.as_ref()?;
+        Some(format!("read-only since it failed to {action}: {source}"))
+    }
 }
 
 /// What all threads of a store share.
@@ -137,6 +148,9 @@ pub struct Shared {
     /// Held while a segment is synced.
     pub syncing: Mutex<()>,
     pub checkpoints: Checkpoints,
+    pub reclaim: Reclaim,
+    /// Bytes of the active segment's file behind its last record.
+    pub unwritten: AtomicU64,
     pub counters: Counters,
     /// Blocks were quarantined that no checkpoint names yet.
     pub quarantine_changed: AtomicBool,
@@ -154,6 +168,7 @@ pub struct Shared {
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
     appender: Arc<Mutex<Appender>>,
+    maintainer: Arc<Mutex<Maintainer>>,
     threads: Mutex<Threads>,
 }
 
@@ -162,6 +177,7 @@ struct Threads {
     writer: Option<JoinHandle<()>>,
     syncer: Option<JoinHandle<()>>,
     checkpointer: Option<JoinHandle<()>>,
+    maintainer: Option<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -186,6 +202,8 @@ impl Store {
             queue: Queue::default(),
             syncing: Mutex::default(),
             checkpoints: Checkpoints::default(),
+            reclaim: recovered.reclaim,
+            unwritten: AtomicU64::new(recovered.end.file_len - recovered.end.tail),
             counters: Counters::default(),
             quarantine_changed: AtomicBool::new(false),
             poison: OnceLock::new(),
@@ -197,7 +215,9 @@ impl Store {
             checkpoint::write_or_log(&shared, &appender.checkpoint());
         }
         report.log(shared.uuid);
-        let store = Self { shared, appender: Arc::new(Mutex::new(appender)), threads: Mutex::default() };
+        let appender = Arc::new(Mutex::new(appender));
+        let maintainer = Arc::new(Mutex::new(Maintainer::new(Arc::clone(&shared), Arc::clone(&appender))));
+        let store = Self { shared, appender, maintainer, threads: Mutex::default() };
         if store.shared.options.execution == Execution::Threads {
             store.start()?;
         }
@@ -212,7 +232,15 @@ impl Store {
         threads.syncer = Some(spawn("store-sync", move || sync::run(&shared))?);
         let shared = Arc::clone(&self.shared);
         threads.checkpointer = Some(spawn("store-checkpoint", move || checkpoint::run(&shared))?);
+        let (shared, maintainer) = (Arc::clone(&self.shared), Arc::clone(&self.maintainer));
+        threads.maintainer = Some(spawn("store-maintain", move || maintain::run(&shared, &maintainer))?);
         Ok(())
+    }
+
+    /// What is behind it, for tests of single steps.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> (&Shared, &Mutex<Appender>) {
+        (&self.shared, &self.appender)
     }
 
     /// The store's lasting identity.
@@ -352,7 +380,7 @@ impl Store {
     /// A full inventory costs one pass over the index, however many calls it takes.
     pub fn list(&self, pg: PgId, after: Option<BlockKey>, limit: usize) -> Vec<BlockInfo> {
         let mut found = Vec::new();
-        self.walk(after, |entry| {
+        self.shared.walk(after, |entry| {
             if entry.pg == pg.0 && entry.state == State::Live {
                 found.push(BlockInfo { key: entry.key(), len: entry.len });
             }
@@ -371,7 +399,7 @@ impl Store {
         limit: usize,
     ) -> Vec<(BlockKey, PgId)> {
         let mut found = Vec::new();
-        self.walk(after, |entry| {
+        self.shared.walk(after, |entry| {
             if wanted(entry.writer()) {
                 found.push((entry.key(), PgId(entry.pg)));
             }
@@ -385,7 +413,7 @@ impl Store {
     /// index.
     pub fn writers_after(&self, after: WriterId, limit: usize) -> BTreeSet<WriterId> {
         let mut found = BTreeSet::new();
-        self.walk(None, |entry| {
+        self.shared.walk(None, |entry| {
             let writer = entry.writer();
             if writer > after && found.insert(writer) && found.len() > limit {
                 found.pop_last();
@@ -395,23 +423,9 @@ impl Store {
         found
     }
 
-    /// Shows entries above `after` in key order until `look` has seen enough. The index is let go now and then, so that
-    /// nobody waits for the whole walk.
-    pub(crate) fn walk(&self, mut after: Option<BlockKey>, mut look: impl FnMut(&Entry) -> bool) {
-        loop {
-            let catalog = self.shared.catalog.read();
-            let mut seen = 0;
-            for entry in catalog.index.iter_after(after).take(LIST_STEP) {
-                if !look(entry) {
-                    return;
-                }
-                after = Some(entry.key());
-                seen += 1;
-            }
-            if seen < LIST_STEP {
-                return;
-            }
-        }
+    /// See [`Shared::walk`].
+    pub(crate) fn walk(&self, after: Option<BlockKey>, look: impl FnMut(&Entry) -> bool) {
+        self.shared.walk(after, look);
     }
 
     /// How full the store is and whether it takes writes.
@@ -420,11 +434,11 @@ impl Store {
             let catalog = self.shared.catalog.read();
             (catalog.used_bytes(), catalog.index.len(), catalog.quarantine.len() as u64)
         };
-        let room = self.shared.room(used_bytes);
+        let space = self.shared.space_beside(used_bytes);
         Usage {
-            capacity_bytes: room.capacity,
+            capacity_bytes: space.capacity,
             used_bytes,
-            free_bytes: room.free,
+            free_bytes: space.free,
             blocks,
             quarantined,
             poisoned: self.shared.poison.get().cloned(),
@@ -433,8 +447,14 @@ impl Store {
 
     /// What the store has done since it was opened, and what waits. Waits for nothing.
     pub fn counts(&self) -> StoreCounts {
-        let (requests, bytes) = self.shared.gate.waiting();
-        self.shared.counters.read(requests, bytes)
+        let (waiting_requests, waiting_bytes) = self.shared.gate.waiting();
+        StoreCounts {
+            waiting_requests,
+            waiting_bytes,
+            recycled_bytes: self.shared.segments.recycled.bytes(),
+            dead_bytes: self.shared.reclaim.bytes(),
+            ..self.shared.counters.read()
+        }
     }
 
     /// Number of the highest record known durable. It only grows, also over restarts: a store that comes back with a
@@ -449,13 +469,14 @@ impl Store {
     }
 
     /// With [`Execution::Manual`]: works everything that waits, as one batch after the other, each followed by a sync if
-    /// somebody asked for one.
+    /// somebody asked for one. What a tight disk needs back at once is given back; the rest of maintenance is up to
+    /// [`Store::maintain`].
     pub fn run_pending(&self) {
-        let mut appender = self.appender.lock();
         loop {
+            let mut appender = self.appender.lock();
             let batch = self.shared.queue.take();
             if batch.is_empty() {
-                return;
+                break;
             }
             appender.run_batch(batch);
             sync::run_if_due(&self.shared);
@@ -463,6 +484,14 @@ impl Store {
                 checkpoint::write_or_log(&self.shared, &job);
             }
         }
+        self.maintainer.lock().give_back();
+    }
+
+    /// Does on the caller's thread, without any pause, all the maintenance that there is to do now: gives dead payloads
+    /// back, compacts mostly empty segments, removes empty ones. Optional: the store's own threads do so in time.
+    pub fn maintain(&self) {
+        let mut maintainer = self.maintainer.lock();
+        while maintainer.step().is_some() {}
     }
 
     /// Makes everything accepted durable, writes a checkpoint and removes segments that hold nothing, on the caller's
@@ -479,6 +508,8 @@ impl Store {
         if std::mem::replace(&mut threads.closed, true) {
             return;
         }
+        self.shared.reclaim.stop();
+        join(threads.maintainer.take());
         self.shared.queue.close();
         join(threads.writer.take());
         self.run_pending();
@@ -491,6 +522,7 @@ impl Store {
         if self.shared.check_poison().is_ok() && appender.is_ahead_of_checkpoint() {
             checkpoint::write_or_log(&self.shared, &appender.checkpoint());
         }
+        appender.close();
     }
 }
 
@@ -540,27 +572,37 @@ fn join(thread: Option<JoinHandle<()>>) {
     }
 }
 
-/// Room for records, in bytes.
-struct Room {
-    capacity: u64,
-    free: u64,
-}
-
 impl Shared {
-    fn room(&self, used: u64) -> Room {
+    fn space_beside(&self, used: u64) -> Space {
         // A disk that does not even tell its size takes no more puts.
-        let space = self.disk.space().unwrap_or(DiskSpace { total: used, available: 0 });
-        let (total, available) = (space.total, space.available);
-        let capacity = self.options.capacity_bytes.unwrap_or(total).min(total);
-        let reserve = self.options.reserve_bytes.unwrap_or((capacity / 100).max(RESERVE_MIN));
-        let free = capacity.saturating_sub(used).min(available).saturating_sub(reserve);
-        Room { capacity, free }
+        let disk = self.disk.space().unwrap_or(DiskSpace { total: used, available: 0 });
+        let reusable = self.segments.recycled.bytes() + self.unwritten.load(Ordering::Relaxed);
+        Space::of(disk, Holding { used, reusable }, &self.options)
     }
 
-    /// Bytes puts may still take.
-    pub fn free_bytes(&self) -> u64 {
+    /// How much room there is now.
+    pub fn space(&self) -> Space {
         let used = self.catalog.read().used_bytes();
-        self.room(used).free
+        self.space_beside(used)
+    }
+
+    /// Shows entries above `after` in key order until `look` has seen enough. The index is let go now and then, so that
+    /// nobody waits for the whole walk.
+    pub fn walk(&self, mut after: Option<BlockKey>, mut look: impl FnMut(&Entry) -> bool) {
+        loop {
+            let catalog = self.catalog.read();
+            let mut seen = 0;
+            for entry in catalog.index.iter_after(after).take(LIST_STEP) {
+                if !look(entry) {
+                    return;
+                }
+                after = Some(entry.key());
+                seen += 1;
+            }
+            if seen < LIST_STEP {
+                return;
+            }
+        }
     }
 
     /// Fails once a write or sync has failed.
@@ -592,21 +634,10 @@ impl Shared {
         }
         done
     }
-
-    /// Gives the space of a dead payload back. It stays taken when that fails, which harms nothing.
-    pub fn punch(&self, dead: DeadPayload) {
-        let punched = self.segments.get(dead.segment).and_then(|file| file.punch(dead.offset, dead.len));
-        match punched {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(store = %self.uuid, segment = dead.segment, %error, "dead payload not given back");
-            }
-            _ => {}
-        }
-    }
 }
 
 /// First chunk that does not match, without joining the parts: only a chunk that spans two of them is copied.
-fn first_mismatch(key: BlockKey, parts: &[Bytes], crcs: &[u32]) -> Option<u32> {
+pub fn first_mismatch(key: BlockKey, parts: &[Bytes], crcs: &[u32]) -> Option<u32> {
     let mut rest = parts.iter().map(|part| &part[..]);
     let mut part = rest.next().unwrap_or_default();
     let mut joined = Vec::new();

@@ -37,7 +37,7 @@ struct LogState {
     written: u64,
     /// Number of the last record known durable.
     synced: u64,
-    /// Payloads of records that `written` hides; given back once that is durable.
+    /// Payloads of records that `written` hides; dead once that is durable.
     dead: Vec<DeadPayload>,
     waiters: Vec<Waiter>,
     /// Bytes written since the last sync that nobody waits for.
@@ -194,9 +194,7 @@ pub fn round(shared: &Shared) {
         answer(shared, waiter, result.clone());
     }
     if durable {
-        for payload in round.dead {
-            shared.punch(payload);
-        }
+        shared.reclaim.add(round.dead);
     }
 }
 
@@ -232,6 +230,18 @@ impl Shared {
         if self.log.synced() >= number {
             return Ok(());
         }
+        self.sync_now(active, number)
+    }
+
+    /// As [`Shared::sync_up_to`], and the length of `active` too, whoever has synced its records.
+    pub fn sync_whole(&self, active: &Arc<dyn DiskFile>, number: u64) -> Result<(), Poisoned> {
+        let _one_at_a_time = self.syncing.lock();
+        self.check_poison()?;
+        self.sync_now(active, number)
+    }
+
+    /// Only for whoever holds `syncing`.
+    fn sync_now(&self, active: &Arc<dyn DiskFile>, number: u64) -> Result<(), Poisoned> {
         match active.sync_data() {
             Ok(()) => {
                 let mut state = self.log.state.lock();

@@ -3,7 +3,7 @@
 //! The header region is a fixed part, then a vector: checksums of a put, entries of a tombstone. It is padded to whole
 //! pages, so payloads lie on pages too and can be punched without touching a header.
 
-use super::{BlockKey, Fault, array_at, crc_without, put_at, seal, u16_at, u32_at, u64_at};
+use super::{BlockKey, Cause, Fault, array_at, crc_without, put_at, seal, u16_at, u32_at, u64_at};
 use crate::limits::{PAGE_LEN, RECORD_FIXED_LEN, RECORD_HEADER_MAX, TOMBSTONE_ENTRIES_MAX, TOMBSTONE_ENTRY_LEN};
 use cairn_proto::checksum::chunk_count;
 use cairn_proto::limits::BLOCK_LEN_MAX;
@@ -15,6 +15,7 @@ const MAGIC: [u8; 4] = *b"CREC";
 const CRC_AT: usize = 12;
 const KIND_PUT: u8 = 1;
 const KIND_TOMBSTONE: u8 = 2;
+const DAMAGE_AT: usize = 87;
 /// The only codec of this version: the payload is the content itself.
 pub const CODEC_RAW: u8 = 0;
 
@@ -61,8 +62,12 @@ pub struct PutHeader {
     pub logical_len: u64,
     /// Offset in the file the block was written at, for forensics only: clones and moves do not change it.
     pub file_offset_hint: u64,
-    /// Segment of the damaged record of the same key that this one replaces; 0 for none.
+    /// Segment of the older record of the same key that this one replaces, because that was damaged or is copied; 0 for
+    /// none.
     pub replaces: u32,
+    /// Written into the record later, by an opening of the store that found the payload damaged by a crash: without it
+    /// only a checkpoint would know.
+    pub damage: Option<Cause>,
     /// Checksum of each 64 KiB chunk of the payload, as [`cairn_proto::checksum`] defines it.
     pub crcs: Vec<u32>,
 }
@@ -148,6 +153,7 @@ pub fn encode_put(store: StoreUuid, stamp: Stamp, put: &PutHeader) -> Vec<u8> {
     out[84] = put.key.shard.0;
     out[85] = put.k;
     out[86] = put.m;
+    out[DAMAGE_AT] = put.damage.map_or(0, |cause| cause as u8);
     put_at(&mut out, 88, &put.pg.0.to_le_bytes());
     put_at(&mut out, 96, &put.pg_epoch.0.to_le_bytes());
     put_at(&mut out, 104, &u64::from(put.stored_len).to_le_bytes());
@@ -246,6 +252,10 @@ fn decode_put(region: &[u8], count: usize) -> Result<PutHeader, Fault> {
         logical_len: u64_at(region, 112),
         file_offset_hint: u64_at(region, 120),
         replaces: u64_at(region, 128).try_into().map_err(|_| Fault::Range)?,
+        damage: match region[DAMAGE_AT] {
+            0 => None,
+            code => Some(Cause::from_u8(code).ok_or(Fault::Range)?),
+        },
         crcs: vector.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect(),
     })
 }

@@ -22,6 +22,9 @@ pub struct SegmentHeader {
     pub generation: u32,
     /// Every record in it has at least this number.
     pub first_number: u64,
+    /// Bytes of the file that a former life of it wrote: what stands there behind the records is no torn write. 0 for a
+    /// new file.
+    pub reused_len: u64,
 }
 
 impl SegmentHeader {
@@ -33,6 +36,7 @@ impl SegmentHeader {
         put_at(&mut out, 16, &self.store.0);
         put_at(&mut out, 32, &u64::from(self.generation).to_le_bytes());
         put_at(&mut out, 40, &self.first_number.to_le_bytes());
+        put_at(&mut out, 48, &self.reused_len.to_le_bytes());
         seal(&mut out, CRC_AT);
         out
     }
@@ -51,6 +55,7 @@ impl SegmentHeader {
                 store: StoreUuid(array_at(bytes, 16)),
                 generation: u64_at(bytes, 32).try_into().map_err(|_| Fault::Range)?,
                 first_number: u64_at(bytes, 40),
+                reused_len: u64_at(bytes, 48),
             }),
             version => Err(Fault::Version(version)),
         }
@@ -73,11 +78,28 @@ pub fn parse_name(file_name: &str) -> Option<u32> {
     (generation > 0 && name(generation) == file_name).then_some(generation)
 }
 
+/// Path of the file of a removed segment that waits to be used again.
+pub fn free_path(generation: u32) -> String {
+    format!("{DIR}/{}", free_name(generation))
+}
+
+/// Name of such a file in [`DIR`].
+pub fn free_name(generation: u32) -> String {
+    format!("{generation:08}.free")
+}
+
+/// Reverses [`free_name`].
+pub fn parse_free_name(file_name: &str) -> Option<u32> {
+    let generation = file_name.strip_suffix(".free")?.parse().ok()?;
+    (generation > 0 && free_name(generation) == file_name).then_some(generation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HEADER: SegmentHeader = SegmentHeader { store: StoreUuid([3; 16]), generation: 0x0102, first_number: 0x0304 };
+    const HEADER: SegmentHeader =
+        SegmentHeader { store: StoreUuid([3; 16]), generation: 0x0102, first_number: 0x0304, reused_len: 0x0506 };
 
     #[test]
     fn bytes_are_pinned() {
@@ -88,11 +110,12 @@ mod tests {
         expected[16..32].fill(3);
         expected[32..34].copy_from_slice(&[2, 1]);
         expected[40..42].copy_from_slice(&[4, 3]);
+        expected[48..50].copy_from_slice(&[6, 5]);
         expected[60..].copy_from_slice(&PINNED_CRC);
         assert_eq!(bytes, expected);
         assert_eq!(SegmentHeader::decode(&bytes), Ok(HEADER));
     }
-    const PINNED_CRC: [u8; 4] = [0xdd, 0xb1, 0xbe, 0x22];
+    const PINNED_CRC: [u8; 4] = [0x5a, 0x8c, 0xf4, 0x44];
 
     #[test]
     fn every_flipped_bit_is_found() {
@@ -108,6 +131,8 @@ mod tests {
         assert_eq!(name(7), "00000007.seg");
         for generation in [1, 99_999_999, u32::MAX] {
             assert_eq!(parse_name(&name(generation)), Some(generation));
+            assert_eq!(parse_free_name(&free_name(generation)), Some(generation));
+            assert_eq!((parse_name(&free_name(generation)), parse_free_name(&name(generation))), (None, None));
         }
         for other in ["7.seg", "00000000.seg", "00000007.tmp", "+0000007.seg", "x.seg", "4294967296.seg"] {
             assert_eq!(parse_name(other), None, "{other}");

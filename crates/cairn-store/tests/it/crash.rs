@@ -1,9 +1,10 @@
-//! Power failures at any point of any sequence of disk operations, by seed.
+//! Power failures and failing disks at any point of any sequence of operations, by seed: with checkpoints, compaction and
+//! reuse of segment files between them.
 //!
 //! After each one: every block acknowledged as durable is there and intact, no deleted one is, and what was never
-//! acknowledged is whole, gone or quarantined.
+//! acknowledged is whole, gone or quarantined. More seeds: `CAIRN_CRASH_SEEDS=3000`, from `CAIRN_CRASH_FIRST=0`.
 
-use crate::sim_disk::SimDisk;
+use crate::sim_disk::{Faults, SimDisk};
 use crate::support::*;
 use cairn_store::{Durability, ReadError, Store, StoreOptions};
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ impl Life {
         let options = StoreOptions {
             segment_len: [200_000, 600_000, 1 << 30][rng.usize(..3)],
             checkpoint_bytes: [50_000, 500_000, 1 << 40][rng.usize(..3)],
+            recycle_bytes: [None, Some(0), Some(300_000)][rng.usize(..3)],
+            compact_below_percent: [0, 25, 90, 90][rng.usize(..4)],
             entropy: entropy(seed),
             ..manual()
         };
@@ -95,6 +98,33 @@ impl Life {
         }
     }
 
+    /// What goes wrong in this life, besides that it ends.
+    fn misfortune(&mut self) {
+        let rng = &mut self.rng;
+        let (few, some) = (rng.u64(..6), rng.u64(..60));
+        let segments = self.disk.segments();
+        let segment = rng.choice(&segments).cloned();
+        let kind = rng.u32(..8);
+        self.disk.faults(|faults| match kind {
+            0..4 => faults.power_for = Some(some),
+            4 => faults.fail_sync_after = Some(few),
+            5 => faults.fail_write_after = Some(few),
+            6 => faults.fail_reads_of = segment,
+            _ => {}
+        });
+    }
+
+    /// The end of a life: mostly the power fails; after an I/O error often only the process dies, and the page cache goes
+    /// on showing what the disk does not have.
+    fn end(&mut self, failed: bool) {
+        if failed && self.rng.bool() {
+            self.disk.faults(|faults| *faults = Faults::default());
+            self.disk.kill();
+        } else {
+            self.disk.crash(&mut self.rng);
+        }
+    }
+
     fn check(&mut self, store: &Store, seed: u64, lost_checkpoint: bool) {
         for (n, promise) in &mut self.promises {
             let found = read(store, key(*n));
@@ -118,7 +148,28 @@ impl Life {
     }
 }
 
-fn run(seed: u64) {
+/// What happened in all lives, so that a test that exercises nothing is noticed.
+#[derive(Default)]
+struct Seen {
+    poisoned: u64,
+    moved: u64,
+    removed: u64,
+    recycled: u64,
+    punched: u64,
+}
+
+impl Seen {
+    fn add(&mut self, store: &Store) {
+        let counts = store.counts();
+        self.poisoned += u64::from(store.usage().poisoned.is_some());
+        self.moved += counts.moved_blocks;
+        self.removed += counts.removed_segments;
+        self.recycled += counts.recycled_segments;
+        self.punched += counts.punched_bytes;
+    }
+}
+
+fn run(seed: u64, seen: &mut Seen) {
     let mut life = Life::new(seed);
     let lives = life.rng.usize(2..6);
     let mut lost_checkpoint = false;
@@ -141,20 +192,20 @@ fn run(seed: u64) {
         let (store, report) = open(&life.disk, life.options.clone());
         assert!(without_checkpoint || !report.is_damaged(), "seed {seed}: {report:?}");
         life.check(&store, seed, lost_checkpoint);
-        if life.rng.u32(..3) > 0 {
-            let changes = life.rng.u64(..60);
-            life.disk.faults(|faults| faults.power_for = Some(changes));
-        }
-        for _ in 0..life.rng.usize(1..10) {
+        life.misfortune();
+        for _ in 0..life.rng.usize(1..14) {
             life.batch(&store);
-            if life.rng.u32(..8) == 0 {
-                store.checkpoint();
+            match life.rng.u32(..10) {
+                0 => store.checkpoint(),
+                1 | 2 => store.maintain(),
+                _ => {}
             }
         }
         if life.rng.u32(..6) == 0 {
             store.close();
         }
-        life.disk.crash(&mut life.rng);
+        seen.add(&store);
+        life.end(store.usage().poisoned.is_some());
         drop(store);
     }
     let (store, report) = open(&life.disk, life.options.clone());
@@ -164,8 +215,13 @@ fn run(seed: u64) {
 
 #[test]
 fn acknowledged_blocks_survive_every_crash() {
-    let seeds = std::env::var("CAIRN_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
-    for seed in 0..seeds {
-        run(seed);
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let (first, seeds) = (number("CAIRN_CRASH_FIRST").unwrap_or(0), number("CAIRN_CRASH_SEEDS").unwrap_or(200));
+    let mut seen = Seen::default();
+    for seed in first..first + seeds {
+        run(seed, &mut seen);
     }
+    let Seen { poisoned, moved, removed, recycled, punched } = seen;
+    println!("{poisoned} stores poisoned, {moved} blocks moved, {removed} segments removed, {recycled} recycled");
+    assert!(seeds < 100 || (poisoned > 20 && moved > 100 && removed > 50 && recycled > 20 && punched > 1_000_000));
 }

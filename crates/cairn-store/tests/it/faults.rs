@@ -18,7 +18,11 @@ fn a_failed_sync_poisons_until_reopened_and_what_the_cache_shows_is_not_believed
         assert!(matches!(put(&store, put_of(key(3), content(3, 10), durability)), Err(PutError::Poisoned(_))));
     }
     assert!(sync(&store, vec![key(2)]).is_err() && delete(&store, vec![key(1)]).is_err());
-    assert!(store.usage().poisoned.is_some());
+    let reason = store.usage().read_only().unwrap();
+    assert!(
+        reason.starts_with("read-only since it failed to sync a segment: ") && reason.contains("os error 5"),
+        "{reason}"
+    );
     assert_eq!(read(&store, key(1)).unwrap(), content(1, 50_000), "reads go on");
     drop(store);
     // The process restarts, the machine does not: the cache still shows the record that the disk never got.
@@ -99,6 +103,61 @@ fn a_failed_write_poisons() {
     assert!(answers.iter().all(|answer| matches!(answer.recv().unwrap(), Err(PutError::Poisoned(_)))));
     assert_eq!(read(&store, key(1)).unwrap(), content(1, 5000));
     assert_eq!(store.usage().blocks, 1);
+    let reason = store.usage().read_only().unwrap();
+    assert!(reason.starts_with("read-only since it failed to write to a segment: "), "{reason}");
+    // Nor does anything that the store does on its own.
+    let writes = disk.counts().writes;
+    store.maintain();
+    store.checkpoint();
+    store.close();
+    assert_eq!(disk.counts().writes, writes);
+}
+
+#[test]
+fn a_segment_that_cannot_be_made_poisons() {
+    for fault in 0..2 {
+        let disk = SimDisk::new();
+        let (store, _) = open(&disk, StoreOptions { segment_len: 100_000, ..manual() });
+        put_durable(&store, 1, 80_000);
+        disk.faults(|faults| match fault {
+            // The seal, then the new segment's header.
+            0 => faults.fail_sync_after = Some(0),
+            _ => faults.fail_write_after = Some(0),
+        });
+        assert!(matches!(
+            put(&store, put_of(key(2), content(2, 80_000), Durability::Durable)),
+            Err(PutError::Poisoned(_))
+        ));
+        assert!(store.usage().read_only().is_some());
+        disk.faults(|faults| *faults = crate::sim_disk::Faults::default());
+        disk.kill();
+        drop(store);
+        let (store, report) = open(&disk, manual());
+        assert!(!report.is_damaged(), "{report:?}");
+        assert_eq!(read(&store, key(1)).unwrap(), content(1, 80_000));
+        put_durable(&store, 2, 80_000);
+    }
+}
+
+#[test]
+fn the_name_of_a_segment_is_durable_before_it_is_used_also_after_a_failed_attempt() {
+    // Among these points is the one where the new segment's file is made and synced, and its directory is not.
+    for changes in 0..10 {
+        let disk = SimDisk::new();
+        let (store, _) = open(&disk, StoreOptions { segment_len: 100_000, ..manual() });
+        put_durable(&store, 1, 80_000);
+        disk.faults(|faults| faults.power_for = Some(changes));
+        let _ = put(&store, put_of(key(2), content(2, 80_000), Durability::Durable));
+        disk.faults(|faults| *faults = crate::sim_disk::Faults::default());
+        disk.kill();
+        drop(store);
+        let (store, _) = open(&disk, manual());
+        put_durable(&store, 2, 80_000);
+        disk.lose_power();
+        drop(store);
+        let (store, _) = open(&disk, manual());
+        assert_eq!(read(&store, key(2)).unwrap(), content(2, 80_000), "power for {changes} changes");
+    }
 }
 
 #[test]

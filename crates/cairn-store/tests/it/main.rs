@@ -13,5 +13,6 @@ mod inspect;
 mod model;
 mod scrub;
 mod sim_disk;
+mod space;
 mod support;
 mod threads;

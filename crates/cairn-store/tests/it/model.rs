@@ -17,6 +17,7 @@ enum Step {
     Sync,
     Reopen { clean: bool, keep_checkpoint: bool },
     Checkpoint,
+    Maintain,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +34,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..KEYS).prop_map(Step::Quarantine),
         1 => Just(Step::Sync),
         1 => Just(Step::Checkpoint),
+        2 => Just(Step::Maintain),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(clean, keep_checkpoint)| Step::Reopen { clean, keep_checkpoint }),
     ];
-    prop::collection::vec(step, 0..60)
+    prop::collection::vec(step, 0..100)
+}
+
+/// Segments of a few blocks or endless ones; compaction never, seldom or at once; nothing kept for reuse or all.
+fn variants() -> impl Strategy<Value = StoreOptions> {
+    let compaction = prop::sample::select(vec![0, 25, 90]);
+    (any::<bool>(), compaction, any::<bool>()).prop_map(|(small_segments, compact_below_percent, keep)| StoreOptions {
+        segment_len: if small_segments { 150_000 } else { 1 << 30 },
+        compact_below_percent,
+        recycle_bytes: if keep { None } else { Some(0) },
+        ..manual()
+    })
 }
 
 /// Two contents of different lengths for each key.
@@ -46,8 +59,8 @@ fn variant_of(n: u32, variant: u32) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn equals_a_map(steps in steps(), small_segments: bool) {
-        let options = || StoreOptions { segment_len: if small_segments { 150_000 } else { 1 << 30 }, ..manual() };
+    fn equals_a_map(steps in steps(), variant in variants()) {
+        let options = || variant.clone();
         let disk = SimDisk::new();
         let mut store = open(&disk, options()).0;
         let mut model: BTreeMap<BlockKey, Held> = BTreeMap::new();
@@ -82,6 +95,7 @@ proptest! {
                     prop_assert!(missing.iter().all(|key| !matches!(model.get(key), Some(Held::Live(_)))));
                 }
                 Step::Checkpoint => store.checkpoint(),
+                Step::Maintain => store.maintain(),
                 Step::Reopen { clean, keep_checkpoint } => {
                     if clean {
                         drop(store);

@@ -53,6 +53,8 @@ pub struct Faults {
     pub fail_write_after: Option<u64>,
     /// Reads of this file fail.
     pub fail_reads_of: Option<String>,
+    /// Reads that touch this byte of this file fail.
+    pub bad_sector: Option<(String, u64)>,
     /// A write takes at most this many bytes.
     pub short_writes: Option<usize>,
     /// Bytes that can still be written before the disk is full, whatever it says about its space.
@@ -218,7 +220,18 @@ impl SimDisk {
 
     /// Segment files that exist.
     pub fn segments(&self) -> Vec<String> {
-        self.names().into_iter().filter(|name| name.starts_with("segments/")).collect()
+        self.names().into_iter().filter(|name| name.ends_with(".seg")).collect()
+    }
+
+    /// Files of removed segments that wait to be used again.
+    pub fn recycled(&self) -> Vec<String> {
+        self.names().into_iter().filter(|name| name.ends_with(".free")).collect()
+    }
+
+    /// Bytes of files that take space, holes left out.
+    pub fn allocated(&self) -> u64 {
+        let state = self.state();
+        state.names.values().map(|inode| allocated(&state.inodes[*inode].cached)).sum()
     }
 }
 
@@ -427,6 +440,15 @@ impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.with(|state| {
             if state.faults.fail_reads_of.as_deref() == Some(&self.name) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            let end = offset + buffer.len() as u64;
+            if state
+                .faults
+                .bad_sector
+                .as_ref()
+                .is_some_and(|(name, at)| *name == self.name && (offset..end).contains(at))
+            {
                 return Err(io::Error::from_raw_os_error(5));
             }
             let content = &state.inodes[self.inode].cached;

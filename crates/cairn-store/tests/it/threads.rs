@@ -77,6 +77,74 @@ fn closing_answers_everybody_and_loses_nothing() {
 }
 
 #[test]
+fn readers_writers_and_compaction_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let options = StoreOptions {
+        segment_len: 300_000,
+        compact_below_percent: 95,
+        checkpoint_bytes: 200_000,
+        maintenance_rate: u64::MAX,
+        recycle_bytes: Some(1 << 30),
+        ..threaded()
+    };
+    let len = |n: u32| [3000, 40_000, 70_000][n as usize % 3];
+    let (store, _) = open(&disk, options.clone());
+    let put_all = |keys: Vec<u32>| {
+        let begin = |n| begin_put(&store, put_of(key(n), content(n, len(n)), Durability::Durable));
+        let answers: Vec<_> = keys.into_iter().map(begin).collect();
+        assert!(answers.into_iter().all(|answer| answer.recv().unwrap().is_ok()));
+    };
+    // Blocks that stay, between blocks that go.
+    let stays = |n: u32| n.is_multiple_of(4);
+    put_all((0..40).collect());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (store, done) = (&store, &done);
+            scope.spawn(move || {
+                let mut n = reader * 20;
+                let mut held = std::collections::VecDeque::new();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    n = (n + 4) % 40;
+                    let block = store.read(key(n)).unwrap();
+                    held.push_back((n, block));
+                    // Looked at long after it was found.
+                    if held.len() > 5 {
+                        let (n, block) = held.pop_front().unwrap();
+                        assert_eq!(block.read_at(0, block.len()).unwrap(), content(n, len(n)), "block {n}");
+                    }
+                }
+            });
+        }
+        for round in 1..15 {
+            let going = begin_delete(&store, (0..40).filter(|n| !stays(*n)).map(key).collect());
+            put_all((round * 100..round * 100 + 20).collect());
+            assert_eq!(going.recv().unwrap().unwrap().deleted, 30);
+            let going = begin_delete(&store, (round * 100..round * 100 + 20).map(key).collect());
+            assert_eq!(going.recv().unwrap().unwrap().deleted, 20);
+            put_all((0..40).filter(|n| !stays(*n)).collect());
+            store.checkpoint();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let counts = store.counts();
+    assert!(counts.moved_blocks > 0 && counts.removed_segments > 0 && counts.recycled_segments > 0, "{counts:?}");
+    drop(store);
+    for keep_checkpoint in [true, false] {
+        if !keep_checkpoint {
+            std::fs::remove_file(dir.path().join("checkpoint")).unwrap();
+        }
+        let (store, report) = open(&disk, options.clone());
+        assert!(report.skipped.is_empty() && report.quarantined.is_empty(), "{report:?}");
+        assert_eq!(store.usage().blocks, 40);
+        for n in 0..40 {
+            assert_eq!(read(&store, key(n)).unwrap(), content(n, len(n)));
+        }
+    }
+}
+
+#[test]
 fn a_full_queue_refuses_and_recovers() {
     let disk = SimDisk::new();
     // Nobody works the queue, so it fills for certain.

@@ -19,6 +19,7 @@ fn put() -> PutHeader {
         logical_len: 65_537,
         file_offset_hint: 0x77,
         replaces: 9,
+        damage: Some(Cause::Torn),
         crcs: vec![0xa1a2_a3a4, 0xb1b2_b3b4],
     }
 }
@@ -53,7 +54,7 @@ fn put_bytes_are_pinned() {
     let bytes = encode_put(STORE, stamp(), &put());
     let mut expected = expected_start(1, 2);
     (expected[64], expected[72], expected[80]) = (0x11, 0x22, 0x33);
-    (expected[84], expected[85], expected[86], expected[88]) = (4, 7, 8, 0x55);
+    (expected[84], expected[85], expected[86], expected[87], expected[88]) = (4, 7, 8, 5, 0x55);
     expected[96] = 0x66;
     expected[104..107].copy_from_slice(&[1, 0, 1]);
     expected[112..115].copy_from_slice(&[1, 0, 1]);
@@ -64,7 +65,7 @@ fn put_bytes_are_pinned() {
     assert_eq!(different(&bytes, &expected), [0; 0]);
     assert_eq!(decode(&bytes, STORE, stamp().place), Ok(Record::Put(stamp(), put())));
 }
-const PINNED_PUT_CRC: [u8; 4] = [0x8d, 0xe4, 0x5c, 0xdf];
+const PINNED_PUT_CRC: [u8; 4] = [0xde, 0xee, 0xf5, 0x34];
 
 #[test]
 fn tombstone_bytes_are_pinned() {
