@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(global = true, long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Length of the big file, as 1GiB; a multiple of 4 MiB [default: 1GiB, with --quick 64MiB]
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    #[arg(global = true, long, value_name = "BYTES", value_parser = parse_size)]
     size: Option<u64>,
     /// How often everything is measured [default: 3, with --quick 1]
     #[arg(global = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -125,6 +125,8 @@ pub enum Command {
     /// Measure what the project claims about connections, as ratios: kept and fresh connections (TCP and TLS), replicas
     /// written at once and one after another, operations that fail while replicas are gone
     Claims,
+    /// Measure how fast the content of a lost store is made anew on the others, and what readers notice of it
+    Repair,
     /// Compute how likely it is that stores which fail together lose data, for our placement and two others
     Copysets(Copysets),
     /// The other end of a measurement between processes

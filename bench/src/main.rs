@@ -19,6 +19,7 @@ mod cpu;
 mod limits;
 mod machine;
 mod payload;
+mod repair;
 mod report;
 mod run;
 mod sample;
@@ -78,6 +79,10 @@ async fn measure(args: &Args) -> Result<bool> {
         let report = claims::run(args).await?;
         write(args, &report)?;
         return Ok(report.as_claimed);
+    }
+    if let Some(Command::Repair) = args.command {
+        write(args, &repair::run(args).await?)?;
+        return Ok(true);
     }
     if let Some(Command::Copysets(wanted)) = &args.command {
         write(args, &copysets::run(wanted)?)?;

@@ -49,8 +49,8 @@ pub struct Setup {
     pub node_args: Vec<String>,
     /// Zones that the nodes are dealt out to, in turn; empty = none has a zone.
     pub zones: Vec<String>,
-    /// Nodes, by their index, whose directory lies on a disk of its own of this many bytes.
-    pub disks: BTreeMap<u16, u64>,
+    /// Members (`meta`, `node-1`, ...) whose directory lies on a disk of its own of this many bytes.
+    pub disks: BTreeMap<String, u64>,
 }
 
 impl Setup {
@@ -82,7 +82,7 @@ pub struct Cluster {
     /// Runs the proxies, apart from the load; `None` only while it is dropped.
     runtime: Option<Runtime>,
     /// Go after the processes that use them and before the directory they are mounted in.
-    disks: BTreeMap<u16, LoopDisk>,
+    disks: BTreeMap<String, LoopDisk>,
     fired: Mutex<BTreeMap<&'static str, u64>>,
     data: TempDir,
 }
@@ -163,6 +163,11 @@ impl Cluster {
         let base = free_ports(all, setup.seed)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let address = |index: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, base + index));
+        let mut disks = BTreeMap::new();
+        for (name, bytes) in &setup.disks {
+            let image = data.path().join(format!("{name}.img"));
+            disks.insert(name.clone(), LoopDisk::mount(&image, *bytes, &data.path().join(name))?);
+        }
         let meta = {
             let (addr, replicas) = (address(0), REPLICAS.to_string());
             let args = words(&["meta", "--console", "off", "--replicas", &replicas]);
@@ -170,15 +175,10 @@ impl Cluster {
             member(setup, &runtime, &data, "meta", [args, more].concat(), addr, address(1)).await?
         };
         meta.restart().await?;
-        let mut disks = BTreeMap::new();
         let mut nodes = Vec::new();
         for index in 0..all {
             let (addr, proxy) = (address(2 * index + 2), address(2 * index + 3));
             let name = format!("node-{}", index + 1);
-            if let Some(bytes) = setup.disks.get(&index) {
-                let image = data.path().join(format!("{name}.img"));
-                disks.insert(index, LoopDisk::mount(&image, *bytes, &data.path().join(&name))?);
-            }
             let (advertise, metas) = (proxy.to_string(), meta.addr.to_string());
             let mut args = words(&["node", "--console", "off", "--advertise", &advertise, "--meta", &metas]);
             if !setup.zones.is_empty() {
@@ -238,9 +238,22 @@ impl Cluster {
         self.data.path()
     }
 
-    /// The disk of its own that a node was given.
-    pub fn disk(&self, node: u16) -> Option<&LoopDisk> {
-        self.disks.get(&node)
+    /// The disk of its own that a member was given.
+    pub fn disk(&self, name: &str) -> Option<&LoopDisk> {
+        self.disks.get(name)
+    }
+
+    /// Kills every process and takes the power from every disk of its own, then starts all again.
+    ///
+    /// # Errors
+    /// As [`Cluster::kill_all`], [`LoopDisk::lose_power`] and [`Cluster::restart_all`].
+    pub async fn lose_power(&self) -> Result<()> {
+        self.kill_all()?;
+        for disk in self.disks.values() {
+            disk.lose_power()?;
+            self.count("power", 1);
+        }
+        self.restart_all().await
     }
 
     /// Counts a fault that is neither one of a proxy nor one of a process.

@@ -3,16 +3,18 @@
 //! Needs root and the programs `mkfs.ext4` (e2fsprogs), `losetup` and `mount` (util-linux).
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-/// Written at once while a disk is filled.
-const PIECE_LEN: usize = 1 << 20;
 /// Below a node's directory, what is looked through for files whose cached pages shall go.
 const DEPTH_MAX: usize = 4;
+
+/// How long the last user of a file system may take to let go of it.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
 
 /// A mounted disk. Dropping it takes it apart.
 pub struct LoopDisk {
@@ -51,14 +53,39 @@ impl LoopDisk {
         let file = File::create_new(image).with_context(|| format!("making {}", image.display()))?;
         file.set_len(bytes)?;
         fs::create_dir(dir).with_context(|| format!("making {}", dir.display()))?;
-        let (image_name, dir_name) = (text(image)?, text(dir)?);
+        let image_name = text(image)?;
         // Nothing is left to be written by the kernel in the background, and nothing is kept for root alone.
         run("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", image_name])?;
         let device = run("losetup", &["--find", "--show", image_name])?;
         // From here on Drop takes it apart.
         let disk = Self { image: image.to_owned(), device, mounted: dir.to_owned() };
-        run("mount", &["-t", "ext4", &disk.device, dir_name])?;
+        disk.attach()?;
         Ok(disk)
+    }
+
+    fn attach(&self) -> Result<()> {
+        let options = ["-t", "ext4", "-o", "errors=remount-ro", &self.device, text(&self.mounted)?];
+        run("mount", &options).map(|_| ())
+    }
+
+    /// The machine loses power: what its programs wrote and did not sync is gone, and the file system comes back from its
+    /// journal. The programs must be dead.
+    ///
+    /// The file system is told of an error, at which it stops all writing at once (`errors=remount-ro`, ext4(5), and
+    /// `trigger_fs_error` in sysfs), and is then mounted anew.
+    ///
+    /// # Errors
+    /// The kernel does not do that, or somebody still uses the file system.
+    pub fn lose_power(&self) -> Result<()> {
+        let name = self.device.trim_start_matches("/dev/");
+        let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
+        fs::write(&trigger, "power").with_context(|| format!("writing to {trigger}"))?;
+        let begun = Instant::now();
+        while let Err(error) = run("umount", &[text(&self.mounted)?]) {
+            ensure!(begun.elapsed() < BUSY_MAX, "{error:#}");
+            std::thread::sleep(POLL);
+        }
+        self.attach()
     }
 
     /// Free bytes.
@@ -74,18 +101,14 @@ impl LoopDisk {
         self.mounted.join("of-somebody-else")
     }
 
-    /// Lets a file of somebody else take all but `left` bytes; how many it takes.
+    /// Lets a file of somebody else take all but about `left` bytes; how many it takes.
     ///
     /// # Errors
     /// The disk cannot be written.
     pub fn fill(&self, left: u64) -> Result<u64> {
         let file = File::create(self.ballast()).context("filling a disk")?;
-        let piece = vec![0x5a; PIECE_LEN];
-        let mut taken = 0;
-        while self.free()? > left + PIECE_LEN as u64 {
-            file.write_all_at(&piece, taken).context("filling a disk")?;
-            taken += PIECE_LEN as u64;
-        }
+        let taken = self.free()?.saturating_sub(left);
+        fallocate(&file, FallocateFlags::empty(), 0, taken).context("filling a disk")?;
         file.sync_all()?;
         Ok(taken)
     }
@@ -105,11 +128,13 @@ impl LoopDisk {
     /// The device does not follow its file.
     pub fn fail(&self) -> Result<()> {
         let files = files_below(&self.mounted)?;
+        // Only what is written back can be dropped.
+        files.iter().try_for_each(File::sync_all).context("writing a disk back")?;
         let image = File::options().write(true).open(&self.image).context("opening the image of a disk")?;
         image.set_len(0)?;
         run("losetup", &["--set-capacity", &self.device])?;
         for file in files {
-            // Clean pages go; dirty ones will meet the error when they are written back.
+            // What became dirty meanwhile will meet the error when it is written back.
             let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
         Ok(())
@@ -144,6 +169,29 @@ impl Drop for LoopDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn what_was_not_synced_is_gone_with_the_power() {
+        if let Some(why) = missing() {
+            println!("skipped: {why}");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = dir.path().join("disk");
+        let disk = LoopDisk::mount(&dir.path().join("image"), 64 << 20, &place).expect("a disk");
+        let file = File::create_new(place.join("file")).expect("takes a file");
+        file.write_all_at(&[7; 8192], 0).expect("takes bytes");
+        file.sync_all().expect("keeps them");
+        File::open(&place).and_then(|dir| dir.sync_all()).expect("keeps their name");
+        file.write_all_at(&[8; 8192], 8192).expect("takes more");
+        fs::write(place.join("other"), [9; 8192]).expect("takes another");
+        drop(file);
+        disk.lose_power().expect("comes back");
+        assert_eq!(fs::read(place.join("file")).expect("is there"), [7; 8192]);
+        assert!(!place.join("other").exists());
+        fs::write(place.join("other"), [9; 8192]).expect("takes files as before");
+    }
 
     #[test]
     fn is_filled_relieved_and_fails() {

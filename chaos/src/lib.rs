@@ -30,3 +30,4 @@ pub mod rot;
 pub mod run;
 pub mod scenario;
 pub mod slots;
+pub mod whole;

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::sleep;
 
-const DISK_LEN: u64 = 1 << 30;
+/// Sparse: only what is written takes place.
+const DISK_LEN: u64 = 4 << 30;
 const DISK_LEN_SHORT: u64 = 512 << 20;
 /// What is left for the node when somebody else fills its disk.
 const LEFT: u64 = 8 << 20;
@@ -26,12 +27,20 @@ const PLACES_SHORT: u64 = 100;
 const LEDGER_PAGE: u32 = 1000;
 
 fn with_disk(context: &Context, victim: usize) -> Shape {
-    let len = if context.form == Form::Full { DISK_LEN } else { DISK_LEN_SHORT };
-    Shape { disks: BTreeMap::from([(victim as u16, len)]), ..Shape::of(5) }
+    Shape { disks: BTreeMap::from([(name(victim), disk_len(context))]), ..Shape::of(5) }
+}
+
+fn disk_len(context: &Context) -> u64 {
+    if context.form == Form::Full { DISK_LEN } else { DISK_LEN_SHORT }
+}
+
+/// Of the member at an index of the nodes.
+fn name(index: usize) -> String {
+    format!("node-{}", id(index))
 }
 
 fn disk(scene: &Scene, victim: usize) -> Result<&LoopDisk> {
-    scene.cluster.disk(victim as u16).context("the node has no disk of its own")
+    scene.cluster.disk(&name(victim)).context("the node has no disk of its own")
 }
 
 pub fn full(context: Context) -> Running {
@@ -76,6 +85,17 @@ pub fn eio(context: Context) -> Running {
         Ok(())
     };
     Box::pin(run(context, shape, hit, mend))
+}
+
+pub fn power(context: Context) -> Running {
+    if let Some(why) = missing() {
+        return Box::pin(async move { Ok(skipped(why)) });
+    }
+    let members = (0..5).map(name).chain(["meta".to_owned()]);
+    let disks = members.map(|name| (name, disk_len(&context))).collect();
+    let hit = async |scene: &Scene| scene.cluster.lose_power().await;
+    let mend = async |_: &Scene, _: &mut Outcome| Ok(());
+    Box::pin(run(context, Shape { disks, ..Shape::of(5) }, hit, mend))
 }
 
 /// The ledger of a node, whole.

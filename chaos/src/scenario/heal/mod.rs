@@ -109,6 +109,14 @@ pub const SCENARIOS: &[Scenario] = &[
         disks::eio
     ),
     scenario!(
+        "heal-power",
+        "every machine loses power at once: all killed, what their disks (loop devices) had not synced is gone",
+        " and .fired.power==6",
+        &["power"],
+        false,
+        disks::power
+    ),
+    scenario!(
         "heal-rot",
         "bits flipped in 1,000 random places of the segments of 2 of 5 running nodes, then a scrub; restarted, then another",
         " and .failed==0 and .places>0 and .damaged>0 and .undetected==0 and .ledger_open==0 and .found_again==0",

@@ -61,7 +61,7 @@ pub fn two_at_once(context: Context) -> Running {
         let nodes = scene.cluster.nodes();
         scene.nodes_are("out", &[id(first)]).await?;
         nodes[second].kill()?;
-        let left = super::scene::lacks(&scene.status().await?);
+        let left = crate::whole::lacks(&scene.status().await?);
         outcome.set("lacked_at_second", left.len());
         // Two of five are more than a third: nothing is taken from the second, whatever is missing.
         scene

@@ -11,8 +11,9 @@ use crate::replicas;
 use crate::report::Outcome;
 use crate::run::{Course, FAULT0, Results};
 use crate::slots::Slots;
+use crate::whole::lacks;
 use anyhow::{Context as _, Result, ensure};
-use cairn_client::{ClusterStatus, DfsClient, File, GroupStatus, NodeStatus, Task};
+use cairn_client::{ClusterStatus, DfsClient, File, GroupStatus};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -81,8 +82,8 @@ pub struct Shape {
     pub spares: u16,
     /// Zones they are dealt out to.
     pub zones: &'static [&'static str],
-    /// Nodes on a disk of their own, of so many bytes.
-    pub disks: BTreeMap<u16, u64>,
+    /// Members on a disk of their own, of so many bytes.
+    pub disks: BTreeMap<String, u64>,
 }
 
 impl Shape {
@@ -104,38 +105,6 @@ pub struct Scene {
     targets: Vec<Target>,
     slots: Arc<Slots>,
     scale: Scale,
-}
-
-/// What a cluster lacks to be whole: every run at its full replica count, and nothing under way.
-pub fn lacks(status: &ClusterStatus) -> Vec<String> {
-    let mut lacks = Vec::new();
-    let up = |store: &u32| {
-        let of = |node: &&NodeStatus| node.stores.iter().any(|found| found.id == *store);
-        status.nodes.iter().find(of).is_some_and(|node| node.state == "up")
-    };
-    for group in &status.groups {
-        let full = group.members.iter().filter(|member| member.state == "full" && up(&member.store)).count();
-        if full != group.members.len() || full < group.replicas as usize {
-            let members = group.members.iter().map(|member| {
-                format!("{}:{}{}", member.store, member.state, if up(&member.store) { "" } else { " not up" })
-            });
-            lacks.push(format!("group {} has {}", group.id, members.collect::<Vec<_>>().join(" ")));
-        }
-    }
-    if status.degraded_runs > 0 {
-        lacks.push(format!("{} degraded runs", status.degraded_runs));
-    }
-    if status.groups_incomplete > 0 {
-        lacks.push(format!("{} incomplete groups", status.groups_incomplete));
-    }
-    lacks.extend(status.tasks.iter().map(|task| {
-        let Task { id, state, reason, moves_done, moves_total, .. } = task;
-        format!("task {id} is {state:?} with {moves_done} of {moves_total} moves {reason}")
-    }));
-    if status.groups.is_empty() {
-        lacks.push("no group".to_owned());
-    }
-    lacks
 }
 
 impl Scene {
