@@ -15,12 +15,16 @@ use tokio::time::sleep;
 
 /// Sparse: only what is written takes place.
 const DISK_LEN: u64 = 4 << 30;
-const DISK_LEN_SHORT: u64 = 512 << 20;
+const DISK_LEN_SHORT: u64 = 1 << 30;
 /// What is left for the node when somebody else fills its disk.
 const LEFT: u64 = 8 << 20;
 /// How long a full disk stays full.
 const FULL_FOR: Duration = Duration::from_secs(15);
 const FULL_FOR_SHORT: Duration = Duration::from_secs(4);
+/// How often power is lost.
+const CUTS: u32 = 20;
+const CUTS_SHORT: u32 = 3;
+const BETWEEN_CUTS_MAX: Duration = Duration::from_secs(3);
 const PLACES: u64 = 1000;
 const PLACES_SHORT: u64 = 100;
 /// Entries asked for at once.
@@ -93,8 +97,18 @@ pub fn power(context: Context) -> Running {
     }
     let members = (0..5).map(name).chain(["meta".to_owned()]);
     let disks = members.map(|name| (name, disk_len(&context))).collect();
+    let cuts = if context.form == Form::Full { CUTS } else { CUTS_SHORT };
+    let mut random = Rng::with_seed(context.seed);
     let hit = async |scene: &Scene| scene.cluster.lose_power().await;
-    let mend = async |_: &Scene, _: &mut Outcome| Ok(());
+    let mend = async move |scene: &Scene, outcome: &mut Outcome| {
+        outcome.set("cuts", cuts);
+        for _ in 1..cuts {
+            // Sometimes in the middle of coming back, sometimes long after.
+            sleep(BETWEEN_CUTS_MAX.mul_f64(random.f64())).await;
+            scene.cluster.lose_power().await?;
+        }
+        Ok(())
+    };
     Box::pin(run(context, Shape { disks, ..Shape::of(5) }, hit, mend))
 }
 

@@ -110,8 +110,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario!(
         "heal-power",
-        "every machine loses power at once: all killed, what their disks (loop devices) had not synced is gone",
-        " and .fired.power==6",
+        "all machines lose power, again and again: killed, and what their disks (loop devices) had not synced is gone",
+        " and .cuts>0 and .fired.power==6*.cuts",
         &["power"],
         false,
         disks::power
