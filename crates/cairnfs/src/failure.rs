@@ -123,6 +123,9 @@ fn refusal(error: &Error) -> String {
             ErrorKind::Unsupported => format!("the server is older than this command ({})", status.message),
             _ => status.message.clone(),
         },
+        Cause::Node(failure) => {
+            format!("node {} at {} does not answer: {}", failure.node.0, failure.addr, failure.message)
+        }
         _ => explain(error),
     }
 }

@@ -312,7 +312,7 @@ impl Check {
         if self.quick {
             return Ok(());
         }
-        let suspected = self.first_look(&window, inodes, whole).await;
+        let suspected = self.first_look(&window, inodes, whole).await?;
         if suspected.is_empty() {
             return Ok(());
         }
@@ -332,7 +332,12 @@ impl Check {
     }
 
     /// Reads what all members hold; returns what files need of groups in which something looks wrong.
-    async fn first_look(&mut self, window: &Window, inodes: Inodes, whole: bool) -> BTreeMap<u32, Spans> {
+    async fn first_look(
+        &mut self,
+        window: &Window,
+        inodes: Inodes,
+        whole: bool,
+    ) -> Result<BTreeMap<u32, Spans>, Failure> {
         let nothing = Spans::default();
         let mut suspected = BTreeMap::new();
         let mut silent: Vec<NoAnswer> = Vec::new();
@@ -340,6 +345,10 @@ impl Check {
         let wanted = |group: &&MapGroup| whole || window.needed.contains_key(&group.id);
         let groups: Vec<MapGroup> = self.groups.values().filter(wanted).cloned().collect();
         self.skip_nodes_that_are_down(&groups);
+        // What metadata knows of stores that cannot be asked.
+        let away: Vec<u32> = self.away.keys().copied().collect();
+        let degraded = self.degraded_of(away, inodes).await?;
+        let none_degraded = BTreeMap::new();
         let total = groups.len();
         let mut done = 0;
         let live = &mut self.live;
@@ -350,7 +359,8 @@ impl Check {
                 replicas += held.and(needed).blocks();
                 unreferenced += if whole { held.minus(known).blocks() } else { 0 };
             }
-            if !compare(needed, group.replicas, &holdings, &BTreeMap::new()).is_empty() {
+            let rows = degraded.get(&group.id).unwrap_or(&none_degraded);
+            if !no_answers.is_empty() || !compare(needed, group.replicas, &holdings, rows).is_empty() {
                 suspected.insert(group.id, needed.clone());
             }
             silent.extend(no_answers);
@@ -362,7 +372,22 @@ impl Check {
         self.counts().unreferenced_replicas += unreferenced;
         self.hear_silence(silent);
         self.unchecked.extend(self.away.clone());
-        suspected
+        Ok(suspected)
+    }
+
+    /// What metadata knows these stores to lack: by group and store.
+    async fn degraded_of(
+        &self,
+        stores: impl IntoIterator<Item = u32>,
+        inodes: Inodes,
+    ) -> Result<BTreeMap<u32, BTreeMap<u32, Spans>>, Failure> {
+        let mut degraded: BTreeMap<u32, BTreeMap<u32, Spans>> = BTreeMap::new();
+        for store in stores {
+            for (pg, spans) in ask::degraded(&self.admin, store, inodes).await.map_err(failed)? {
+                degraded.entry(pg).or_default().insert(store, spans);
+            }
+        }
+        Ok(degraded)
     }
 
     /// A node that metadata has not heard of lately would only cost time.
@@ -389,14 +414,9 @@ impl Check {
             self.read_map().await?;
             let groups: Vec<MapGroup> = needed.keys().filter_map(|pg| self.groups.get(pg)).cloned().collect();
             // Degraded rows before inventories: a row that goes between the two went because the copy came.
-            let mut degraded: BTreeMap<u32, BTreeMap<u32, Spans>> = BTreeMap::new();
             let members: BTreeSet<u32> =
                 groups.iter().flat_map(|group| &group.members).map(|(store, _)| *store).collect();
-            for store in members {
-                for (pg, spans) in ask::degraded(&self.admin, store, inodes).await.map_err(failed)? {
-                    degraded.entry(pg).or_default().insert(store, spans);
-                }
-            }
+            let degraded = self.degraded_of(members, inodes).await?;
             let mut silent: Vec<NoAnswer> = Vec::new();
             let mut found: Vec<(MapGroup, Wrong)> = Vec::new();
             self.skip_nodes_that_are_down(&groups);

@@ -87,31 +87,43 @@ impl Wrong {
 /// What members lack of what files need. `degraded` is what metadata knows each store to lack.
 pub fn compare(needed: &Spans, replicas: u32, members: &[Holding], degraded: &BTreeMap<u32, Spans>) -> Wrong {
     let mut wrong = Wrong::default();
-    let asked: Vec<(&Holding, Spans)> =
-        members.iter().filter_map(|member| Some((member, needed.minus(member.held.as_ref()?)))).collect();
-    let away = members.len() - asked.len();
-    let none = if away == 0 { &mut wrong.lost } else { &mut wrong.unseen };
-    if asked.is_empty() {
+    let nothing = Spans::default();
+    let known = |store: u32| degraded.get(&store).unwrap_or(&nothing);
+    if members.iter().all(|member| member.held.is_none()) {
+        let none = if members.is_empty() { &mut wrong.lost } else { &mut wrong.unseen };
         none.clone_from(needed);
         return wrong;
     }
+    // Of one that could not be asked, only what metadata knows is sure.
+    let asked: Vec<(&Holding, Spans)> = members
+        .iter()
+        .map(|member| match &member.held {
+            Some(held) => (member, needed.minus(held)),
+            None => (member, needed.and(known(member.store))),
+        })
+        .collect();
     if asked.iter().all(|(_, lacks)| lacks.is_empty()) {
         return wrong;
     }
-    let lacks: Vec<&Spans> = asked.iter().map(|(_, lacks)| lacks).collect();
-    let pieces = overlay(&lacks);
-    let lackers = |bits: u64| bits.count_ones() as usize;
-    *none = pieces.iter().filter(|(_, bits)| lackers(*bits) == asked.len()).map(|(span, _)| *span).collect();
-    let gone = none.clone();
+    let bit = |wanted: fn(&Holding) -> bool| -> u64 {
+        let bits = members.iter().enumerate().filter(|(_, member)| wanted(member)).map(|(index, _)| 1 << index);
+        bits.sum()
+    };
+    let away = bit(|member| member.held.is_none());
+    let present = bit(|member| member.held.is_some());
+    let pieces = overlay(&asked.iter().map(|(_, lacks)| lacks).collect::<Vec<_>>());
+    let gone: Spans =
+        pieces.iter().filter(|(_, lacking)| lacking & present == present).map(|(span, _)| *span).collect();
+    let none = if away == 0 { &mut wrong.lost } else { &mut wrong.unseen };
+    none.clone_from(&gone);
     let thin: Spans = pieces
         .iter()
-        .filter(|(_, bits)| ((asked.len() - lackers(*bits) + away) as u64) < u64::from(replicas))
+        .filter(|(_, lacking)| ((present | away) & !lacking).count_ones() < replicas)
         .map(|(span, _)| *span)
         .collect();
-    let nothing = Spans::default();
     for (member, lacks) in &asked {
         let lacks = lacks.minus(&gone);
-        let known = lacks.and(degraded.get(&member.store).unwrap_or(&nothing));
+        let known = lacks.and(known(member.store));
         let mut note = |by_store: fn(&mut Wrong) -> &mut BTreeMap<u32, Spans>, spans: Spans| {
             if !spans.is_empty() {
                 by_store(&mut wrong).insert(member.store, spans);
@@ -169,16 +181,22 @@ mod tests {
             }).collect();
             let degraded = members.iter().enumerate().map(|(store, (.., rows))| (store as u32, set(rows))).collect();
             let wrong = compare(&set(&needed), replicas, &holdings, &degraded);
-            let away = members.iter().filter(|(_, held, _)| held.is_none()).count() as u32;
             let empty = Spans::default();
             for block in 0..24 {
-                let copies = members.iter().filter(|(_, held, _)| held.as_ref().is_some_and(|h| h.contains(&block))).count() as u32;
                 let needed = needed.contains(&block);
-                prop_assert_eq!(model(&wrong.lost).contains(&block), needed && copies == 0 && away == 0);
-                prop_assert_eq!(model(&wrong.unseen).contains(&block), needed && copies == 0 && away > 0);
-                let thin = copies + away < replicas;
-                for (store, (state, held, rows)) in members.iter().enumerate() {
-                    let lacks = needed && copies > 0 && held.as_ref().is_some_and(|held| !held.contains(&block));
+                let has = |held: &Option<Model>| held.as_ref().is_some_and(|held| held.contains(&block));
+                let lacks = |(_, held, rows): &(MemberState, Option<Model>, Model)| match held {
+                    Some(held) => !held.contains(&block),
+                    None => rows.contains(&block),
+                };
+                let seen = members.iter().any(|(_, held, _)| has(held));
+                let away = members.iter().any(|(_, held, _)| held.is_none());
+                prop_assert_eq!(model(&wrong.lost).contains(&block), needed && !seen && !away);
+                prop_assert_eq!(model(&wrong.unseen).contains(&block), needed && !seen && away);
+                let thin = (members.iter().filter(|member| !lacks(member)).count() as u32) < replicas;
+                for (store, member) in members.iter().enumerate() {
+                    let (state, _, rows) = member;
+                    let lacks = needed && seen && lacks(member);
                     let row = rows.contains(&block);
                     let (full, joining) = (*state == MemberState::Full, *state == MemberState::Joining);
                     let told = |map: &BTreeMap<u32, Spans>| model(map.get(&(store as u32)).unwrap_or(&empty)).contains(&block);

@@ -291,7 +291,7 @@ impl Report {
             text::count(*stores, "store"),
         ))?;
         out.line(format_args!(
-            "no defects: {} known to lack a copy, {} of deleted files to be collected, {} that no file refers to",
+            "besides: {} known to lack a copy, {} of deleted files to be collected, {} that no file refers to",
             text::count(self.counts.degraded_blocks, "block"),
             text::count(self.counts.garbage_blocks, "block"),
             text::count(self.counts.unreferenced_replicas, "replica"),
