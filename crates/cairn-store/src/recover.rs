@@ -361,7 +361,7 @@ impl Recovery<'_> {
             reusable = end.filter(|_| file.header_is_good).map(|end| Reusable { generation, end });
         }
         for (generation, file) in files.range(..start.segment) {
-            if !file.header_is_good && self.catalog.segments.contains_key(generation) {
+            if !file.header_is_good && file.len > PAGE_LEN && self.catalog.segments.contains_key(generation) {
                 self.report.bad_segment_headers.push(*generation);
             }
         }

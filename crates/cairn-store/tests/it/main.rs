@@ -11,6 +11,7 @@ mod damage;
 mod faults;
 mod inspect;
 mod model;
+mod process;
 mod scrub;
 mod sim_disk;
 mod space;
