@@ -8,7 +8,8 @@ use crate::format::Fault;
 use crate::format::checkpoint::{
     self, CheckpointHeader, ENTRY_LEN, HEADER_LEN, NAME, SEGMENT_LEN, SegmentRow, TEMPORARY_NAME,
 };
-use crate::limits::{CHECKPOINT_LEN_MAX, RECYCLE_PUNCHED_SHARE, SCAN_WINDOW};
+use crate::format::record::NUMBER_MAX;
+use crate::limits::{CHECKPOINT_LEN_MAX, RECYCLE_PUNCHED_SHARE, SCAN_WINDOW, SEGMENT_LEN_MAX};
 use crate::segments::Farewell;
 use crate::store::Shared;
 use cairn_proto::checksum::{crc32c, crc32c_combine};
@@ -237,7 +238,11 @@ pub fn load(disk: &dyn Disk, store: StoreUuid) -> Result<Loaded, LoadError> {
     let header = CheckpointHeader::decode(&first[..read], store)?;
     let len = file.len().map_err(LoadError::Io)?;
     let end = header.body_len.checked_add(HEADER_LEN as u64).filter(|end| *end <= len).ok_or(Fault::Short)?;
-    if end > CHECKPOINT_LEN_MAX || header.next_number == 0 || header.segment == 0 {
+    if end > CHECKPOINT_LEN_MAX
+        || !(1..=NUMBER_MAX).contains(&header.next_number)
+        || header.segment == 0
+        || header.offset > SEGMENT_LEN_MAX
+    {
         return Err(Fault::Range.into());
     }
     let mut body = BodyReader { file: &*file, offset: HEADER_LEN as u64, end, buffer: Vec::new(), used: 0, crc: 0 };
@@ -252,6 +257,9 @@ fn load_body(body: &mut BodyReader<'_>, header: &CheckpointHeader) -> Result<Cat
     let mut catalog = Catalog { highest_writer: WriterId(header.highest_writer), ..Catalog::default() };
     for _ in 0..header.segments {
         let row = body.segment()?;
+        if row.len > SEGMENT_LEN_MAX || row.punched > row.len {
+            return Err(Fault::Range.into());
+        }
         let needs = row.needs.into_iter().collect();
         let info = SegmentInfo { len: row.len, punched: row.punched, needs, ..SegmentInfo::default() };
         catalog.segments.insert(row.generation, info);

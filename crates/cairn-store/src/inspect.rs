@@ -192,8 +192,13 @@ impl fmt::Display for SkipReason {
 ///
 /// A file with a damaged header is walked if a valid record says which segment of which store it is.
 pub fn segment(path: &Path) -> Result<Inspection, InspectError> {
+    let file = open_read_only(path).map_err(|source| InspectError::Io { path: path.to_owned(), source })?;
+    segment_in(path, file)
+}
+
+/// As [`segment`], of a file that is open, on whatever disk; `path` is what errors call it.
+pub fn segment_in(path: &Path, file: Arc<dyn DiskFile>) -> Result<Inspection, InspectError> {
     let io = |source| InspectError::Io { path: path.to_owned(), source };
-    let file = open_read_only(path).map_err(io)?;
     let len = file.len().map_err(io)?;
     let mut first = [0; segment::LEN];
     let read = read_up_to(&*file, 0, &mut first).map_err(io)?;

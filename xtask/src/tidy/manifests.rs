@@ -4,12 +4,17 @@ use super::Finding;
 use super::tree::{File, Tree};
 use toml::{Table, Value};
 
+/// A workspace of its own: cargo-fuzz builds it with another compiler and flags, and it has no part in the product.
+const FUZZ: &str = "fuzz/Cargo.toml";
+
 /// All manifests: that of the workspace, and those of its members.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| file.path == "Cargo.toml" || file.path.ends_with("/Cargo.toml")) {
         if file.path == "Cargo.toml" {
-            findings.extend(reasons(file));
+            findings.extend(reasons(file, "[workspace.dependencies]"));
+        } else if file.path == FUZZ {
+            findings.extend(reasons(file, "[dependencies]"));
         } else {
             findings.extend(member(file));
         }
@@ -17,13 +22,13 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Every line of `[workspace.dependencies]` that names a foreign crate ends in a comment with the reason.
-fn reasons(file: &File) -> Vec<Finding> {
+/// Every line of a section that names a foreign crate ends in a comment with the reason.
+fn reasons(file: &File, section: &str) -> Vec<Finding> {
     let mut inside = false;
     let mut findings = Vec::new();
     for line in file.lines() {
         if line.text.starts_with('[') {
-            inside = line.text.trim_end() == "[workspace.dependencies]";
+            inside = line.text.trim_end() == section;
             continue;
         }
         let Some((name, value)) = line.text.split_once('=').filter(|_| inside && !line.text.starts_with([' ', '#']))
@@ -94,6 +99,14 @@ mod tests {
 
     fn found(path: &str, text: &str) -> usize {
         check(&Tree { files: vec![File::new(path, text)], ..Tree::default() }).len()
+    }
+
+    #[test]
+    fn the_fuzz_workspace_gives_its_own_reasons() {
+        let text = |line: &str| format!("[package]\nname = \"x\"\n[dependencies]\n{line}\n[workspace]\n");
+        assert_eq!(found(FUZZ, &text("own = { path = \"../crates/own\" }")), 0);
+        assert_eq!(found(FUZZ, &text("fuzzer = \"1\" # the fuzzer")), 0);
+        assert_eq!(found(FUZZ, &text("fuzzer = \"1\"")), 1);
     }
 
     #[test]

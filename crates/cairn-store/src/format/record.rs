@@ -11,6 +11,8 @@ use cairn_proto::{BlockId, PgEpoch, PgId, Shard, StoreUuid};
 
 /// Version of the record header.
 pub const VERSION: u16 = 1;
+/// Highest record number that is read back: no store ever writes so many records, and the next number must exist.
+pub const NUMBER_MAX: u64 = u64::MAX / 2;
 const MAGIC: [u8; 4] = *b"CREC";
 const CRC_AT: usize = 12;
 const KIND_PUT: u8 = 1;
@@ -223,6 +225,10 @@ pub fn decode_any(region: &[u8]) -> Result<(StoreUuid, Record), Fault> {
     let segment = u64_at(region, 32).try_into().map_err(|_| Fault::ForeignPlace)?;
     let place = Place { segment, offset: u64_at(region, 40) };
     let stamp = Stamp { place, number: u64_at(region, 48), synced: u64_at(region, 56) };
+    // Numbers count from 1, and what was durable was written before.
+    if stamp.number == 0 || stamp.number > NUMBER_MAX || stamp.synced >= stamp.number {
+        return Err(Fault::Range);
+    }
     let count = u32_at(region, 92) as usize;
     let record = match region[6] {
         KIND_PUT => Record::Put(stamp, decode_put(region, count)?),

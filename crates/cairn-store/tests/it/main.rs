@@ -6,6 +6,7 @@
 )]
 
 mod basics;
+mod corpus;
 mod crash;
 mod damage;
 mod faults;

@@ -177,10 +177,8 @@ impl Drop for LoopMount {
 fn a_file_system_cut_off_at_a_kill_has_everything_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let image = |n: u64| dir.path().join(format!("image-{n}"));
-    let file = std::fs::File::create(image(0)).unwrap();
-    file.set_len(128 << 20).unwrap();
-    drop(file);
-    let made = run("mkfs.ext4", &["-q", "-F", &image(0).to_string_lossy()]);
+    // mkfs makes the file, of so many KiB.
+    let made = run("mkfs.ext4", &["-q", "-F", &image(0).to_string_lossy(), "131072k"]);
     let mut mounted = match made.and_then(|_| LoopMount::new(&image(0), dir.path().join("mount-0"))) {
         Ok(mounted) => mounted,
         Err(reason) => {

@@ -117,7 +117,7 @@ fn the_largest_tombstone_round_trips() {
 
 proptest! {
     #[test]
-    fn puts_round_trip(stored_len in 0..=BLOCK_LEN_MAX, inode: u64, writer: u64, seq: u32, number: u64, hint: u64) {
+    fn puts_round_trip(stored_len in 0..=BLOCK_LEN_MAX, inode: u64, writer: u64, seq: u32, number in 0x0305..=NUMBER_MAX, hint: u64) {
         let put = PutHeader {
             key: BlockKey { block: BlockId::new(inode, writer, seq), shard: Shard(0) },
             stored_len,
