@@ -132,7 +132,7 @@ pub(super) async fn change(
             moves: plan.moves.iter().map(moved).collect(),
         })?;
     }
-    if flags.wait && plan.task.state != TaskState::Done {
+    if flags.wait && plan.task.state == TaskState::Cancelled {
         out.flush()?;
         return Err(Failure::at(title(&plan.task), "was cancelled; what had moved stays where it is"));
     }

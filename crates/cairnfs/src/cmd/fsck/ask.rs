@@ -136,18 +136,21 @@ pub fn batches(pg: u32, blocks: &Spans) -> Vec<Vec<(u32, BlockRun)>> {
     batches
 }
 
-/// Those of the blocks that files refer to at this moment.
-pub async fn live(admin: &Admin, store: u32, pg: u32, blocks: &Spans) -> Result<Spans, Error> {
+/// Those of the blocks that files refer to at this moment, and how many of the others metadata could not decide about.
+pub async fn live(admin: &Admin, store: u32, pg: u32, blocks: &Spans) -> Result<(Spans, u64), Error> {
     let mut live = Vec::new();
+    let mut undecided = 0;
     for batch in batches(pg, blocks) {
         let verdicts = admin.judge_blocks(store, &batch).await?;
-        live.extend(pick(&batch, &verdicts));
+        live.extend(pick_live(&batch, &verdicts));
+        let open = verdicts.iter().filter(|(verdict, _)| *verdict == Verdict::Undecided);
+        undecided += open.map(|(_, count)| u64::from(*count)).sum::<u64>();
     }
-    Ok(live.into_iter().collect())
+    Ok((live.into_iter().collect(), undecided))
 }
 
 /// The blocks of a request that were found to be live.
-fn pick(batch: &[(u32, BlockRun)], verdicts: &[(Verdict, u32)]) -> Vec<Span> {
+fn pick_live(batch: &[(u32, BlockRun)], verdicts: &[(Verdict, u32)]) -> Vec<Span> {
     let mut live = Vec::new();
     let mut spans = verdicts.iter().copied();
     let mut verdict = None;
@@ -211,7 +214,7 @@ mod tests {
                 .map(|live| (if *live { Verdict::Live } else { Verdict::Undecided }, 1)).collect();
             let expected: Vec<(u64, u32)> =
                 blocks.iter().zip(&verdicts).filter(|(_, live)| **live).map(|(block, _)| *block).collect();
-            let found: Vec<(u64, u32)> = pick(&batch, &spans).iter()
+            let found: Vec<(u64, u32)> = pick_live(&batch, &spans).iter()
                 .flat_map(|span| (span.seq..span.seq + span.count).map(|seq| (span.inode, seq))).collect();
             prop_assert_eq!(found, expected);
         }

@@ -50,6 +50,15 @@ struct DegradedRows {
 /// What is wrong, by group.
 type Wrongs = BTreeMap<u32, Wrong>;
 
+/// What a second look showed.
+#[derive(Default)]
+struct Confirmed {
+    wrongs: Wrongs,
+    /// Blocks that looked wrong and that metadata could not decide about: they are being dropped, or their file has too
+    /// many extents to be looked through.
+    undecided: u64,
+}
+
 /// See the module.
 pub struct Check {
     admin: Admin,
@@ -316,7 +325,8 @@ impl Check {
         if suspected.is_empty() {
             return Ok(());
         }
-        let wrongs = self.confirm(suspected, inodes).await?;
+        let Confirmed { wrongs, undecided } = self.confirm(suspected, inodes).await?;
+        self.counts().undecided_blocks += undecided;
         for (pg, wrong) in wrongs {
             self.note(pg, wrong);
         }
@@ -408,8 +418,8 @@ impl Check {
     }
 
     /// Asks again about blocks of groups in which something looked wrong, in the order that makes the answer sure.
-    async fn confirm(&mut self, mut needed: BTreeMap<u32, Spans>, inodes: Inodes) -> Result<Wrongs, Failure> {
-        let mut wrongs = Wrongs::new();
+    async fn confirm(&mut self, mut needed: BTreeMap<u32, Spans>, inodes: Inodes) -> Result<Confirmed, Failure> {
+        let mut confirmed = Confirmed::default();
         for _ in 0..CONFIRM_ROUNDS {
             self.read_map().await?;
             let groups: Vec<MapGroup> = needed.keys().filter_map(|pg| self.groups.get(pg)).cloned().collect();
@@ -434,27 +444,28 @@ impl Check {
             let mut sure = Vec::new();
             for (group, wrong) in found {
                 // Any store will do: the question is what files refer to.
-                let live = match self.stores.keys().next() {
+                let (live, open) = match self.stores.keys().next() {
                     Some(store) if !wrong.is_empty() => {
                         ask::live(&self.admin, *store, group.id, &wrong.blocks()).await.map_err(failed)?
                     }
-                    _ => Spans::default(),
+                    _ => Default::default(),
                 };
-                sure.push((group.id, group.epoch, wrong.within(&live)));
+                sure.push((group.id, group.epoch, wrong.within(&live), open));
             }
             self.read_map().await?;
-            for (pg, epoch, wrong) in sure {
+            for (pg, epoch, wrong, open) in sure {
                 // Members may have changed under our eyes: look again.
                 if self.groups.get(&pg).is_none_or(|group| group.epoch == epoch) {
                     needed.remove(&pg);
-                    wrongs.insert(pg, wrong);
+                    confirmed.wrongs.insert(pg, wrong);
+                    confirmed.undecided += open;
                 }
             }
             if needed.is_empty() {
                 break;
             }
         }
-        Ok(wrongs)
+        Ok(confirmed)
     }
 
     /// Counts what waits for the collector.
@@ -521,7 +532,7 @@ impl Check {
         let Some((low, high)) = ranges.reduce(|(low, high), (l, h)| (low.min(l), high.max(h))) else {
             return Ok(Wrongs::new());
         };
-        self.confirm(needed, Inodes { low, high }).await
+        Ok(self.confirm(needed, Inodes { low, high }).await?.wrongs)
     }
 
     /// Tells metadata of copies that it takes for existing, so that members copy them.

@@ -148,6 +148,8 @@ pub struct Counts {
     pub unreferenced_replicas: u64,
     /// Blocks of deleted files that are not collected yet.
     pub garbage_blocks: u64,
+    /// Blocks that looked wrong and of which metadata could not say whether a file refers to them.
+    pub undecided_blocks: u64,
 }
 
 /// What became of the check.
@@ -296,6 +298,12 @@ impl Report {
             text::count(self.counts.garbage_blocks, "block"),
             text::count(self.counts.unreferenced_replicas, "replica"),
         ))?;
+        if self.counts.undecided_blocks > 0 {
+            let count = text::count(self.counts.undecided_blocks, "block");
+            out.line(format_args!(
+                "undecided: {count} missing somewhere, of files that were just changed or have very many extents"
+            ))?;
+        }
         let took = self.took.as_secs_f64();
         match (self.open(), self.repaired()) {
             (0, 0) => out.line(format_args!("healthy: 0 defects, in {took:.1} s")),

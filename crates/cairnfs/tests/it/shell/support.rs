@@ -87,6 +87,7 @@ pub struct Cluster {
     pub data: PathBuf,
     pub base_port: u16,
     processes: bool,
+    nodes: u16,
     up: Option<Child>,
     stdout: Option<BufReader<ChildStdout>>,
     /// What `up` printed before it was ready.
@@ -99,20 +100,26 @@ pub struct Cluster {
 impl Cluster {
     /// Three nodes in one process.
     pub fn start() -> Self {
-        Self::start_with(false)
+        Self::start_with(false, 3)
     }
 
     /// Three nodes in a process each.
     pub fn start_processes() -> Self {
-        Self::start_with(true)
+        Self::start_with(true, 3)
     }
 
-    fn start_with(processes: bool) -> Self {
+    /// So many nodes, at most seven, in a process each.
+    pub fn start_nodes(nodes: u16) -> Self {
+        Self::start_with(true, nodes)
+    }
+
+    fn start_with(processes: bool, nodes: u16) -> Self {
         let scratch = TempDir::new().unwrap();
         let mut cluster = Self {
             data: scratch.path().join("data"),
             base_port: 0,
             processes,
+            nodes,
             up: None,
             stdout: None,
             greeting: String::new(),
@@ -121,7 +128,7 @@ impl Cluster {
         };
         // Somebody else may take a port between our look and the start.
         for attempt in 0..10 {
-            cluster.base_port = free_ports(attempt);
+            cluster.base_port = free_ports(attempt, nodes + 1);
             match cluster.try_up() {
                 Ok(()) => return cluster,
                 Err(complaint) => {
@@ -147,6 +154,9 @@ impl Cluster {
         command.arg("up").arg("--data").arg(&self.data).args(["--base-port", &self.base_port.to_string()]);
         if self.processes {
             command.arg("--processes");
+        }
+        if self.nodes != 3 {
+            command.args(["--nodes", &self.nodes.to_string()]);
         }
         let log_file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut up = command.stdout(Stdio::piped()).stderr(log_file).spawn().unwrap();
@@ -218,12 +228,12 @@ impl Cluster {
 
     /// Process ids of all roles that have a pid file.
     pub fn pids(&self) -> Vec<u32> {
-        let roles = ["meta-1", "node-1", "node-2", "node-3"];
-        roles
-            .iter()
-            .filter(|role| self.data.join(format!("run/{role}.pid")).exists())
-            .map(|role| self.pid(role))
-            .collect()
+        let has_pid = |role: &String| self.data.join(format!("run/{role}.pid")).exists();
+        self.roles().filter(has_pid).map(|role| self.pid(&role)).collect()
+    }
+
+    fn roles(&self) -> impl Iterator<Item = String> {
+        ["meta-1".to_owned()].into_iter().chain((1..=self.nodes).map(|number| format!("node-{number}")))
     }
 
     /// Runs the line that `up` printed for a role, as a user would at a shell.
@@ -279,7 +289,7 @@ impl Drop for Cluster {
         }
         if thread::panicking() {
             eprintln!("up said:\n{}", self.said());
-            for role in ["meta-1", "node-1", "node-2", "node-3"] {
+            for role in self.roles() {
                 let log = fs::read_to_string(self.data.join(format!("run/{role}.log"))).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(15).collect();
                 eprintln!("{role}:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
@@ -312,14 +322,14 @@ pub fn runs(pid: u32) -> bool {
 /// Consoles are this many ports above their servers.
 pub const CONSOLE_STEP: u16 = 80;
 
-/// The first of four ports in a row that are free now, as are those of the consoles above them. They lie below those that the system gives to outgoing
-/// connections, and each test process looks elsewhere first.
-fn free_ports(attempt: u32) -> u16 {
+/// The first of some ports in a row that are free now, as are those of the consoles above them; at most eight. They lie
+/// below those that the system gives to outgoing connections, and each test process looks elsewhere first.
+fn free_ports(attempt: u32, count: u16) -> u16 {
     const FIRST: u32 = 10_000;
     const STEPS: u32 = 2700;
     let begin = std::process::id() + attempt * 7;
     let candidates = (begin..begin + STEPS).map(|step| (FIRST + step % STEPS * 8) as u16);
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let free = |first: &u16| (*first..*first + 4).all(|port| is_free(port) && is_free(port + CONSOLE_STEP));
+    let free = |first: &u16| (*first..*first + count).all(|port| is_free(port) && is_free(port + CONSOLE_STEP));
     candidates.into_iter().find(free).expect("some ports are free")
 }
