@@ -119,6 +119,17 @@ impl ClusterView {
         if full.is_empty() { self.sources(pg, own).iter().map(|source| source.store).collect() } else { full }
     }
 
+    /// Whom a joining store asks for inventories, in order: those it needs, then those that are worth asking. One that is
+    /// away and not needed would only be waited for.
+    pub(crate) fn join_sources(&self, pg: PgId, own: StoreId) -> Vec<Source> {
+        let required = self.required_inventories(pg, own);
+        let mut sources = self.sources(pg, own);
+        sources.retain(|source| required.contains(&source.store) || source.peer.state == NodeState::Up);
+        // When one that is needed is away, that is soon known.
+        sources.sort_by_key(|source| !required.contains(&source.store));
+        sources
+    }
+
     /// Open groups in which at least `replicas` members that count are on nodes that are up.
     pub(crate) fn writable_groups(&self, replicas: usize) -> usize {
         let up = |store: &StoreId| self.home(*store).is_some_and(|peer| peer.state == NodeState::Up);
@@ -267,6 +278,14 @@ mod tests {
         assert_eq!(lost.required_inventories(PgId(1), StoreId(10)), [StoreId(99)]);
         let alone = view(&[(10, Joining)], &[]);
         assert!(alone.required_inventories(PgId(1), StoreId(10)).is_empty());
+    }
+
+    #[test]
+    fn whoever_is_away_and_not_needed_is_not_asked() {
+        let down = |members: &[(u32, MemberState)]| stores(&view(members, &[2, 5]).join_sources(PgId(1), StoreId(10)));
+        assert_eq!(down(&[(10, Joining), (20, Leaving), (30, Full), (40, Stale), (50, Full)]), [30, 50, 40]);
+        // Nobody is full: all that are left are needed.
+        assert_eq!(down(&[(10, Joining), (20, Leaving), (30, Stale)]), [30, 20]);
     }
 
     #[test]

@@ -65,9 +65,7 @@ async fn complete(node: &Node, slot: &Arc<StoreSlot>, join: Join) -> Result<(), 
         return Err("the group has moved on".to_owned());
     }
     let required = view.required_inventories(join.pg, join.store);
-    let mut sources = view.sources(join.pg, join.store);
-    // Those without whom it cannot be completed come first: when one is away, that is soon known.
-    sources.sort_by_key(|source| !required.contains(&source.store));
+    let sources = view.join_sources(join.pg, join.store);
     if let Some(lost) = required.iter().find(|store| !sources.iter().any(|source| source.store == **store)) {
         return Err(format!("{lost}, which is full, is not in the cluster map"));
     }
