@@ -77,9 +77,17 @@ pub const SCENARIOS: &[Scenario] = &[
         nodes::two
     ),
     scenario!(
+        "heal-two-overlap",
+        "2 of 5 nodes killed, the second while the first is repaired: both are repaired, or an alarm and it comes back",
+        " and .fired.kill==2 and .lacked_at_second>0",
+        &["kill"],
+        false,
+        nodes::two_overlap
+    ),
+    scenario!(
         "heal-two-at-once",
-        "2 of 5 nodes killed, the second while the first is repaired: an alarm, nothing is lost; both come back",
-        " and .fired.kill==2 and .alarms_seen>0",
+        "2 of 5 nodes killed at once for long: an alarm, no group changes, both come back",
+        " and .fired.kill==2 and .alarms_seen>0 and .groups_changed==0",
         &["kill"],
         false,
         nodes::two_at_once
@@ -135,7 +143,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario!(
         "heal-add",
         "a sixth node started and filled up with its share",
-        " and .failed==0 and .new_node_groups>0",
+        " and .failed==0 and .new_node_groups>0 and .new_node_share>=0.5",
         &["add"],
         false,
         tasks::add

@@ -80,6 +80,8 @@ pub struct Shape {
     pub nodes: u16,
     /// Nodes that are started later.
     pub spares: u16,
+    /// Bytes that each of them may use; `None` = its disk.
+    pub capacity: Option<u64>,
     /// Zones they are dealt out to.
     pub zones: &'static [&'static str],
     /// Members on a disk of their own, of so many bytes.
@@ -89,7 +91,7 @@ pub struct Shape {
 impl Shape {
     /// So many nodes, nothing special.
     pub fn of(nodes: u16) -> Self {
-        Self { nodes, spares: 0, zones: &[], disks: BTreeMap::new() }
+        Self { nodes, spares: 0, capacity: None, zones: &[], disks: BTreeMap::new() }
     }
 }
 
@@ -115,6 +117,11 @@ impl Scene {
         let setup = Setup {
             spares: shape.spares,
             meta_args: ["--suspect-after", &suspect, "--out-after", &out].map(str::to_owned).to_vec(),
+            node_args: shape
+                .capacity
+                .into_iter()
+                .flat_map(|bytes| ["--capacity".to_owned(), bytes.to_string()])
+                .collect(),
             zones: shape.zones.iter().map(|zone| (*zone).to_owned()).collect(),
             disks: shape.disks.clone(),
             ..context.setup(shape.nodes)

@@ -3,8 +3,13 @@
 use super::scene::{Scene, Shape, run};
 use super::{Context, Running, id};
 use crate::report::Outcome;
+use crate::scenario::Form;
 use anyhow::Context as _;
 use cairn_client::{ClusterStatus, NodeStatus, TaskKind};
+
+/// Of each node in a run that fills a new one up.
+const CAPACITY: u64 = 4 << 30;
+const CAPACITY_SHORT: u64 = 256 << 20;
 
 /// Memberships that the stores of a node have.
 pub fn memberships(status: &ClusterStatus, node: u32) -> usize {
@@ -12,6 +17,13 @@ pub fn memberships(status: &ClusterStatus, node: u32) -> usize {
     let stores: Vec<u32> = stores.map(|store| store.id).collect();
     let members = status.groups.iter().flat_map(|group| &group.members);
     members.filter(|member| stores.contains(&member.store)).count()
+}
+
+/// What a node uses over the mean of all.
+fn used_share(status: &ClusterStatus, node: u32) -> f64 {
+    let used = status.nodes.iter().filter(|found| found.id == node).map(|node| node.used_bytes).sum::<u64>() as f64;
+    let mean = status.nodes.iter().map(|node| node.used_bytes).sum::<u64>() as f64 / status.nodes.len().max(1) as f64;
+    if mean > 0.0 { used / mean } else { 0.0 }
 }
 
 pub fn drain(context: Context) -> Running {
@@ -27,7 +39,9 @@ pub fn drain(context: Context) -> Running {
 }
 
 pub fn add(context: Context) -> Running {
-    let shape = Shape { spares: 1, ..Shape::of(5) };
+    // Stores are even within a few thousandths of their size: data has to be a part of it that counts.
+    let capacity = Some(if context.form == Form::Full { CAPACITY } else { CAPACITY_SHORT });
+    let shape = Shape { spares: 1, capacity, ..Shape::of(5) };
     let hit = async |scene: &Scene| scene.cluster.nodes()[5].restart().await;
     let mend = async |scene: &Scene, outcome: &mut Outcome| {
         scene.nodes_are("up", &[6]).await?;
@@ -35,10 +49,13 @@ pub fn add(context: Context) -> Running {
         scene.cluster.count("add", 1);
         scene.operate(&["admin", "balance", "--wait"]).await?;
         scene.whole().await?;
-        let status = scene.status().await?;
-        outcome.set("new_node_groups", memberships(&status, 6));
-        let of_new = |node: &&NodeStatus| node.id == 6;
-        outcome.set("new_node_blocks", status.nodes.iter().find(of_new).map(|node| node.blocks));
+        outcome.set("new_node_groups", memberships(&scene.status().await?, 6));
+        // Nodes tell every second what they hold.
+        let holds = |status: &ClusterStatus| {
+            if used_share(status, 6) > 0.0 { Vec::new() } else { vec!["it tells of nothing".to_owned()] }
+        };
+        scene.until("the new node to hold something", holds).await?;
+        outcome.set("new_node_share", used_share(&scene.status().await?, 6));
         Ok(())
     };
     Box::pin(run(context, shape, hit, mend))
