@@ -61,7 +61,7 @@ struct Placed {
 
 /// Groups as the product makes them: some in each transaction, planned with what every store has by then.
 fn ours(nodes: usize, replicas: usize, groups: usize, rng: &mut Rng) -> Vec<Vec<u32>> {
-    let candidate = |store| Candidate { store, node: store, domains: Default::default(), load: 0 };
+    let candidate = |store| Candidate { store, node: store, domains: Default::default(), load: 0, weight: 1 };
     let mut stores: Vec<Candidate> = (0..nodes as u32).map(candidate).collect();
     let mut made: Vec<Vec<u32>> = Vec::new();
     while made.len() < groups {

@@ -3,7 +3,9 @@
 use crate::error::{Op, fail};
 use crate::keys::{self, counter};
 use crate::kv::{Durability, Order};
-use crate::limits::{BEAT_COUNT_MAX, HEARTBEAT_MS, LABEL_LEN_MAX, STATUS_COUNT_MAX, STORES_MAX, STORES_PER_NODE_MAX};
+use crate::limits::{
+    BEAT_COUNT_MAX, HEARTBEAT_MS, JOINS_PER_BEAT_MAX, LABEL_LEN_MAX, STATUS_COUNT_MAX, STORES_MAX, STORES_PER_NODE_MAX,
+};
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::state::{NodeLive, NodeState, StoreLive};
@@ -13,10 +15,12 @@ use bytes::Bytes;
 use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
+use cairn_proto::placement::TROUBLE_FULL;
 use cairn_proto::status::{Code, Status};
 use keys::Key;
 use prost::Message;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn uuid_of(bytes: &Bytes, what: &str) -> Result<[u8; 16], Status> {
     bytes[..].try_into().map_err(|_| Status::new(Code::Invalid, format!("{what} has {} bytes, not 16", bytes.len())))
@@ -28,15 +32,48 @@ fn short(text: &str) -> String {
     text[..cut].to_owned()
 }
 
-fn beat_row(beat: &pb::StoreBeat) -> rows::StoreBeat {
+/// What a report says of a store, over what was known of it: of a store that is not open it says only why.
+fn beat_row(beat: &pb::StoreBeat, known: &rows::StoreBeat) -> rows::StoreBeat {
     let trouble = short(&beat.trouble);
+    if !is_there(beat) {
+        let trouble = if trouble.is_empty() { "it is not open".to_owned() } else { trouble };
+        return rows::StoreBeat { trouble, ..known.clone() };
+    }
     rows::StoreBeat {
         capacity_bytes: beat.capacity_bytes,
         used_bytes: beat.used_bytes,
         blocks: beat.blocks,
         quarantined: beat.quarantined,
         trouble,
+        durable_records: beat.durable_records,
     }
+}
+
+/// False for a store that its node could not open.
+fn is_there(beat: &pb::StoreBeat) -> bool {
+    beat.incarnation != 0
+}
+
+/// True for a store that does not serve, and not only because it is full.
+pub(crate) fn has_failed(trouble: &str) -> bool {
+    !trouble.is_empty() && trouble != TROUBLE_FULL
+}
+
+/// Takes a report over; true when what others are told of the store has changed.
+fn take_store_beat(store: &mut StoreLive, beat: &pb::StoreBeat, now: Duration) -> bool {
+    let next = beat_row(beat, &store.beat);
+    let alarm = short(&beat.alarm);
+    let changed = next.trouble != store.beat.trouble || alarm != store.alarm;
+    store.note_failed(has_failed(&next.trouble), now);
+    store.alarm = alarm;
+    store.dirty |= next != store.beat;
+    store.beat = next;
+    store.scrub = beat.scrub;
+    store.joins = beat.joins.iter().take(JOINS_PER_BEAT_MAX).copied().collect();
+    if is_there(beat) {
+        store.copying.note(now, beat.copied_bytes);
+    }
+    changed
 }
 
 /// What a registration made of the node and store tables.
@@ -70,14 +107,34 @@ impl Meta {
         }
         // Before anything else: whoever asks for a writer meanwhile gets none that a store has seen.
         self.raise_writers(&ask.stores).await?;
-        let done = transact!(self, Durability::Durable, async |tx: &mut Tx| register(tx, ask).await)?;
+        let forgetful = self.forgetful(ask);
+        let done = transact!(self, Durability::Durable, async |tx: &mut Tx| register(tx, ask, &forgetful).await)?;
         self.take_registration(ask, &done);
+        // Before the node goes on: what its store acknowledged and lost is not to be counted on.
+        for (store, _) in done.stores.iter().filter(|(_, row)| row.lost_past) {
+            tracing::warn!(store, "a store has lost blocks that it had acknowledged: it completes its groups anew");
+            self.settle_lost_past(*store).await?;
+        }
         Ok(Reply::RegisterNode(pb::RegisterNodeReply {
             node_id: done.node,
             cluster_id: Bytes::copy_from_slice(&self.inner.cluster_id.0),
             store_ids: done.store_ids,
             heartbeat_ms: HEARTBEAT_MS,
         }))
+    }
+
+    /// Stores, by their uuid, that hold less than they had said to be durable, or were made anew under their old name.
+    fn forgetful(&self, ask: &pb::RegisterNode) -> Vec<Bytes> {
+        let cluster = self.inner.cluster.lock();
+        let forgot = |beat: &&pb::StoreBeat| {
+            let known = cluster.stores.values().find(|store| store.row.uuid[..] == beat.uuid[..]);
+            known.filter(|_| is_there(beat)).is_some_and(|store| {
+                let before = cluster.nodes.get(&store.row.node).map(|node| node.row.boot_id);
+                let made_anew = beat.fresh && before.is_none_or(|boot| boot[..] != ask.boot_id[..]);
+                made_anew || beat.durable_records < store.beat.durable_records
+            })
+        };
+        ask.stores.iter().filter(forgot).map(|beat| beat.uuid.clone()).collect()
     }
 
     async fn raise_writers(&self, stores: &[pb::StoreBeat]) -> Result<(), Status> {
@@ -109,19 +166,28 @@ impl Meta {
             match cluster.stores.get_mut(id) {
                 Some(live) => live.row = row.clone(),
                 None => {
-                    let beat = beat_row(&pb::StoreBeat::default());
-                    cluster
-                        .stores
-                        .insert(*id, StoreLive { row: row.clone(), beat, dirty: false, alarm: String::new() });
+                    cluster.stores.insert(*id, StoreLive::new(row.clone()));
                 }
             }
         }
         for (id, beat) in done.store_ids.iter().zip(&ask.stores) {
             if let Some(store) = cluster.stores.get_mut(id) {
-                store.beat = beat_row(beat);
-                store.alarm = short(&beat.alarm);
+                take_store_beat(store, beat, now);
                 store.dirty = true;
+                if store.row.lost_past {
+                    store.past_alarm = format!(
+                        "store {id} lost blocks that it had acknowledged, and copies them from other members: find out why"
+                    );
+                }
             }
+        }
+        let missing = cluster.stores.iter_mut().filter(|(id, store)| {
+            store.row.node == done.node && store.row.replaced_by == 0 && !done.store_ids.contains(id)
+        });
+        for (_, store) in missing {
+            store.beat.trouble = "its node registered without it".to_owned();
+            store.note_failed(true, now);
+            store.dirty = true;
         }
         cluster.judge(now);
         drop(cluster);
@@ -163,12 +229,7 @@ impl Meta {
         let mut changed = false;
         for beat in &ask.stores {
             if let Some(store) = cluster.stores.get_mut(&beat.id) {
-                let next = beat_row(beat);
-                let alarm = short(&beat.alarm);
-                changed |= next.trouble != store.beat.trouble || alarm != store.alarm;
-                store.alarm = alarm;
-                store.dirty |= next != store.beat;
-                store.beat = next;
+                changed |= take_store_beat(store, beat, now);
             }
             for defect in &beat.defects {
                 let defect = pb::Defect { node: ask.node_id, store: beat.id, ..defect.clone() };
@@ -187,8 +248,8 @@ impl Meta {
         true
     }
 
-    /// Judges nodes by their silence: suspect after 10 seconds, out after 10 minutes, but never more than a third of
-    /// them or a whole zone at once. Counted by this process's monotonic clock from its start on, and anew after it stood still
+    /// Judges nodes by their silence, and stores by how long they have failed: suspect after `suspect_after`, out after
+    /// `out_after`, but never more than a third of them or a whole zone at once. Counted by this process's monotonic clock from its start on, and anew after it stood still
     /// ([`PAUSE_MIN`](crate::limits::PAUSE_MIN)): call it every second. True when a state changed.
     pub async fn note_silence(&self) -> bool {
         let changed = self.inner.cluster.lock().judge(self.now());
@@ -210,8 +271,10 @@ impl Meta {
                 blocks: store.beat.blocks,
                 quarantined: store.beat.quarantined,
                 trouble: store.beat.trouble.clone(),
-                alarm: store.alarm.clone(),
-                ..Default::default()
+                alarm: if store.alarm.is_empty() { store.past_alarm.clone() } else { store.alarm.clone() },
+                draining: store.row.draining,
+                scrub: store.scrub,
+                groups: cluster.survey.held(*id).all,
             })
         };
         let info = |(id, node): (&u32, &NodeLive)| pb::NodeInfo {
@@ -286,6 +349,7 @@ impl Meta {
             let garbage = tx.count(&keys::Garbage::all(), STATUS_COUNT_MAX).await?;
             Ok((degraded, garbage))
         })?;
+        let tasks = self.task_infos(true).await?;
         let totals = *self.inner.totals.lock();
         let sessions = self.inner.sessions.lock().live.len() as u64;
         let cluster = self.inner.cluster.lock();
@@ -302,7 +366,11 @@ impl Meta {
             used_bytes: stores().map(|store| store.beat.used_bytes).sum(),
             sessions,
             file_bytes: u64::try_from(totals.file_bytes).unwrap_or(0),
-            ..Default::default()
+            alarms: cluster.alarms(),
+            groups: cluster.survey.groups,
+            groups_incomplete: cluster.survey.incomplete,
+            groups_at_risk: cluster.survey.at_risk,
+            tasks,
         };
         let mut bytes = reply.encoded_len();
         for defect in &cluster.defects {
@@ -320,7 +388,7 @@ impl Meta {
 const GROUPS_BEGIN: u64 = 1 << 32;
 
 /// Finds or makes the rows of a node and its stores, and settles who takes over from whom.
-async fn register(tx: &mut Tx, ask: &pb::RegisterNode) -> Op<Registered> {
+async fn register(tx: &mut Tx, ask: &pb::RegisterNode, forgetful: &[Bytes]) -> Op<Registered> {
     let mut tables = Tables { nodes: tx.table(STORES_MAX).await?, stores: tx.table(STORES_MAX).await? };
     let uuid = uuid_of(&ask.uuid, "the node's uuid")?;
     let row = rows::Node {
@@ -338,7 +406,7 @@ async fn register(tx: &mut Tx, ask: &pb::RegisterNode) -> Op<Registered> {
         None => tx.next_number(counter::NODE).await? as u32,
     };
     let mut done = Registered { node, store_ids: Vec::new(), nodes: vec![(node, row)], stores: Vec::new() };
-    let fresh = name_stores(tx, ask, &mut tables, &mut done).await?;
+    let fresh = name_stores(tx, ask, forgetful, &mut tables, &mut done).await?;
     hand_over(&tables, &fresh, &mut done);
     for (node, row) in &done.nodes {
         tx.put(&keys::Node { node: *node }, row);
@@ -350,12 +418,20 @@ async fn register(tx: &mut Tx, ask: &pb::RegisterNode) -> Op<Registered> {
 }
 
 /// Gives every store its number; returns those that were made empty by this node's process and are new here.
-async fn name_stores(tx: &mut Tx, ask: &pb::RegisterNode, tables: &mut Tables, done: &mut Registered) -> Op<Vec<u32>> {
+async fn name_stores(
+    tx: &mut Tx,
+    ask: &pb::RegisterNode,
+    forgetful: &[Bytes],
+    tables: &mut Tables,
+    done: &mut Registered,
+) -> Op<Vec<u32>> {
     let mut fresh = Vec::new();
     for beat in &ask.stores {
         let uuid = uuid_of(&beat.uuid, "a store's uuid")?;
-        let known = tables.stores.iter().find(|(_, row)| row.uuid == uuid).map(|(key, _)| key.store);
-        let store = match known {
+        let known = tables.stores.iter().find(|(_, row)| row.uuid == uuid);
+        let draining = known.is_some_and(|(_, row)| row.draining);
+        let lost_past = known.is_some_and(|(_, row)| row.lost_past || forgetful.contains(&beat.uuid));
+        let store = match known.map(|(key, _)| key.store) {
             Some(store) => store,
             None => {
                 if tables.stores.len() >= STORES_MAX {
@@ -372,7 +448,8 @@ async fn name_stores(tx: &mut Tx, ask: &pb::RegisterNode, tables: &mut Tables, d
             return fail(Code::Invalid, "a store is named twice");
         }
         done.store_ids.push(store);
-        done.stores.push((store, rows::Store { uuid, node: done.node, replaced_by: 0 }));
+        let row = rows::Store { uuid, node: done.node, replaced_by: 0, draining, lost_past };
+        done.stores.push((store, row));
     }
     Ok(fresh)
 }

@@ -10,6 +10,7 @@ use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::tx::Tx;
 use cairn_proto::limits::{FILE_LEN_MAX, PAGE_ROWS_MAX};
+use cairn_proto::pb;
 use cairn_proto::status::Status;
 use cairn_proto::{BlockId, PgEpoch, PgId, StoreId};
 use keys::Key;
@@ -40,7 +41,8 @@ impl GarbageRow {
 pub struct GroupMembers {
     /// Epoch of the membership; travels with the command to delete.
     pub epoch: PgEpoch,
-    /// Every member, whatever its state.
+    /// The members that are there, or will be soon: who is stale or out is not waited for. What such a store holds of
+    /// blocks that are gone is found dead when it is back, by its sweep or by comparison with the others.
     pub stores: Vec<StoreId>,
 }
 
@@ -89,17 +91,19 @@ impl Meta {
         })
     }
 
-    /// The stores that hold a group's blocks now; `None` for a group that does not exist.
+    /// The stores that have to delete a group's garbage; `None` for a group that does not exist.
     ///
     /// # Errors
     /// As [`Meta::execute`].
     pub async fn group_members(&self, pg: PgId) -> Result<Option<GroupMembers>, Status> {
+        let now = self.now();
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            let row = tx.get(&keys::Pg { pg: pg.0 }).await?;
-            Ok(row.map(|row| GroupMembers {
-                epoch: PgEpoch(row.epoch),
-                stores: row.members.iter().map(|member| StoreId(member.store)).collect(),
-            }))
+            let Some(row) = tx.get(&keys::Pg { pg: pg.0 }).await? else { return Ok(None) };
+            let cluster = self.inner.cluster.lock();
+            let lost = |store| cluster.stores.get(&store).is_none_or(|live| cluster.is_lost(live, now));
+            let waited_for = |member: &&rows::Member| member.state != pb::MemberState::Stale && !lost(member.store);
+            let stores = row.members.iter().filter(waited_for).map(|member| StoreId(member.store)).collect();
+            Ok(Some(GroupMembers { epoch: PgEpoch(row.epoch), stores }))
         })
     }
 

@@ -28,6 +28,24 @@ pub struct Gauges {
     pub troubled_stores: u64,
     /// Blocks known to be bad and not repaired yet.
     pub quarantined_blocks: u64,
+    /// Groups there are.
+    pub groups: u64,
+    /// Groups with a member that is not full.
+    pub groups_incomplete: u64,
+    /// Groups with less than a majority of full members that answer.
+    pub groups_at_risk: u64,
+    /// Memberships that are joining, leaving, and stale.
+    pub members: [(&'static str, u64); 3],
+    /// Moves of memberships under way, and planned.
+    pub moves: [(&'static str, u64); 2],
+    /// Tasks that run, and that wait for an operator.
+    pub tasks: [(&'static str, u64); 2],
+    /// Sentences that an operator has to look at.
+    pub alarms: u64,
+    /// Memberships that went from one store to another since this process began.
+    pub moves_done: u64,
+    /// Bytes of their groups.
+    pub moved_bytes: u64,
     /// Counts the openings of the namespace.
     pub duty_epoch: u64,
     /// Version of the cluster map.
@@ -52,6 +70,19 @@ impl Meta {
             used_bytes: 0,
             troubled_stores: 0,
             quarantined_blocks: 0,
+            groups: cluster.survey.groups,
+            groups_incomplete: cluster.survey.incomplete,
+            groups_at_risk: cluster.survey.at_risk,
+            members: [
+                ("joining", cluster.survey.joining),
+                ("leaving", cluster.survey.leaving),
+                ("stale", cluster.survey.stale),
+            ],
+            moves: [("running", cluster.tending.moves_running), ("waiting", cluster.tending.moves_waiting)],
+            tasks: [("running", cluster.tending.tasks_running), ("waiting", cluster.tending.tasks_waiting)],
+            alarms: cluster.alarms().len() as u64,
+            moves_done: inner.moves_done.load(Ordering::Relaxed),
+            moved_bytes: inner.moved_bytes.load(Ordering::Relaxed),
             duty_epoch: inner.duty_epoch,
             map_version: inner.map_version.load(Ordering::Relaxed),
         };

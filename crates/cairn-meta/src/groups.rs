@@ -4,8 +4,10 @@ use crate::error::fail;
 use crate::keys::{self, counter};
 use crate::kv::{Durability, KeyRange, Order};
 use crate::limits::{GROUP_BYTES_MAX, GROUPS_MAX, GROUPS_PER_TX, OPEN_GROUPS_MIN, OPEN_GROUPS_PER_STORE, SCAN_ROWS};
+use crate::members;
 use crate::meta::{Meta, transact};
-use crate::placement::{self, Candidate};
+use crate::moves::Changed;
+use crate::placement::{self, Candidate, weight};
 use crate::rows;
 use crate::state::NodeState;
 use crate::write::pg_info;
@@ -23,8 +25,9 @@ use std::sync::atomic::Ordering;
 
 impl Meta {
     /// Keeps the table of placement groups in order: replaced stores hand over their memberships, full groups are
-    /// sealed, and new ones are made while there are too few open ones and enough live nodes. A bounded step; true
-    /// while there is more to do.
+    /// sealed, new ones are made while there are too few open ones and enough live nodes, and memberships move from
+    /// stores that are lost or that an operator wishes to be rid of. A bounded step; true while there is more to do at
+    /// once: otherwise call it again after a second.
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
@@ -34,7 +37,8 @@ impl Meta {
         }
         let sealed = self.seal_full_groups().await?;
         let made = self.make_groups().await?;
-        Ok(sealed || made)
+        let moved = self.tend_members().await?;
+        Ok(sealed || made || moved)
     }
 
     /// Stores that hand over, with their successors.
@@ -47,35 +51,31 @@ impl Meta {
         replaced.map(|(id, store)| (*id, store.row.replaced_by)).collect()
     }
 
-    /// Puts successors into the groups of replaced stores; true while there are more groups to look at.
+    /// Puts successors into the groups of replaced stores; true while there are more groups to look at. A group whose
+    /// successor has a part in it already, or cannot be told all it lacks yet, is left to repair.
     async fn hand_over_memberships(&self) -> Result<bool, Status> {
         let replaced = self.replaced_stores();
         if replaced.is_empty() {
             return Ok(false);
         }
+        let groups = transact!(self, Durability::Relaxed, async |tx: &mut Tx| tx.table::<keys::Pg>(GROUPS_MAX).await)?;
+        let (mut changed, mut left) = (0, false);
+        for (key, row) in &groups {
+            for member in &row.members {
+                let Some(successor) = replaced.get(&member.store) else { continue };
+                if changed == GROUPS_PER_TX {
+                    return Ok(true);
+                }
+                match self.replace_member(key.pg, member.store, *successor).await? {
+                    Changed::Done => changed += 1,
+                    Changed::Overtaken | Changed::TooManyDebts | Changed::More | Changed::NotYet => left = true,
+                }
+            }
+        }
+        if changed > 0 || left {
+            return Ok(changed > 0);
+        }
         let more = transact!(self, Durability::Durable, async |tx: &mut Tx| {
-            let mut changed = 0;
-            let mut range = keys::Pg::all();
-            loop {
-                let groups = tx.scan::<keys::Pg>(&range, SCAN_ROWS, Order::Forward).await?;
-                for (key, mut row) in groups.iter().cloned() {
-                    if changed < GROUPS_PER_TX && replace_members(&mut row, &replaced) {
-                        tx.put(&key, &row);
-                        tx.effects.map_changed = true;
-                        changed += 1;
-                    }
-                }
-                match groups.last() {
-                    _ if changed == GROUPS_PER_TX => return Ok(true),
-                    Some((last, _)) if groups.len() == SCAN_ROWS => {
-                        range.start = KeyRange::successor(&last.encode());
-                    }
-                    _ => break,
-                }
-            }
-            if changed > 0 {
-                return Ok(true);
-            }
             // No group names them any more: what they lacked is nobody's debt.
             for store in replaced.keys() {
                 let range = keys::with_fields::<keys::Degraded>(&[&store.to_be_bytes()]);
@@ -120,22 +120,30 @@ impl Meta {
         Ok(sealed)
     }
 
-    /// Stores of live nodes, where they stand, and which stores are still worth counting on.
+    /// Stores that take memberships, where they stand, and which stores are still worth counting on.
     fn candidates(&self) -> (Vec<Candidate>, BTreeSet<u32>) {
         let cluster = self.inner.cluster.lock();
         let mut live = Vec::new();
         let mut present = BTreeSet::new();
         for (id, store) in cluster.stores.iter().filter(|(_, store)| store.row.replaced_by == 0) {
             let Some(node) = cluster.nodes.get(&store.row.node) else { continue };
-            if matches!(node.state, NodeState::Up | NodeState::Suspect) {
+            if matches!(node.state, NodeState::Up | NodeState::Suspect) && !store.lost {
                 present.insert(*id);
             }
-            if node.state == NodeState::Up && node.heard && store.beat.trouble.is_empty() {
+            if cluster.is_live(store) && store.beat.trouble.is_empty() && !store.row.draining {
                 let domains = [node.row.zone.clone(), node.row.rack.clone(), node.row.host.clone()];
-                live.push(Candidate { store: *id, node: store.row.node, domains, load: 0 });
+                let free = store.beat.capacity_bytes.saturating_sub(store.beat.used_bytes);
+                live.push((free, Candidate { store: *id, node: store.row.node, domains, load: 0, weight: 1 }));
             }
         }
-        (live, present)
+        let most = live.iter().map(|(free, _)| *free).max().unwrap_or(0);
+        let weighed = live.into_iter().map(|(free, candidate)| Candidate { weight: weight(free, most), ..candidate });
+        (weighed.collect(), present)
+    }
+
+    /// Replica counts that directories ask for, ascending and never empty.
+    pub(crate) async fn replica_counts(&self) -> Result<Vec<u32>, Status> {
+        Ok(vec![self.inner.options.replicas])
     }
 
     async fn make_groups(&self) -> Result<bool, Status> {
@@ -143,25 +151,37 @@ impl Meta {
         if self.inner.groups_enough_at.load(Ordering::Acquire) == version {
             return Ok(false);
         }
-        let replicas = self.inner.options.replicas;
+        let mut enough = true;
+        for replicas in self.replica_counts().await? {
+            match self.make_groups_of(replicas).await? {
+                Made::Some => return Ok(true),
+                Made::Enough => {}
+                Made::TooFewNodes => enough = false,
+            }
+        }
+        if enough {
+            // Whatever changes this answer changes the version of the map too.
+            self.inner.groups_enough_at.store(version, Ordering::Release);
+        }
+        Ok(false)
+    }
+
+    async fn make_groups_of(&self, replicas: u32) -> Result<Made, Status> {
         let (mut live, present) = self.candidates();
         let nodes: BTreeSet<u32> = live.iter().map(|candidate| candidate.node).collect();
         if nodes.len() < replicas as usize {
-            return Ok(false);
+            return Ok(Made::TooFewNodes);
         }
         let target = OPEN_GROUPS_MIN.max(OPEN_GROUPS_PER_STORE * live.len());
         let mut rng = self.inner.rng.lock().fork();
-        let planned = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+        let (wanted, loads) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             let groups = tx.table::<keys::Pg>(GROUPS_MAX).await?;
             let open: Vec<_> =
                 groups.iter().map(|(_, row)| row).filter(|row| is_usable(row, replicas, &present)).collect();
             Ok((target.saturating_sub(open.len()).min(GROUPS_PER_TX), loads(&open)))
         })?;
-        let (wanted, loads) = planned;
         if wanted == 0 {
-            // Whatever changes this answer changes the version of the map too.
-            self.inner.groups_enough_at.store(version, Ordering::Release);
-            return Ok(false);
+            return Ok(Made::Enough);
         }
         for candidate in &mut live {
             candidate.load = loads.get(&candidate.store).copied().unwrap_or(0);
@@ -177,21 +197,22 @@ impl Meta {
             tx.effects.map_changed = true;
             Ok(())
         })?;
-        Ok(!plan.is_empty())
+        Ok(if plan.is_empty() { Made::TooFewNodes } else { Made::Some })
     }
 
     pub(crate) async fn join_done(&self, ask: &pb::JoinDone) -> Result<Reply, Status> {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             let key = keys::Pg { pg: ask.pg };
-            let Some(mut row) = tx.get(&key).await? else {
+            let Some(row) = tx.get(&key).await? else {
                 return fail(Code::NotFound, format!("there is no placement group {}", ask.pg));
             };
-            let Some(index) = row.members.iter().position(|member| member.store == ask.store) else {
-                return fail(Code::Conflict, format!("store {} is no member of group {}", ask.store, ask.pg));
-            };
-            if row.members[index].state == MemberState::Full {
+            match members::state_of(&row, ask.store) {
                 // The answer to an earlier request was lost.
-                return Ok(Reply::Empty(pb::Empty {}));
+                Some(MemberState::Full) => return Ok(Reply::Empty(pb::Empty {})),
+                Some(_) => {}
+                None => {
+                    return fail(Code::Conflict, format!("store {} is no member of group {}", ask.store, ask.pg));
+                }
             }
             if row.epoch != ask.epoch {
                 let info = pg_info(ask.pg, &row, 0);
@@ -201,13 +222,11 @@ impl Meta {
             let fields = [&ask.store.to_be_bytes()[..], &ask.pg.to_be_bytes()];
             let debts = keys::with_fields::<keys::Degraded>(&fields);
             let lacks = !tx.scan::<keys::Degraded>(&debts, 1, Order::Forward).await?.is_empty();
-            if lacks || row.members[index].state != MemberState::Joining {
+            let Some(next) = members::joined(&row, ask.store).filter(|_| !lacks) else {
                 let message = format!("store {} lacks blocks of group {} or does not join it", ask.store, ask.pg);
                 return fail(Code::Conflict, message);
-            }
-            row.members[index].state = MemberState::Full;
-            row.epoch += 1;
-            tx.put(&key, &row);
+            };
+            tx.put(&key, &next);
             tx.effects.map_changed = true;
             Ok(Reply::Empty(pb::Empty {}))
         })
@@ -280,21 +299,11 @@ fn cursor(last: Option<&keys::Degraded>) -> Bytes {
     last.map(|key| key.encode().into()).unwrap_or_default()
 }
 
-/// Puts successors in the place of replaced members. A successor that is a member already is not doubled.
-fn replace_members(row: &mut rows::Pg, replaced: &BTreeMap<u32, u32>) -> bool {
-    let mut changed = false;
-    for index in 0..row.members.len() {
-        let Some(successor) = replaced.get(&row.members[index].store) else { continue };
-        if row.members.iter().any(|member| member.store == *successor) {
-            continue;
-        }
-        row.members[index] = rows::Member { store: *successor, state: MemberState::Joining };
-        changed = true;
-    }
-    if changed {
-        row.epoch += 1;
-    }
-    changed
+/// What came of the wish for more groups.
+enum Made {
+    Some,
+    Enough,
+    TooFewNodes,
 }
 
 /// True for a group that takes new blocks with a majority of members that are not lost.

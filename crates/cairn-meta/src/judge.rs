@@ -20,8 +20,9 @@
 use crate::error::Op;
 use crate::keys::{self, Key};
 use crate::kv::{Durability, KeyRange, Order};
-use crate::limits::{JUDGED_MAP_ROWS_MAX, SCAN_ROWS};
+use crate::limits::{GROUPS_JUDGED_MAX, JUDGED_MAP_ROWS_MAX, SCAN_ROWS};
 use crate::map::block_count;
+use crate::members;
 use crate::meta::{Meta, transact};
 use crate::rows::{Content, Run};
 use crate::tx::Tx;
@@ -229,6 +230,37 @@ impl Meta {
         }
         let spans = transact!(self, Durability::Relaxed, async |tx: &mut Tx| judge(tx, &asked, blocks).await)?;
         Ok(Reply::JudgeBlocks(pb::JudgeBlocksReply { duty_epoch: self.inner.duty_epoch, spans }))
+    }
+}
+
+impl Meta {
+    /// Whether copies of groups that a store has left are needed still. All of a group is read in one transaction, and a
+    /// later change of its members raises its epoch, which the store's fence compares.
+    pub(crate) async fn judge_groups(&self, ask: &pb::JudgeGroups) -> Result<Reply, Status> {
+        if ask.pgs.len() > GROUPS_JUDGED_MAX {
+            return Err(Status::new(Code::Invalid, format!("at most {GROUPS_JUDGED_MAX} groups at a time")));
+        }
+        if !self.inner.cluster.lock().stores.contains_key(&ask.store) {
+            return Err(Status::new(Code::NotFound, format!("store {} is not known here", ask.store)));
+        }
+        let mut verdicts = Vec::with_capacity(ask.pgs.len());
+        for pg in &ask.pgs {
+            let verdict = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+                // A group that this metadata does not know may be one that it has forgotten.
+                let Some(row) = tx.get(&keys::Pg { pg: *pg }).await? else {
+                    return Ok(pb::GroupVerdict { pg: *pg, pg_epoch: 0, purge: false });
+                };
+                let mut purge = members::purgeable(&row, ask.store);
+                for member in &row.members {
+                    let debts = [&member.store.to_be_bytes()[..], &pg.to_be_bytes()];
+                    let debts = keys::with_fields::<keys::Degraded>(&debts);
+                    purge = purge && tx.scan::<keys::Degraded>(&debts, 1, Order::Forward).await?.is_empty();
+                }
+                Ok(pb::GroupVerdict { pg: *pg, pg_epoch: row.epoch, purge })
+            })?;
+            verdicts.push(verdict);
+        }
+        Ok(Reply::JudgeGroups(pb::JudgeGroupsReply { duty_epoch: self.inner.duty_epoch, verdicts }))
     }
 }
 

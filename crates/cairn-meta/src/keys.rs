@@ -216,6 +216,13 @@ keys! {
     /// Who holds a background duty.
     Duty = 0x28 { /// Its name.
         name: Bytes } -> rows::Raw;
+    /// A change of memberships, running or ended.
+    Task = 0x29 { /// Its number.
+        task: u64 } -> rows::Task;
+    /// A membership on its way.
+    Move = 0x2a { /// The group.
+        pg: u32, /// The member that leaves.
+        from: u32 } -> rows::Move;
     /// A client's session.
     Session = 0x30 { /// Its number.
         session: u64 } -> rows::Session;
@@ -281,6 +288,8 @@ pub mod counter {
     pub const SNAPSHOT: u8 = 7;
     /// Openings of metadata: duty epochs, and the high half of cluster map versions.
     pub const DUTY_EPOCH: u8 = 8;
+    /// Changes of memberships.
+    pub const TASK: u8 = 9;
 }
 
 /// Every name in a directory.

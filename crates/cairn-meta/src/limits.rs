@@ -52,9 +52,11 @@ pub const STORES_PER_NODE_MAX: usize = 64;
 /// Bytes of a name, label or address that a client or node gives itself.
 pub const LABEL_LEN_MAX: usize = 256;
 
-/// A node silent this long is suspect.
+/// A node silent this long is suspect, where no option says otherwise.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(10);
-/// A node silent this long is out.
+/// Shortest silence that may make a node suspect: shorter, and a report or two that are late would do.
+pub const SUSPECT_AFTER_MIN: Duration = Duration::from_secs(2);
+/// A node silent this long is out, where no option says otherwise.
 pub const OUT_AFTER: Duration = Duration::from_secs(600);
 /// Duties that run further apart than this say that this process stood still: silence is counted anew then, because
 /// nobody could be heard.
@@ -76,10 +78,47 @@ pub const GROUPS_MAX: usize = 1 << 20;
 /// Groups made or changed by one transaction.
 pub const GROUPS_PER_TX: usize = 64;
 
+/// Degraded rows that one change of a group copies; a change that had to copy more waits until they are fewer.
+pub const COPIED_DEBTS_MAX: usize = 4096;
+/// Degraded rows of a former or stale member deleted by one transaction.
+pub const DEBTS_DROPPED_PER_TX: usize = 1024;
+/// Joins that one store copies for at once, as far as metadata begins them.
+pub const JOINS_PER_TARGET: usize = 2;
+/// Joins under way at once that copy from one store, as far as metadata begins them.
+pub const JOINS_PER_SOURCE: usize = 4;
+/// Changes of groups begun by one look through them.
+pub const CHANGES_PER_LOOK: usize = 64;
+/// Percent of its capacity to which moves may fill a store.
+pub const PLACE_FILL_PERCENT: u64 = 95;
+/// Parts of a thousand of its capacity by which a store may be off the mean and is balanced all the same.
+pub const BALANCE_TOLERANCE_PERMILLE: u64 = 20;
+/// Moves that one task plans ahead.
+pub const PLANNED_MOVES_MAX: usize = 4096;
+/// Moves of a plan that are told to who asked for it.
+pub const MOVES_SHOWN_MAX: usize = 1024;
+/// Tasks that run or wait.
+pub const TASKS_OPEN_MAX: usize = 256;
+/// Tasks that ended and are remembered.
+pub const TASKS_KEPT_MAX: usize = 128;
+/// Tasks that a list or status shows.
+pub const TASKS_SHOWN_MAX: usize = 128;
+/// Bytes of a task's reason.
+pub const REASON_LEN_MAX: usize = 256;
+/// Alarms that a status shows.
+pub const ALARMS_MAX: usize = 32;
+/// Joins in progress that a store's report may name.
+pub const JOINS_PER_BEAT_MAX: usize = 64;
+/// Groups judged by one request.
+pub const GROUPS_JUDGED_MAX: usize = 1024;
+
 const _: () = {
+    assert!(COPIED_DEBTS_MAX <= MAP_ROWS_PER_TX_MAX);
+    assert!(PLANNED_MOVES_MAX <= MAP_ROWS_PER_TX_MAX);
+    assert!(JOINS_PER_TARGET <= JOINS_PER_SOURCE);
     assert!(MAP_ROWS_PER_STEP * 4 < MAP_ROWS_PER_TX_MAX);
     assert!(COMMIT_PIECES_MAX * 8 < MAP_ROWS_PER_TX_MAX);
     assert!(COUNTER_RESERVE >= INODES_PER_REQUEST_MAX as u64);
     assert!(PAUSE_MIN.as_millis() > 3 * BEATS_EVERY.as_millis());
     assert!(SUSPECT_AFTER.as_millis() > 3 * HEARTBEAT_MS as u128);
+    assert!(SUSPECT_AFTER_MIN.as_millis() >= 2 * HEARTBEAT_MS as u128);
 };

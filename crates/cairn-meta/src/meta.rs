@@ -1,17 +1,18 @@
 //! [`Meta`]: opening, dispatch of requests, and how a transaction is run until it is decided.
 
 use crate::clock::Clock;
+use crate::cluster::has_failed;
 use crate::counters::Counters;
 use crate::error::{Fault, Op, OpenError, engine_status};
 use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
 use crate::limits::{
     ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, COMMITS_MAX, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN,
-    SESSIONS_MAX, STORES_MAX,
+    SESSIONS_MAX, STORES_MAX, SUSPECT_AFTER_MIN,
 };
 use crate::rows;
 use crate::slot::Step;
-use crate::state::{Cluster, NodeLive, SessionLive, Sessions, StoreLive, Totals, state_after};
+use crate::state::{Cluster, NodeLive, NodeState, Patience, SessionLive, Sessions, StoreLive, Totals};
 use crate::tx::{Effects, Tx};
 use bytes::Bytes;
 use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCK_LEN_MIN, CHUNK_LEN, PAGE_BYTES_MAX, REPLICAS_MAX};
@@ -42,6 +43,10 @@ pub struct MetaOptions {
     pub inline_max: u32,
     /// A session that was silent this long ends; clients renew theirs three times as often.
     pub lease: Duration,
+    /// A node silent this long is suspect: writes avoid it.
+    pub suspect_after: Duration,
+    /// A node silent this long, or a store that failed so long ago, is out: others take over its memberships.
+    pub out_after: Duration,
     /// Addresses of the metadata servers, told to clients.
     pub metas: Vec<String>,
     /// What time it is.
@@ -70,6 +75,11 @@ pub(crate) struct Inner {
     pub(crate) map_version: AtomicU64,
     /// Version of the map at which there were groups enough; 0 = not known.
     pub(crate) groups_enough_at: AtomicU64,
+    /// Version of the map at which no membership had to change; 0 = not known.
+    pub(crate) members_settled_at: AtomicU64,
+    /// Memberships that went from one store to another since this process began, and their bytes.
+    pub(crate) moves_done: AtomicU64,
+    pub(crate) moved_bytes: AtomicU64,
     pub(crate) beats_written: Mutex<Option<Duration>>,
     birth: u64,
     /// Bounds the commits that nobody can take back.
@@ -89,6 +99,15 @@ fn check_options(options: &MetaOptions) -> Result<(), OpenError> {
     if options.lease < LEASE_MIN {
         let value = u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX);
         return Err(OpenError::Option { option: "lease_ms", value, allowed: "at least 100 ms" });
+    }
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    if options.suspect_after < SUSPECT_AFTER_MIN {
+        let value = millis(options.suspect_after);
+        return Err(OpenError::Option { option: "suspect_after_ms", value, allowed: "at least 2000 ms" });
+    }
+    if options.out_after < options.suspect_after {
+        let value = millis(options.out_after);
+        return Err(OpenError::Option { option: "out_after_ms", value, allowed: "at least suspect_after" });
     }
     if options.inline_max as usize > PAGE_BYTES_MAX / 2 {
         return refuse("inline_max", options.inline_max, "0 to 24 KiB");
@@ -182,6 +201,9 @@ impl Meta {
             rng: Mutex::new(rng),
             map_version: AtomicU64::new((opened.duty_epoch << 32) + 1),
             groups_enough_at: AtomicU64::new(0),
+            members_settled_at: AtomicU64::new(0),
+            moves_done: AtomicU64::new(0),
+            moved_bytes: AtomicU64::new(0),
             beats_written: Mutex::new(None),
             birth: opened.birth,
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
@@ -232,6 +254,10 @@ impl Meta {
             Kind::JoinDone(ask) => self.join_done(ask).await,
             Kind::JudgeWriters(ask) => self.judge_writers(ask).await,
             Kind::JudgeBlocks(ask) => self.judge_blocks(ask).await,
+            Kind::JudgeGroups(ask) => self.judge_groups(ask).await,
+            Kind::StartTask(ask) => self.start_task(ask).await,
+            Kind::ListTasks(_) => self.list_tasks().await,
+            Kind::CancelTask(ask) => self.cancel_task(ask).await,
             Kind::Stat(ask) => self.stat(ask).await,
             Kind::ReadDir(ask) => self.read_dir(ask).await,
             Kind::GetExtents(ask) => self.get_extents(ask).await,
@@ -344,6 +370,10 @@ impl Meta {
                 *usage = (usage.0 + bytes, true);
             }
         }
+        if let Some(bytes) = effects.moved {
+            self.inner.moves_done.fetch_add(1, Ordering::Relaxed);
+            self.inner.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         if effects.map_changed {
             self.bump_map();
         }
@@ -420,7 +450,9 @@ async fn first_transaction(
         }
         _ => return Err(OpenError::Damaged { what: "the format version is missing".into() }),
     };
-    let Some(loaded) = opened(load(&mut tx, options.clock.monotonic(), cluster_id).await)? else { return Ok(None) };
+    let patience = Patience { suspect_after: options.suspect_after, out_after: options.out_after };
+    let loaded = load(&mut tx, options.clock.monotonic(), patience, cluster_id).await;
+    let Some(loaded) = opened(loaded)? else { return Ok(None) };
     Ok(Some((tx, loaded)))
 }
 
@@ -458,21 +490,21 @@ fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
 }
 
 /// Reads the tables that are kept in memory and counts this opening.
-async fn load(tx: &mut Tx, now: Duration, cluster_id: ClusterId) -> Op<Opened> {
+async fn load(tx: &mut Tx, now: Duration, patience: Patience, cluster_id: ClusterId) -> Op<Opened> {
     let duty_epoch = tx.next_number(counter::DUTY_EPOCH).await?;
     let birth = tx.get(&keys::Counter { counter: counter::SNAPSHOT }).await?.map_or(0, |row| row.next - 1);
-    let mut cluster = Cluster::default();
+    let mut cluster = Cluster { patience, ..Cluster::default() };
     for (key, row) in tx.table::<keys::Node>(STORES_MAX).await? {
-        let state = state_after(row.replaced, Duration::ZERO, false);
+        let state = if row.replaced { NodeState::Replaced } else { NodeState::Up };
         cluster.nodes.insert(key.node, NodeLive { row, last_seen: now, heard: false, state });
     }
     for (key, row) in tx.table::<keys::Store>(STORES_MAX).await? {
-        let beat =
-            rows::StoreBeat { capacity_bytes: 0, used_bytes: 0, blocks: 0, quarantined: 0, trouble: String::new() };
-        cluster.stores.insert(key.store, StoreLive { row, beat, dirty: false, alarm: String::new() });
+        cluster.stores.insert(key.store, StoreLive::new(row));
     }
     for (key, beat) in tx.table::<keys::StoreBeat>(STORES_MAX).await? {
         if let Some(store) = cluster.stores.get_mut(&key.store) {
+            // Its node may not say so again: it does not name a store that it knows nothing of.
+            store.note_failed(has_failed(&beat.trouble), now);
             store.beat = beat;
         }
     }

@@ -17,20 +17,48 @@ pub struct Candidate {
     pub domains: [String; 3],
     /// Groups it is in now.
     pub load: usize,
+    /// How much room it has beside others, from 1 to [`WEIGHT_MAX`]: one of twice the weight gets twice the groups.
+    pub weight: u8,
 }
 
-/// How much of its place a candidate shares with members chosen so far: zones first, then racks, then hosts.
-fn shared(candidate: &Candidate, chosen: &[&Candidate]) -> [usize; 3] {
+/// Weight of the store with the most room. Few steps, so that stores that are about equal are treated as equal and
+/// chosen by who has met whom, which keeps the groups of each spread over many others.
+pub const WEIGHT_MAX: u8 = 8;
+
+/// The weight of a store with `free` bytes where the one with the most has `most`.
+pub fn weight(free: u64, most: u64) -> u8 {
+    let steps = u128::from(free) * u128::from(WEIGHT_MAX);
+    let weight = steps.div_ceil(u128::from(most.max(1)));
+    u8::try_from(weight).unwrap_or(WEIGHT_MAX).clamp(1, WEIGHT_MAX)
+}
+
+impl Candidate {
+    /// Its load after one more group, relative to its weight.
+    fn fill(&self) -> usize {
+        // Divisible by every weight.
+        const UNIT: usize = 840;
+        (self.load + 1) * (UNIT / usize::from(self.weight.clamp(1, WEIGHT_MAX)))
+    }
+}
+
+/// How many of `others` share the zone, the rack, the host of `domains`: zones first, then racks, then hosts.
+pub(crate) fn shared_domains(domains: &[String; 3], others: &[&[String; 3]]) -> [usize; 3] {
     let mut shared = [0; 3];
     for (level, count) in shared.iter_mut().enumerate() {
         // A rack is one of its zone, a host one of its rack.
-        *count = chosen.iter().filter(|other| other.domains[..=level] == candidate.domains[..=level]).count();
+        *count = others.iter().filter(|other| other[..=level] == domains[..=level]).count();
     }
     shared
 }
 
-/// Plans `count` groups of `replicas` members each, on distinct nodes, spread over failure domains first and evenly
-/// over stores second. Fewer than `count` when there are fewer than `replicas` nodes (then none).
+/// How much of its place a candidate shares with members chosen so far.
+fn shared(candidate: &Candidate, chosen: &[&Candidate]) -> [usize; 3] {
+    let others: Vec<&[String; 3]> = chosen.iter().map(|other| &other.domains).collect();
+    shared_domains(&candidate.domains, &others)
+}
+
+/// Plans `count` groups of `replicas` members each, on distinct nodes, spread over failure domains first and over stores
+/// by their room second. Fewer than `count` when there are fewer than `replicas` nodes (then none).
 ///
 /// Deterministic for one state of `rng`. Members are in the order they were chosen.
 pub fn plan(candidates: &[Candidate], replicas: usize, count: usize, rng: &mut fastrand::Rng) -> Vec<Vec<u32>> {
@@ -49,7 +77,7 @@ pub fn plan(candidates: &[Candidate], replicas: usize, count: usize, rng: &mut f
                 chosen.iter().map(pair).sum()
             };
             let free = pool.iter().filter(|candidate| chosen.iter().all(|other| other.node != candidate.node));
-            let next = free.min_by_key(|candidate| (shared(candidate, &chosen), candidate.load, met(candidate)));
+            let next = free.min_by_key(|candidate| (shared(candidate, &chosen), candidate.fill(), met(candidate)));
             let Some(next) = next else { return groups };
             chosen.push(next);
         }
@@ -79,6 +107,7 @@ mod tests {
             node: *node,
             domains: [(*zone).into(), (*rack).into(), String::new()],
             load: 0,
+            weight: WEIGHT_MAX,
         };
         places.iter().enumerate().map(candidate).collect()
     }
@@ -125,6 +154,7 @@ mod tests {
                         node: index as u32,
                         domains: [zone.to_string(), rack.to_string(), String::new()],
                         load: 0,
+            weight: WEIGHT_MAX,
                     });
                 }
             }
@@ -140,6 +170,19 @@ mod tests {
                 let used: BTreeSet<_> = members.iter().map(|member| &member.domains[0]).collect();
                 prop_assert_eq!(used.len(), replicas.min(zones.len()));
             }
+        }
+
+        #[test]
+        fn room_decides_how_many_groups_a_store_gets(seed in any::<u64>()) {
+            let places: Vec<_> = (0..8u32).map(|node| (node, "", "")).collect();
+            let mut all = stores(&places);
+            all[..4].iter_mut().for_each(|candidate| candidate.weight = WEIGHT_MAX / 2);
+            let mut loads = [0usize; 8];
+            for store in plan(&all, 2, 60, &mut fastrand::Rng::with_seed(seed)).iter().flatten() {
+                loads[*store as usize - 1] += 1;
+            }
+            prop_assert!(loads[..4].iter().all(|load| load.abs_diff(10) <= 1), "{:?}", loads);
+            prop_assert!(loads[4..].iter().all(|load| load.abs_diff(20) <= 1), "{:?}", loads);
         }
 
         #[test]

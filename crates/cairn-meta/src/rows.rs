@@ -201,6 +201,24 @@ impl Field for Member {
     }
 }
 
+impl Field for pb::TaskKind {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(*self as u8);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Self::try_from(i32::from(u8::take(input)?)).ok()
+    }
+}
+
+impl Field for pb::TaskState {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(*self as u8);
+    }
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Self::try_from(i32::from(u8::take(input)?)).ok()
+    }
+}
+
 /// What an extent row holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content {
@@ -270,19 +288,27 @@ impl Field for Content {
 }
 
 macro_rules! rows {
-    ($($(#[$doc:meta])* $name:ident = $version:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* })*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $version:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* }
+        $(+ $later:literal { $($(#[$later_doc:meta])* $added:ident: $added_type:ty),* })?
+    )*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, PartialEq, Eq, Debug)]
             pub struct $name {
                 $($(#[$field_doc])* pub $field: $type,)*
+                $($($(#[$later_doc])* pub $added: $added_type,)*)?
             }
 
             impl Row for $name {
                 fn encode(&self) -> Vec<u8> {
+                    let version: u8 = $version;
+                    $(let version: u8 = version.max($later);)?
                     #[allow(unused_mut, reason = "a row may have no fields")]
-                    let mut out = vec![$version];
+                    let mut out = vec![version];
                     $(self.$field.put(&mut out);)*
+                    $($(self.$added.put(&mut out);)*)?
                     out
                 }
 
@@ -290,10 +316,17 @@ macro_rules! rows {
                     let decode = || {
                         #[allow(unused_mut, reason = "a row may have no fields")]
                         let (version, mut input) = bytes.split_first()?;
-                        if *version != $version {
+                        if *version != $version $(&& *version != $later)? {
                             return None;
                         }
-                        let row = Self { $($field: <$type as Field>::take(&mut input)?,)* };
+                        let row = Self {
+                            $($field: <$type as Field>::take(&mut input)?,)*
+                            // A row of the first version has none of what was added to it.
+                            $($($added: match *version {
+                                $later => <$added_type as Field>::take(&mut input)?,
+                                _ => Default::default(),
+                            },)*)?
+                        };
                         input.is_empty().then_some(row)
                     };
                     decode().ok_or(RowError { row: stringify!($name) })
@@ -411,6 +444,11 @@ rows! {
         node: u32,
         /// The store that takes over its memberships; 0 = none.
         replaced_by: u32
+    } + 2 {
+        /// Takes no new memberships; an operator drains it.
+        draining: bool,
+        /// It lost blocks that it had acknowledged: its memberships have to be completed anew.
+        lost_past: bool
     }
     /// A store's last report.
     StoreBeat = 1 {
@@ -424,6 +462,49 @@ rows! {
         quarantined: u32,
         /// Why it takes no writes; empty when well.
         trouble: String
+    } + 2 {
+        /// Number of its last durable record; a lower one later says that it lost its past. 0 = not known.
+        durable_records: u64
+    }
+    /// A change of memberships that an operator asked for, or that metadata began to make up for a lost store.
+    Task = 1 {
+        /// A `pb::TaskKind`.
+        kind: pb::TaskKind,
+        /// A `pb::TaskState`.
+        state: pb::TaskState,
+        /// Why it waits or ended; empty while it runs.
+        reason: String,
+        /// The node it is about; 0 = none is named.
+        node: u32,
+        /// The store it is about; 0 = none is named.
+        store: u32,
+        /// The node that takes over; 0 = none is named.
+        to_node: u32,
+        /// The store that takes over; 0 = none is named.
+        to_store: u32,
+        /// Memberships that are to go, as far as was known last.
+        moves_total: u64,
+        /// Memberships that went.
+        moves_done: u64,
+        /// Bytes to be copied, as far as was known last.
+        bytes_total: u64,
+        /// Bytes of the memberships that went.
+        bytes_done: u64,
+        /// When it began, nanoseconds since 1970.
+        started_ns: i64,
+        /// When it ended; 0 = it has not.
+        ended_ns: i64
+    }
+    /// A membership on its way from one store to another.
+    Move = 1 {
+        /// The task it belongs to.
+        task: u64,
+        /// Where to.
+        to: u32,
+        /// Bytes that the group was estimated to hold when this was planned.
+        bytes: u64,
+        /// The members have changed; until then it is only planned.
+        begun: bool
     }
     /// How many consecutive blocks, or writers, a row is about.
     RunLen = 1 { /// At least 1.

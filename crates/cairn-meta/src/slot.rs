@@ -17,6 +17,7 @@ use cairn_proto::status::{Code, Status};
 use prost::Message;
 
 /// How far an operation got in its transaction.
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way from a function to the one that called it")]
 pub(crate) enum Step {
     /// This is the result.
     Done(Reply),

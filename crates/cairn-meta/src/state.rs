@@ -1,8 +1,10 @@
 //! What a metadata server keeps in memory about the living: nodes, stores, sessions, totals. None of it is needed to
 //! be right after a crash; the identities behind it are rows.
 
-use crate::limits::{DEFECTS_MAX, OUT_AFTER, PAUSE_MIN, SUSPECT_AFTER};
+use crate::limits::{ALARMS_MAX, DEFECTS_MAX, OUT_AFTER, PAUSE_MIN, SUSPECT_AFTER};
 use crate::rows;
+use crate::survey::Survey;
+use crate::tend::Tending;
 use cairn_proto::pb;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -29,11 +31,92 @@ pub(crate) struct StoreLive {
     pub dirty: bool,
     /// What its node wants an operator to look at; empty when well. Kept in memory only: every report says it again.
     pub alarm: String,
+    /// Since when its node has said that it failed or is not there.
+    pub failed_since: Option<Duration>,
+    /// It failed so long ago that others take its memberships over.
+    pub lost: bool,
+    /// How far its joins are, as its node said last.
+    pub joins: Vec<pb::JoinProgress>,
+    pub scrub: Option<pb::StoreScrub>,
+    pub copying: Copying,
+    /// It lost blocks that it had acknowledged, and is completing its groups anew; else empty.
+    pub past_alarm: String,
+}
+
+impl StoreLive {
+    pub(crate) fn new(row: rows::Store) -> Self {
+        Self {
+            row,
+            beat: rows::StoreBeat {
+                capacity_bytes: 0,
+                used_bytes: 0,
+                blocks: 0,
+                quarantined: 0,
+                trouble: String::new(),
+                durable_records: 0,
+            },
+            dirty: false,
+            alarm: String::new(),
+            failed_since: None,
+            lost: false,
+            joins: Vec::new(),
+            scrub: None,
+            copying: Copying::default(),
+            past_alarm: String::new(),
+        }
+    }
+
+    /// Notes whether the store is there and serves, as its node says.
+    pub(crate) fn note_failed(&mut self, failed: bool, now: Duration) {
+        match (failed, self.failed_since) {
+            (true, None) => self.failed_since = Some(now),
+            (false, _) => self.failed_since = None,
+            (true, Some(_)) => {}
+        }
+    }
+}
+
+/// How fast a store copies from others, measured between its reports.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Copying {
+    last: Option<(Duration, u64)>,
+    /// Bytes a second, smoothed; 0 = it copies nothing, or that is not known.
+    pub rate: u64,
+}
+
+impl Copying {
+    /// The store has copied `bytes` since it was opened, as it says at `now`.
+    pub(crate) fn note(&mut self, now: Duration, bytes: u64) {
+        if let Some((at, before)) = self.last {
+            let elapsed = u64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u64::MAX);
+            if elapsed == 0 {
+                return;
+            }
+            // A store that was opened again counts from nothing.
+            let lately = bytes.saturating_sub(before).saturating_mul(1000) / elapsed;
+            self.rate = if self.rate == 0 { lately } else { (self.rate * 7).saturating_add(lately) / 8 };
+        }
+        self.last = Some((now, bytes));
+    }
+}
+
+/// How long a silence makes what of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Patience {
+    pub suspect_after: Duration,
+    pub out_after: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { suspect_after: SUSPECT_AFTER, out_after: OUT_AFTER }
+    }
 }
 
 /// The storage side of the cluster.
 #[derive(Default, Debug)]
 pub(crate) struct Cluster {
+    pub patience: Patience,
     pub nodes: BTreeMap<u32, NodeLive>,
     pub stores: BTreeMap<u32, StoreLive>,
     /// Bytes committed to each group, and whether that is newer than the row.
@@ -44,18 +127,25 @@ pub(crate) struct Cluster {
     pub handed_over: BTreeSet<u32>,
     /// Groups known to be sealed.
     pub sealed: BTreeSet<u32>,
-    /// More silent nodes than may be out at once.
+    /// More silent nodes or failed stores than may be lost at once.
     pub alarm: bool,
     /// When silence was judged last.
     pub judged: Option<Duration>,
+    /// The memberships as they were looked through last.
+    pub survey: Survey,
+    /// What needs an operator's look, from the duty that goes through the groups.
+    pub alarms: Vec<String>,
+    /// Tasks that cannot go on by themselves, and why.
+    pub waiting: BTreeMap<u64, String>,
+    pub tending: Tending,
 }
 
 /// What a node's silence makes of it, `silent` long; `hold` keeps it from being out.
-pub(crate) fn state_after(replaced: bool, silent: Duration, hold: bool) -> NodeState {
+pub(crate) fn state_after(replaced: bool, silent: Duration, hold: bool, patience: Patience) -> NodeState {
     match silent {
         _ if replaced => NodeState::Replaced,
-        silent if silent < SUSPECT_AFTER => NodeState::Up,
-        silent if silent < OUT_AFTER || hold => NodeState::Suspect,
+        silent if silent < patience.suspect_after => NodeState::Up,
+        silent if silent < patience.out_after || hold => NodeState::Suspect,
         _ => NodeState::Out,
     }
 }
@@ -66,40 +156,65 @@ pub(crate) fn was_paused(judged: Option<Duration>, now: Duration) -> bool {
 }
 
 impl Cluster {
-    /// Silent nodes are more than a third of all, or a whole zone of several: rather our own trouble than theirs.
+    /// Silent nodes are more than a third of all, or a whole zone of several: rather our own trouble than theirs. The
+    /// same for stores that failed. Who is lost already and has no membership to lose any more is not counted, so that
+    /// one may be lost after another.
     fn too_many_silent(&self, now: Duration) -> bool {
         let mut silent = 0;
         let mut zones: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut count = 0;
-        for node in self.nodes.values().filter(|node| !node.row.replaced) {
+        for (id, node) in self.nodes.iter().filter(|(_, node)| !node.row.replaced) {
+            let mut stores = self.stores.iter().filter(|(_, store)| store.row.node == *id);
+            if node.state == NodeState::Out && stores.all(|(store, _)| self.survey.holds_nothing(*store)) {
+                continue;
+            }
             let zone = zones.entry(&node.row.zone).or_default();
             zone.0 += 1;
             count += 1;
-            if now.saturating_sub(node.last_seen) >= SUSPECT_AFTER {
+            if now.saturating_sub(node.last_seen) >= self.patience.suspect_after {
                 silent += 1;
                 zone.1 += 1;
             }
         }
-        silent * 3 > count || (zones.len() > 1 && zones.values().any(|(all, silent)| *all > 1 && all == silent))
+        let zone_lost = zones.len() > 1 && zones.values().any(|(all, silent)| *all > 1 && all == silent);
+        silent * 3 > count || zone_lost || self.too_many_failed()
     }
 
-    /// Judges every node by its silence. True when a state changed.
+    fn too_many_failed(&self) -> bool {
+        let (mut failed, mut count) = (0, 0);
+        for (id, store) in self.stores.iter().filter(|(_, store)| store.row.replaced_by == 0) {
+            let replaced = self.nodes.get(&store.row.node).is_none_or(|node| node.row.replaced);
+            if replaced || (store.lost && self.survey.holds_nothing(*id)) {
+                continue;
+            }
+            count += 1;
+            failed += usize::from(store.failed_since.is_some());
+        }
+        failed * 3 > count
+    }
+
+    /// Judges every node by its silence, and every store by how long it has failed. True when a state changed.
     pub(crate) fn judge(&mut self, now: Duration) -> bool {
         if was_paused(self.judged.replace(now), now) {
             for node in self.nodes.values_mut() {
                 node.last_seen = now;
+            }
+            for store in self.stores.values_mut() {
+                store.failed_since = store.failed_since.map(|_| now);
             }
         }
         let hold = self.too_many_silent(now);
         if hold != self.alarm {
             self.alarm = hold;
             if hold {
-                tracing::warn!("too many nodes are silent at once: none is taken for lost");
+                tracing::warn!("too many nodes or stores are silent at once: none is taken for lost");
             }
         }
         let mut changed = false;
+        let patience = self.patience;
         for (id, node) in &mut self.nodes {
-            let state = state_after(node.row.replaced, now.saturating_sub(node.last_seen), hold);
+            let silent = now.saturating_sub(node.last_seen);
+            let state = state_after(node.row.replaced, silent, hold, patience);
             // Who is out stays out until heard of: an alarm that comes later brings nobody back.
             let state =
                 if node.state == NodeState::Out && state == NodeState::Suspect { NodeState::Out } else { state };
@@ -109,7 +224,51 @@ impl Cluster {
                 changed = true;
             }
         }
+        for (id, store) in &mut self.stores {
+            let long = store.failed_since.is_some_and(|since| now.saturating_sub(since) >= patience.out_after);
+            let lost = long && (store.lost || !hold);
+            if lost != store.lost {
+                tracing::info!(store = id, lost, "store state");
+                store.lost = lost;
+                changed = true;
+            }
+        }
         changed
+    }
+
+    /// What needs an operator's look, most urgent first.
+    pub(crate) fn alarms(&self) -> Vec<String> {
+        let mut alarms = Vec::new();
+        if self.alarm {
+            alarms.push(
+                "more than a third of the nodes or stores, or a whole zone, is silent at once: none is taken for lost, so \
+                 nothing is copied until some are back"
+                    .to_owned(),
+            );
+        }
+        alarms.extend(self.alarms.iter().cloned());
+        alarms.extend(self.stores.values().map(|store| &store.past_alarm).filter(|alarm| !alarm.is_empty()).cloned());
+        alarms.truncate(ALARMS_MAX);
+        alarms
+    }
+
+    /// True for a store whose memberships others take over: it is gone, or nobody has heard of it for so long.
+    pub(crate) fn is_lost(&self, store: &StoreLive, now: Duration) -> bool {
+        let Some(node) = self.nodes.get(&store.row.node) else { return true };
+        match node.state {
+            NodeState::Out => true,
+            // Another node answers at its address, and none of its stores took over.
+            NodeState::Replaced => !self.alarm && now.saturating_sub(node.last_seen) >= self.patience.out_after,
+            _ => store.lost || store.row.replaced_by != 0,
+        }
+    }
+
+    /// True for a store that was heard of lately and that serves.
+    pub(crate) fn is_live(&self, store: &StoreLive) -> bool {
+        let node = self.nodes.get(&store.row.node);
+        node.is_some_and(|node| node.state == NodeState::Up && node.heard)
+            && store.failed_since.is_none()
+            && store.row.replaced_by == 0
     }
 
     /// Notes a defect; one that is known moves to the front.
@@ -164,13 +323,14 @@ mod tests {
 
     #[test]
     fn silence_makes_suspect_then_out() {
-        let at = |seconds, hold| state_after(false, Duration::from_secs(seconds), hold);
+        let patience = Patience::default();
+        let at = |seconds, hold| state_after(false, Duration::from_secs(seconds), hold, patience);
         assert_eq!(at(9, false), NodeState::Up);
         assert_eq!(at(10, false), NodeState::Suspect);
         assert_eq!(at(599, false), NodeState::Suspect);
         assert_eq!(at(600, false), NodeState::Out);
         assert_eq!(at(600, true), NodeState::Suspect);
-        assert_eq!(state_after(true, Duration::ZERO, false), NodeState::Replaced);
+        assert_eq!(state_after(true, Duration::ZERO, false, patience), NodeState::Replaced);
     }
 
     fn cluster(nodes: &[(&str, u64)]) -> Cluster {

@@ -17,11 +17,17 @@ pub(crate) struct Effects {
     pub pg_bytes: Vec<(u32, u64)>,
     /// Nodes, stores or groups changed.
     pub map_changed: bool,
+    /// A membership went from one store to another: the bytes of its group.
+    pub moved: Option<u64>,
 }
 
 impl Effects {
     pub(crate) fn is_empty(&self) -> bool {
-        self.inodes == 0 && self.file_bytes == 0 && self.pg_bytes.is_empty() && !self.map_changed
+        self.inodes == 0
+            && self.file_bytes == 0
+            && self.pg_bytes.is_empty()
+            && !self.map_changed
+            && self.moved.is_none()
     }
 }
 

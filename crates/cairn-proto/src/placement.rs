@@ -30,6 +30,9 @@ pub struct Group {
     pub sealed: bool,
 }
 
+/// What a store without room says as its trouble; any other trouble is a failure.
+pub const TROUBLE_FULL: &str = "full";
+
 /// True for members whose acknowledgement counts towards a commit: they hold what is written from now on.
 pub const fn counts_for_commit(state: MemberState) -> bool {
     matches!(state, MemberState::Full | MemberState::Joining)
@@ -56,12 +59,15 @@ impl Group {
         self.members.iter().filter(|m| counts_for_commit(m.state)).map(|m| m.store).collect()
     }
 
-    /// Stores that may hold a committed block, those that surely do (full, not known to lack it) first.
+    /// Stores that may hold a committed block, those that surely do (full, not known to lack it) first; then those that
+    /// leave, which lack what was written since, and those that join, which may lack what was written before.
     pub fn read_candidates(&self, lacking: &[u32]) -> Vec<StoreId> {
         let rank = |member: &GroupMember| match member.state {
-            MemberState::Full | MemberState::Leaving if !lacking.contains(&member.store.0) => 0,
-            MemberState::Joining if !lacking.contains(&member.store.0) => 1,
-            _ => 2,
+            _ if lacking.contains(&member.store.0) => 3,
+            MemberState::Full => 0,
+            MemberState::Leaving => 1,
+            MemberState::Joining => 2,
+            MemberState::Stale | MemberState::Unknown => 3,
         };
         let mut order: Vec<&GroupMember> = self.members.iter().collect();
         order.sort_by_key(|member| rank(member));
@@ -122,6 +128,8 @@ mod tests {
     fn readers_ask_those_who_surely_have_it_first() {
         let group = group(&[(1, Stale), (2, Joining), (3, Full), (4, Full)]);
         assert_eq!(group.read_candidates(&[4]), [s(3), s(2), s(1), s(4)]);
+        let moving = self::group(&[(1, Leaving), (2, Joining), (3, Full), (4, Leaving)]);
+        assert_eq!(moving.read_candidates(&[4]), [s(3), s(1), s(2), s(4)]);
         assert!(group.must_have(s(3), &[4]));
         assert!(!group.must_have(s(4), &[4]) && !group.must_have(s(2), &[]));
     }

@@ -45,6 +45,10 @@ pub struct LocalClusterConfig {
     pub gc_grace: Duration,
     /// A client's session that was silent this long ends, and its writers with it.
     pub session_lease: Duration,
+    /// A node silent this long is suspect.
+    pub suspect_after: Duration,
+    /// A node silent this long is out: others take over its memberships.
+    pub out_after: Duration,
     /// How often a node looks for blocks without a file.
     pub sweep_every: Duration,
     /// How the stores use their disks.
@@ -68,6 +72,8 @@ impl LocalClusterConfig {
             block_len: meta.block_len,
             gc_grace: meta.gc_grace,
             session_lease: meta.session_lease,
+            suspect_after: meta.suspect_after,
+            out_after: meta.out_after,
             sweep_every: SWEEP_PERIOD,
             store: StoreConfig::default(),
             consoles: LocalConsoles::default(),
@@ -85,6 +91,8 @@ impl LocalClusterConfig {
             block_len: self.block_len,
             gc_grace: self.gc_grace,
             session_lease: self.session_lease,
+            suspect_after: self.suspect_after,
+            out_after: self.out_after,
             console: self.console(0)?,
             ..MetaServerConfig::new(self.data.join("meta-1"), self.listen(0)?)
         })

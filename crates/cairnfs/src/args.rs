@@ -11,7 +11,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
 pub use fsck::Fsck;
 
-use crate::settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds};
+use crate::{
+    settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds},
+    span::Span,
+};
 
 /// CairnFS: a distributed file system that keeps working when machines do not.
 #[derive(Debug, Parser)]
@@ -24,8 +27,8 @@ Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0
 
 Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
 ~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
-replicas, listen, base_port, console, processes; [meta_server] data, listen, console, replicas; [node] data, stores,
-listen, advertise, console, zone, rack, host, capacity.
+replicas, listen, base_port, console, processes, suspect_after, out_after; [meta_server] data, listen, console,
+replicas, suspect_after, out_after; [node] data, stores, listen, advertise, console, zone, rack, host, capacity.
 
 Try it:  cairn up &   cairn put -r /usr/share/doc /doc   cairn ls -l /doc   cairn status"
 )]
@@ -148,6 +151,12 @@ pub struct Up {
     /// Port of metadata's metrics and health checks; node i gets this + i; `off` = none [default: base port + 80]
     #[arg(long, value_name = "PORT", env = "CAIRN_UP_CONSOLE", hide_env_values = true)]
     pub console: Option<ConsolePorts>,
+    /// Writes avoid a node that was silent this long [default: 10s]
+    #[arg(long, value_name = "TIME", env = "CAIRN_UP_SUSPECT_AFTER", hide_env_values = true)]
+    pub suspect_after: Option<Span>,
+    /// Other nodes take over from one that was silent this long [default: 10m]
+    #[arg(long, value_name = "TIME", env = "CAIRN_UP_OUT_AFTER", hide_env_values = true)]
+    pub out_after: Option<Span>,
     /// Run each role as a process of its own
     #[arg(long, env = "CAIRN_UP_PROCESSES", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub processes: bool,
@@ -168,6 +177,12 @@ pub struct MetaRole {
     /// Copies of every block, decided when the cluster is made [default: 3]
     #[arg(long, value_name = "N", env = "CAIRN_META_SERVER_REPLICAS", hide_env_values = true)]
     pub replicas: Option<Replicas>,
+    /// Writes avoid a node that was silent this long [default: 10s]
+    #[arg(long, value_name = "TIME", env = "CAIRN_META_SERVER_SUSPECT_AFTER", hide_env_values = true)]
+    pub suspect_after: Option<Span>,
+    /// Other nodes take over from one that was silent this long [default: 10m]
+    #[arg(long, value_name = "TIME", env = "CAIRN_META_SERVER_OUT_AFTER", hide_env_values = true)]
+    pub out_after: Option<Span>,
     /// Write the process id to this file, remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,

@@ -13,6 +13,7 @@ mod output;
 mod roles;
 mod settings;
 mod signals;
+mod span;
 mod text;
 mod up;
 

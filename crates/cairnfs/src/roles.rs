@@ -15,6 +15,7 @@ use crate::{
     output::Out,
     settings::{META_DEFAULT, Replicas},
     signals::Signals,
+    span::Span,
     up::{DYING_MAX, DYING_POLL, PidFile, show},
 };
 
@@ -95,7 +96,9 @@ pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Res
     let console = console(args.console, file.console.as_ref())?;
     let mut signals = Signals::catch()?;
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
-    let config = MetaServerConfig { replicas, console, ..MetaServerConfig::new(data, listen) };
+    let mut config = MetaServerConfig { replicas, console, ..MetaServerConfig::new(data, listen) };
+    config.suspect_after = args.suspect_after.or(file.suspect_after).map_or(config.suspect_after, Span::get);
+    config.out_after = args.out_after.or(file.out_after).map_or(config.out_after, Span::get);
     let server = tokio::select! {
         started = patiently(|| MetaServer::start(config.clone(), Arc::new(TcpNet))) => started?,
         () = signals.received() => return Err(Failure::Interrupted),

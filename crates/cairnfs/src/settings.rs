@@ -12,7 +12,7 @@ use std::{
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{failure::Failure, text};
+use crate::{failure::Failure, span::Span, text};
 
 /// Where the metadata server is looked for when nothing says otherwise.
 pub const META_DEFAULT: &str = "127.0.0.1:9000";
@@ -255,6 +255,8 @@ pub struct UpSettings {
     pub data: Option<PathBuf>,
     pub nodes: Option<NodeCount>,
     pub replicas: Option<Replicas>,
+    pub suspect_after: Option<Span>,
+    pub out_after: Option<Span>,
     pub listen: Option<IpAddr>,
     pub base_port: Option<BasePort>,
     pub console: Option<ConsolePorts>,
@@ -269,6 +271,8 @@ pub struct MetaSettings {
     pub listen: Option<String>,
     pub console: Option<String>,
     pub replicas: Option<Replicas>,
+    pub suspect_after: Option<Span>,
+    pub out_after: Option<Span>,
 }
 
 /// Table `[node]`.

@@ -54,6 +54,8 @@ fn bytes_are_pinned() {
         (line(&Garbage { pg, inode, writer, seq }), "26313233340102030405060708111213141516171821222324"),
         (line(&Usage { server: 3 }), "2700000003"),
         (line(&Duty { name: bytes("garbage") }), "2867617262616765"),
+        (line(&Task { task: session }), "295152535455565758"),
+        (line(&Move { pg, from: store }), "2a3132333441424344"),
         (line(&Session { session }), "305152535455565758"),
         (line(&SessionBeat { session }), "315152535455565758"),
         (line(&Slot { session, slot: 63 }), "3251525354555657580000003f"),

@@ -67,7 +67,30 @@ fn bytes_are_pinned() {
         host: "h".into(),
         replaced: false,
     };
-    let beat = StoreBeat { capacity_bytes: 1 << 40, used_bytes: 1, blocks: 2, quarantined: 0, trouble: "full".into() };
+    let beat = StoreBeat {
+        capacity_bytes: 1 << 40,
+        used_bytes: 1,
+        blocks: 2,
+        quarantined: 0,
+        trouble: "full".into(),
+        durable_records: 300,
+    };
+    let store = Store { uuid: [3; 16], node: 1, replaced_by: 0, draining: true, lost_past: false };
+    let task = Task {
+        kind: pb::TaskKind::Drain,
+        state: pb::TaskState::Waiting,
+        reason: "why".into(),
+        node: 1,
+        store: 2,
+        to_node: 3,
+        to_store: 4,
+        moves_total: 5,
+        moves_done: 6,
+        bytes_total: 7,
+        bytes_done: 8,
+        started_ns: 1,
+        ended_ns: -1,
+    };
     let session = Session { epoch: 1, open: true, name: "me".into(), boot_id: Bytes::from_static(&[9; 2]) };
     let pinned = [
         (line(&Setting { value: Bytes::from_static(&[1, 0, 0, 0]) }), "010401000000"),
@@ -83,8 +106,10 @@ fn bytes_are_pinned() {
         (line(&pg), "01 02 03 02 0101 c80102 00"),
         (line(&PgUsage { bytes: 128 }), "018001"),
         (line(&node), "01 01010101010101010101010101010101 02020202020202020202020202020202 03683a31 017a 00 0168 00"),
-        (line(&Store { uuid: [3; 16], node: 1, replaced_by: 0 }), "01 03030303030303030303030303030303 01 00"),
-        (line(&beat), "01 808080808020 01 02 00 0466756c6c"),
+        (line(&store), "02 03030303030303030303030303030303 01 00 01 00"),
+        (line(&beat), "02 808080808020 01 02 00 0466756c6c ac02"),
+        (line(&task), "01 01 02 03776879 01 02 03 04 05 06 07 08 02 01"),
+        (line(&Move { task: 300, to: 2, bytes: 128, begun: true }), "01 ac02 02 8001 01"),
         (line(&RunLen { count: 64 }), "0140"),
         (line(&Usage { inodes: -1, file_bytes: 64 }), "01018001"),
         (line(&session), "01 01 01 026d65 020909"),
@@ -98,6 +123,22 @@ fn bytes_are_pinned() {
     assert_eq!(Unit {}.encode(), [1]);
     assert_eq!(Unit::decode(&[1]), Ok(Unit {}));
     assert!(Unit::decode(&[]).is_err());
+}
+
+#[test]
+fn rows_of_the_first_version_are_read() {
+    let unhex = |text: &str| -> Vec<u8> {
+        let text = text.replace(' ', "");
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+    };
+    let old = unhex("01 03030303030303030303030303030303 01 00");
+    let store = Store { uuid: [3; 16], node: 1, replaced_by: 0, draining: false, lost_past: false };
+    assert_eq!(Store::decode(&old), Ok(store));
+    let old = unhex("01 808080808020 01 02 00 0466756c6c");
+    let beat = StoreBeat::decode(&old).expect("a beat of the first version");
+    assert_eq!((beat.blocks, beat.durable_records), (2, 0));
+    // The fields of the second version are not taken for rest of the first.
+    assert!(StoreBeat::decode(&unhex("01 808080808020 01 02 00 0466756c6c ac02")).is_err());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod durability;
 mod engine;
 mod extents;
 mod judge;
+mod moves;
 mod names;
 mod once;
 mod sessions;

@@ -43,6 +43,8 @@ pub fn options(clock: Arc<dyn Clock>) -> MetaOptions {
         block_len: BLOCK,
         inline_max: INLINE_MAX,
         lease: Duration::from_millis(cairn_proto::limits::SESSION_LEASE_MS),
+        suspect_after: Duration::from_secs(10),
+        out_after: Duration::from_secs(600),
         metas: vec!["127.0.0.1:9000".into()],
         clock,
         seed: 7,
@@ -315,7 +317,7 @@ pub fn create(path: &str) -> Kind {
 
 pub fn beat(store: u8, fresh: bool) -> pb::StoreBeat {
     let uuid = Bytes::from(vec![store.wrapping_add(100); 16]);
-    pb::StoreBeat { uuid, capacity_bytes: 1 << 40, fresh, ..Default::default() }
+    pb::StoreBeat { uuid, capacity_bytes: 1 << 40, incarnation: 1, fresh, ..Default::default() }
 }
 
 pub fn registration(index: u8, port: u8, fresh: bool) -> Kind {

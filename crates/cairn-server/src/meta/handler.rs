@@ -78,7 +78,10 @@ impl Handler for MetaHandler {
             return Err(Status::new(Code::Invalid, "requests to metadata have no body"));
         }
         let _permit = self.requests.admit()?;
-        let registers = matches!(request.kind, Some(Kind::RegisterNode(_) | Kind::JoinDone(_)));
+        let registers = matches!(
+            request.kind,
+            Some(Kind::RegisterNode(_) | Kind::JoinDone(_) | Kind::StartTask(_) | Kind::CancelTask(_))
+        );
         // A mutation that is dropped at its deadline may still happen: its slot tells whoever asks again.
         let result = match ctx.deadline {
             Some(deadline) if deadline <= cairn_net::now() => Err(too_late()),

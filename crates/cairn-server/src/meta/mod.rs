@@ -16,6 +16,7 @@ use crate::observe::{Observed, RequestStats, ServerSource};
 use crate::tasks::{Tasks, blocking};
 use cairn_meta::clock::{Clock, SystemClock};
 use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions};
+use cairn_meta::limits::{OUT_AFTER, SUSPECT_AFTER};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_metrics::Exposition;
 use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
@@ -51,6 +52,10 @@ pub struct MetaServerConfig {
     pub gc_grace: Duration,
     /// A client's session that was silent this long ends, and its writers with it.
     pub session_lease: Duration,
+    /// A node silent this long is suspect: writes avoid it. At least two seconds.
+    pub suspect_after: Duration,
+    /// A node silent this long, or a store that failed so long ago, is out: others take over its memberships.
+    pub out_after: Duration,
     /// Memory for cached rows, in bytes.
     pub cache_bytes: u64,
     /// Where metrics and health checks are served.
@@ -69,6 +74,8 @@ impl MetaServerConfig {
             inline_max: INLINE_LEN_DEFAULT,
             gc_grace: GARBAGE_GRACE_DEFAULT,
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
+            suspect_after: SUSPECT_AFTER,
+            out_after: OUT_AFTER,
             cache_bytes: META_CACHE_BYTES,
             console: ConsolePlace::default(),
         }
@@ -109,6 +116,8 @@ impl MetaServer {
             block_len: config.block_len,
             inline_max: config.inline_max,
             lease: config.session_lease,
+            suspect_after: config.suspect_after,
+            out_after: config.out_after,
             metas,
             clock,
             seed: entropy::rng().u64(..),

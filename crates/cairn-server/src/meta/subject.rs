@@ -7,7 +7,7 @@ use crate::view::ClusterView;
 use async_trait::async_trait;
 use cairn_meta::Meta;
 use cairn_meta::kv::EmbeddedEngine;
-use cairn_metrics::{Exposition, Page, Source};
+use cairn_metrics::{Exposition, Family, Page, Source};
 use cairn_net::Link;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
@@ -75,6 +75,7 @@ impl Source for MetaSource {
     fn measure(&self, page: &mut Page<'_>) -> fmt::Result {
         self.measure_commits(page)?;
         self.measure_cluster(page)?;
+        self.measure_groups(page)?;
         self.measure_rows(page)
     }
 }
@@ -96,6 +97,31 @@ impl MetaSource {
         page.gauge("cairn_meta_commit_stall_seconds", help, |family| {
             family.real(&[], commits.stalled_for.as_secs_f64())
         })
+    }
+
+    fn measure_groups(&self, page: &mut Page<'_>) -> fmt::Result {
+        let gauges = self.meta.gauges();
+        page.gauge("cairn_meta_groups", "Placement groups by how whole they are.", |family| {
+            let whole = gauges.groups.saturating_sub(gauges.groups_incomplete);
+            family.count(&[("state", "whole")], whole)?;
+            family.count(&[("state", "incomplete")], gauges.groups_incomplete)?;
+            family.count(&[("state", "at_risk")], gauges.groups_at_risk)
+        })?;
+        let by_state = |family: &mut Family<'_>, counts: &[(&'static str, u64)]| {
+            counts.iter().try_for_each(|(state, count)| family.count(&[("state", state)], *count))
+        };
+        let help = "Memberships of stores in groups that are not full.";
+        page.gauge("cairn_meta_memberships", help, |family| by_state(family, &gauges.members))?;
+        let help = "Moves of memberships that are under way or planned.";
+        page.gauge("cairn_meta_moves", help, |family| by_state(family, &gauges.moves))?;
+        let help = "Tasks that have not ended.";
+        page.gauge("cairn_meta_tasks", help, |family| by_state(family, &gauges.tasks))?;
+        let help = "Things that an operator has to look at; cairn status names them.";
+        page.gauge("cairn_meta_alarms", help, |family| family.count(&[], gauges.alarms))?;
+        let help = "Memberships that went from one store to another.";
+        page.counter("cairn_meta_moves_done_total", help, |family| family.count(&[], gauges.moves_done))?;
+        let help = "Bytes of the groups of those memberships, as estimated when they began.";
+        page.counter("cairn_meta_moved_bytes_total", help, |family| family.count(&[], gauges.moved_bytes))
     }
 
     fn measure_cluster(&self, page: &mut Page<'_>) -> fmt::Result {

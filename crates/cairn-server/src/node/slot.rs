@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// What a store without room reports as its trouble.
-pub(super) const FULL: &str = "full";
+pub(super) const FULL: &str = cairn_proto::placement::TROUBLE_FULL;
 
 /// A store that is open, and what opening it found.
 struct Opened {

@@ -11,6 +11,7 @@ use crate::{
     args,
     failure::Failure,
     settings::{BasePort, ConsolePorts, NodeCount, Replicas, UpSettings},
+    span::Span,
     text,
 };
 
@@ -49,6 +50,9 @@ pub struct Layout {
     /// Port of metadata's console; `None` = nobody has one.
     pub console_port: Option<u16>,
     pub processes: bool,
+    /// When a silent node is suspect, and when it is out, if that was said.
+    pub suspect_after: Option<Span>,
+    pub out_after: Option<Span>,
 }
 
 /// Where data is kept when nothing says otherwise.
@@ -109,6 +113,8 @@ impl Layout {
             base_port: u16::try_from(base_port).expect("bounded by BasePort"),
             console_port: console_port.map(|port| u16::try_from(port).expect("bounded by BasePort and ConsolePort")),
             processes: args.processes || file.processes.unwrap_or(false),
+            suspect_after: args.suspect_after.or(file.suspect_after),
+            out_after: args.out_after.or(file.out_after),
         })
     }
 
@@ -162,7 +168,13 @@ impl Layout {
         let console = self.console(role).map_or_else(|| "off".to_owned(), |addr| addr.to_string());
         args.extend(["--console".into(), console.into()]);
         match role {
-            Role::Meta => args.extend(["--replicas".into(), self.replicas.to_string().into()]),
+            Role::Meta => {
+                args.extend(["--replicas".into(), self.replicas.to_string().into()]);
+                let spans = [("--suspect-after", self.suspect_after), ("--out-after", self.out_after)];
+                for (flag, span) in spans.into_iter().filter_map(|(flag, span)| Some((flag, span?))) {
+                    args.extend([flag.into(), span.text().into()]);
+                }
+            }
             Role::Node(_) => args.extend(["--meta".into(), self.addr(Role::Meta).to_string().into()]),
         }
         args.extend(["--pid-file".into(), self.pid_file(role).into()]);

@@ -16,7 +16,8 @@ use self::{
     supervise::Supervisor,
 };
 use crate::{
-    args, context::Context, failure::Failure, output::Out, output::say, roles::start_failure, signals::Signals, text,
+    args, context::Context, failure::Failure, output::Out, output::say, roles::start_failure, signals::Signals,
+    span::Span, text,
 };
 
 /// How long a cluster may take to become ready: stores rebuild their index at start.
@@ -46,14 +47,17 @@ pub async fn run(args: args::Up, global: &args::Global, context: &Context, out: 
 }
 
 async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Result<(), Failure> {
+    let defaults = LocalClusterConfig::new(&layout.data);
     let config = LocalClusterConfig {
+        suspect_after: layout.suspect_after.map_or(defaults.suspect_after, Span::get),
+        out_after: layout.out_after.map_or(defaults.out_after, Span::get),
         nodes: usize::from(layout.nodes),
         replicas: layout.replicas,
         ip: layout.ip.to_string(),
         base_port: layout.base_port,
         consoles: layout.console_port.map_or(LocalConsoles::Off, LocalConsoles::From),
         ready_timeout: READY_MAX,
-        ..LocalClusterConfig::new(&layout.data)
+        ..defaults
     };
     show_addresses(layout, out)?;
     let cluster = tokio::select! {

@@ -1,0 +1,153 @@
+//! How a group's row may change: decisions from a row to the next one, without a transaction around them.
+//!
+//! What makes them safe together is one sentence, and every change below keeps it: *for each committed block of the
+//! group, a full member holds it or has a degraded row for it, and a joining member holds it, or has a row for it, or
+//! gets it from any full member that has no row.* So a joining member that copied the inventory of the full members and
+//! has no rows left is full. `docs/decisions/0014` has the cases that shaped the rules.
+
+use crate::rows::{Member, Pg};
+use cairn_proto::pb::MemberState;
+use cairn_proto::placement::counts_for_commit;
+
+/// A change that the row allows.
+pub(crate) type Next = Option<Pg>;
+
+pub(crate) fn state_of(row: &Pg, store: u32) -> Option<MemberState> {
+    row.members.iter().find(|member| member.store == store).map(|member| member.state)
+}
+
+/// Members whose acknowledgements count.
+pub(crate) fn counting(row: &Pg) -> impl Iterator<Item = u32> {
+    row.members.iter().filter(|member| counts_for_commit(member.state)).map(|member| member.store)
+}
+
+/// Members that hold everything but their degraded rows.
+pub(crate) fn full(row: &Pg) -> impl Iterator<Item = u32> {
+    row.members.iter().filter(|member| member.state == MemberState::Full).map(|member| member.store)
+}
+
+pub(crate) fn leaving(row: &Pg) -> impl Iterator<Item = u32> {
+    row.members.iter().filter(|member| member.state == MemberState::Leaving).map(|member| member.store)
+}
+
+fn with_state(row: &Pg, store: u32, state: MemberState) -> Pg {
+    let mut next = row.clone();
+    next.members.iter_mut().filter(|member| member.store == store).for_each(|member| member.state = state);
+    next.epoch += 1;
+    next
+}
+
+/// `from` hands its membership to `to`, and keeps its copy until the group is complete without it. The degraded rows of
+/// the members that count in the next row, but `to`, have to be copied to `to` with it.
+pub(crate) fn moved(row: &Pg, from: u32, to: u32) -> Next {
+    let leaves = state_of(row, from).filter(|state| *state != MemberState::Leaving);
+    if leaves.is_none() || state_of(row, to).is_some() {
+        return None;
+    }
+    let mut next = with_state(row, from, MemberState::Leaving);
+    next.members.push(Member { store: to, state: MemberState::Joining });
+    Some(next)
+}
+
+/// As [`moved`], for a store whose copies are gone for good: it goes at once, or makes no way for anybody when it was
+/// leaving already.
+pub(crate) fn replaced(row: &Pg, from: u32, to: u32) -> Next {
+    let state = state_of(row, from)?;
+    let mut next = row.clone();
+    next.epoch += 1;
+    if state != MemberState::Leaving {
+        if state_of(row, to).is_some() {
+            return None;
+        }
+        next.members.push(Member { store: to, state: MemberState::Joining });
+    }
+    next.members.retain(|member| member.store != from);
+    Some(next)
+}
+
+/// The row without those that leave, when nobody needs their copies any more as far as the row says: every member that
+/// counts is full, and there are as many as the policy wants. That none of them has a degraded row is the caller's to see.
+pub(crate) fn completed(row: &Pg) -> Next {
+    let whole = counting(row).count() >= row.replicas as usize && counting(row).eq(full(row));
+    if !whole || leaving(row).next().is_none() {
+        return None;
+    }
+    let mut next = row.clone();
+    next.epoch += 1;
+    next.members.retain(|member| member.state != MemberState::Leaving);
+    Some(next)
+}
+
+/// `store` is away for long and nobody takes its place: what it misses from now on is not noted any more. Never the last
+/// full member, without whom nobody could be completed.
+pub(crate) fn staled(row: &Pg, store: u32) -> Next {
+    let state = state_of(row, store).filter(|state| counts_for_commit(*state))?;
+    if state == MemberState::Full && full(row).count() == 1 {
+        return None;
+    }
+    Some(with_state(row, store, MemberState::Stale))
+}
+
+/// `store` turned out to have lost blocks, and what it lacks is too much to be noted at once: it does not count at all
+/// until it is.
+pub(crate) fn disowned(row: &Pg, store: u32) -> Next {
+    state_of(row, store).filter(|state| counts_for_commit(*state))?;
+    Some(with_state(row, store, MemberState::Stale))
+}
+
+/// `store` is back, or turned out to have lost blocks: it counts for new ones, and copies what it lacks. The degraded rows
+/// of the other members that count have to be copied to it with it.
+pub(crate) fn rejoined(row: &Pg, store: u32) -> Next {
+    match state_of(row, store)? {
+        MemberState::Leaving | MemberState::Unknown => None,
+        MemberState::Full | MemberState::Joining | MemberState::Stale => {
+            Some(with_state(row, store, MemberState::Joining))
+        }
+    }
+}
+
+/// `store` holds the union of the other members' inventories, as they were in this epoch, and has no degraded rows.
+pub(crate) fn joined(row: &Pg, store: u32) -> Next {
+    (state_of(row, store)? == MemberState::Joining).then(|| with_state(row, store, MemberState::Full))
+}
+
+/// A store that is no member may drop its copies: see `JudgeGroups` of the protocol. That no member has a degraded row is
+/// the caller's to see.
+pub(crate) fn purgeable(row: &Pg, store: u32) -> bool {
+    state_of(row, store).is_none()
+        && row.members.iter().all(|member| member.state == MemberState::Full)
+        && row.members.len() >= row.replicas as usize
+}
+
+/// Consecutive blocks of one group.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Debt {
+    pub inode: u64,
+    pub writer: u64,
+    pub seq: u32,
+    pub count: u32,
+}
+
+/// All blocks that any of `debts` names, each once: no two degraded rows of a store name one block.
+pub(crate) fn union(mut debts: Vec<Debt>) -> Vec<Debt> {
+    debts.sort_unstable();
+    let mut all: Vec<Debt> = Vec::with_capacity(debts.len());
+    for debt in debts {
+        let end = debt.seq.saturating_add(debt.count);
+        match all.last_mut() {
+            Some(last)
+                if (last.inode, last.writer) == (debt.inode, debt.writer)
+                    && last.seq.saturating_add(last.count) >= debt.seq =>
+            {
+                last.count = last.count.max(end - last.seq);
+            }
+            _ => all.push(Debt { count: end - debt.seq, ..debt }),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

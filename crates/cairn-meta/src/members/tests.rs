@@ -1,0 +1,83 @@
+use super::*;
+use MemberState::{Full, Joining, Leaving, Stale};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn row(members: &[(u32, MemberState)]) -> Pg {
+    let members = members.iter().map(|(store, state)| Member { store: *store, state: *state }).collect();
+    Pg { epoch: 7, replicas: 3, members, sealed: false }
+}
+
+fn states(row: Next) -> Option<(u64, Vec<(u32, MemberState)>)> {
+    row.map(|row| (row.epoch, row.members.iter().map(|member| (member.store, member.state)).collect()))
+}
+
+#[test]
+fn a_move_keeps_the_former_member_until_all_are_full() {
+    let group = row(&[(1, Full), (2, Full), (3, Joining)]);
+    let next = moved(&group, 1, 4).expect("moved");
+    assert_eq!(next.members.len(), 4);
+    assert_eq!(states(Some(next.clone())).expect("moved").1, [(1, Leaving), (2, Full), (3, Joining), (4, Joining)]);
+    assert_eq!(states(moved(&next, 1, 5)), None, "it leaves already");
+    assert_eq!(states(moved(&next, 2, 3)), None, "a member takes no second part");
+    assert_eq!(states(moved(&next, 9, 5)), None);
+    assert_eq!(completed(&next), None);
+    let three = joined(&next, 3).expect("joined");
+    assert_eq!(completed(&three), None);
+    let four = joined(&three, 4).expect("joined");
+    assert_eq!(states(completed(&four)), Some((11, vec![(2, Full), (3, Full), (4, Full)])));
+    assert_eq!(joined(&four, 4), None);
+}
+
+#[test]
+fn too_few_full_members_let_nobody_go() {
+    assert_eq!(completed(&row(&[(1, Full), (2, Full), (3, Leaving)])), None);
+    assert_eq!(completed(&row(&[(1, Full), (2, Full), (3, Leaving), (4, Stale)])), None);
+    assert_eq!(completed(&row(&[(1, Full), (2, Full), (3, Full)])), None, "nobody leaves");
+}
+
+#[test]
+fn what_is_gone_for_good_goes_at_once() {
+    let group = row(&[(1, Full), (2, Full), (3, Leaving)]);
+    assert_eq!(states(replaced(&group, 1, 4)), Some((8, vec![(2, Full), (3, Leaving), (4, Joining)])));
+    assert_eq!(states(replaced(&group, 3, 4)), Some((8, vec![(1, Full), (2, Full)])));
+    assert_eq!(states(replaced(&group, 1, 2)), None);
+}
+
+#[test]
+fn the_last_full_member_never_turns_stale() {
+    let group = row(&[(1, Full), (2, Full), (3, Joining)]);
+    let next = staled(&group, 1).expect("stale");
+    assert_eq!(state_of(&next, 1), Some(Stale));
+    assert_eq!(staled(&next, 2), None);
+    assert_eq!(state_of(&staled(&next, 3).expect("stale"), 3), Some(Stale));
+    assert_eq!(staled(&next, 1), None, "it is");
+    assert_eq!(state_of(&rejoined(&next, 1).expect("back"), 1), Some(Joining));
+    assert_eq!(rejoined(&row(&[(1, Leaving)]), 1), None);
+}
+
+#[test]
+fn only_a_stranger_to_a_complete_group_may_purge() {
+    let whole = row(&[(1, Full), (2, Full), (3, Full)]);
+    assert!(purgeable(&whole, 4) && !purgeable(&whole, 3));
+    for odd in [Joining, Leaving, Stale] {
+        assert!(!purgeable(&row(&[(1, Full), (2, Full), (3, odd)]), 4));
+        assert!(!purgeable(&row(&[(1, Full), (2, Full), (3, Full), (5, odd)]), 4));
+    }
+    assert!(!purgeable(&row(&[(1, Full), (2, Full)]), 4));
+}
+
+proptest! {
+    #[test]
+    fn a_union_names_every_block_once(runs in prop::collection::vec((0u64..2, 0u64..2, 0u32..30, 1u32..8), 0..20)) {
+        let debts: Vec<Debt> =
+            runs.iter().map(|(inode, writer, seq, count)| Debt { inode: *inode, writer: *writer, seq: *seq, count: *count }).collect();
+        let blocks = |debts: &[Debt]| -> Vec<(u64, u64, u32)> {
+            debts.iter().flat_map(|debt| (0..debt.count).map(|at| (debt.inode, debt.writer, debt.seq + at))).collect()
+        };
+        let all = union(debts.clone());
+        let (expected, named) = (blocks(&debts).into_iter().collect::<BTreeSet<_>>(), blocks(&all));
+        prop_assert_eq!(named.len(), expected.len());
+        prop_assert_eq!(named.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+}
