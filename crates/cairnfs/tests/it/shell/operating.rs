@@ -1,11 +1,19 @@
 //! `cairn admin`: what operators do.
 
-use super::support::{Cluster, cairn};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{
+    support::{Cluster, Done, cairn, eventually, send},
+    tree::noise,
+};
 
 #[test]
 fn what_is_named_wrongly_is_told() {
     let usage = |args: &[&str], says: &[&str]| {
-        super::support::Done::from(cairn().arg("admin").args(args).output().unwrap()).fails(2, says);
+        Done::from(cairn().arg("admin").args(args).output().unwrap()).fails(2, says);
     };
     usage(&["drain", "nod:x"], &["node:3", "store:7"]);
     usage(&["drain"], &["NODE|STORE"]);
@@ -13,7 +21,7 @@ fn what_is_named_wrongly_is_told() {
     usage(&["scrub", "--store", "node:1"], &["store:7"]);
     usage(&["ledger", "--limit", "0"], &["1 to 1000000"]);
     usage(&["accept-rollback"], &["--yes"]);
-    let help = super::support::Done::from(cairn().args(["admin", "--help"]).output().unwrap()).quiet();
+    let help = Done::from(cairn().args(["admin", "--help"]).output().unwrap()).quiet();
     assert!(help.contains("`node:3`") && help.contains("bare number"), "{help}");
 }
 
@@ -24,4 +32,75 @@ fn what_is_not_in_the_cluster_is_told_with_what_is() {
     cluster.run(["admin", "drain", "9"]).fails(1, &["cairn admin: node:9: not in this cluster", &known, "store:"]);
     cluster.run(["admin", "scrub", "--store", "99"]).fails(1, &["store:99: not in this cluster"]);
     cluster.run(["admin", "ledger", "127.0.0.1:1"]).fails(1, &["127.0.0.1:1: not in this cluster"]);
+}
+
+/// The store of a node, as `status` shows it.
+fn store_of(status: &Value, node: u64) -> &Value {
+    let nodes = status["nodes"].as_array().unwrap();
+    &nodes.iter().find(|found| found["id"] == node).unwrap()["stores"][0]
+}
+
+#[test]
+fn a_node_is_drained_and_added_again() {
+    let mut cluster = Cluster::start_nodes(4);
+    let content = noise(1, 20_000_000);
+    cluster.run_with(&content, ["put", "-q", "-", "/x"]).quiet();
+    let groups = |cluster: &Cluster, node| store_of(&cluster.status(), node)["groups"].as_u64().unwrap();
+    eventually("the fourth node is in use", || (groups(&cluster, 4) > 0).then_some(()));
+
+    let before = groups(&cluster, 4);
+    let plan = cluster.run(["admin", "drain", "node:4", "--dry-run", "--json"]).json();
+    assert_eq!((&plan["dry_run"], &plan["task"]["kind"]), (&true.into(), &"drain".into()), "{plan}");
+    assert_eq!((&plan["task"]["id"], plan["task"]["moves_total"].as_u64()), (&0.into(), Some(before)), "{plan}");
+    assert_eq!(plan["moves"].as_array().unwrap().len() as u64, before, "{plan}");
+    let stores = plan["stores"].as_array().unwrap();
+    let giver = stores.iter().find(|store| store["node"] == 4).unwrap();
+    assert_eq!((giver["moves_out"].as_u64(), giver["moves_in"].as_u64()), (Some(before), Some(0)), "{plan}");
+    assert_eq!(cluster.run(["admin", "tasks"]).quiet(), "no tasks\n", "nothing was begun");
+    let text = cluster.run(["admin", "drain", "4", "--dry-run"]).quiet();
+    assert!(text.starts_with("drain node:4: ") && text.ends_with("nothing was done (--dry-run)\n"), "{text}");
+
+    // Metadata is killed while the drain goes on, and those who wait for it do not notice.
+    let mut command = cluster.command(["admin", "drain", "node:4", "--wait", "--json"]);
+    let drain = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the drain has begun", || {
+        let tasks = cluster.run(["admin", "tasks", "--json"]).json();
+        tasks.as_array().unwrap().first().cloned()
+    });
+    send(cluster.pid("meta-1"), Signal::KILL);
+    eventually("up tells", || cluster.said().contains("meta-1 (process").then_some(()));
+    cluster.start_by_hand("meta-1");
+    let drained = Done::from(drain.wait_with_output().unwrap());
+    let drained: Value = serde_json::from_slice(&drained.stdout).unwrap_or_else(|_| panic!("{drained:?}"));
+    let task = &drained["task"];
+    assert_eq!((task["state"].as_str(), &task["moves_done"]), (Some("done"), &task["moves_total"]), "{drained}");
+    let status = cluster.status();
+    let store = store_of(&status, 4);
+    assert_eq!((&store["draining"], store["groups"].as_u64()), (&true.into(), Some(0)), "{status}");
+    // With three nodes and three replicas, no other can go.
+    cluster.run(["admin", "drain", "node:3"]).fails(1, &["cairn admin: ", "3"]);
+    send(cluster.pid("node-4"), Signal::KILL);
+    assert!(cluster.run(["cat", "/x"]).stdout == content);
+    cluster.start_by_hand("node-4");
+
+    eventually("the node is known to be back", || (cluster.status()["nodes"][3]["state"] == "up").then_some(()));
+    let added = cluster.run(["admin", "add", "node:4", "--wait"]);
+    assert_eq!(added.code, 0, "{added:?}");
+    let status = cluster.status();
+    assert_eq!(store_of(&status, 4)["draining"], false, "{status}");
+    assert!(cluster.run(["cat", "/x"]).stdout == content);
+    let tasks = cluster.run(["admin", "tasks"]).quiet();
+    assert!(tasks.contains("drain node:4") && tasks.contains("add node:4") && tasks.contains("done"), "{tasks}");
+    cluster.run(["admin", "cancel", "987654"]).fails(1, &["987654"]);
+}
+
+#[test]
+fn what_would_break_the_replica_count_is_refused() {
+    let cluster = Cluster::start();
+    for args in [&["drain", "node:1"][..], &["drain", "node:1", "--dry-run"], &["drain", "node:1", "--wait"]] {
+        cluster.run([&["admin"], args].concat()).fails(1, &["cairn admin: "]);
+    }
+    assert_eq!(cluster.run(["admin", "tasks", "--json"]).json(), serde_json::json!([]));
+    let balance = cluster.run(["admin", "balance", "--dry-run", "--json"]).json();
+    assert_eq!(balance["task"]["moves_total"], 0, "nothing is uneven: {balance}");
 }
