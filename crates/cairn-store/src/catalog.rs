@@ -7,6 +7,7 @@ use crate::format::record::{Place, PutHeader, TombstoneEntry, pad, put_header_le
 use crate::format::{BlockKey, Cause};
 use crate::index::{Entry, Index, State};
 use crate::limits::PAGE_LEN;
+use crate::table::SegmentTable;
 use cairn_proto::WriterId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +55,7 @@ pub struct Catalog {
     /// All blocks.
     pub index: Index,
     /// All segments, by generation.
-    pub segments: BTreeMap<u32, SegmentInfo>,
+    pub segments: SegmentTable,
     /// Why blocks are quarantined; exactly the index entries in that state.
     pub quarantine: BTreeMap<BlockKey, Cause>,
     /// Highest writer of any block ever seen.
@@ -70,13 +71,15 @@ impl Catalog {
         if cause.is_some() {
             entry.state = State::Quarantined;
         }
-        let segment = self.segments.entry(place.segment).or_default();
-        segment.blocks += 1;
-        segment.live += put_len(put.stored_len);
-        segment.len = segment.len.max(place.offset + put_len(put.stored_len));
-        if put.replaces != 0 && put.replaces != place.segment {
-            segment.needs.insert(put.replaces);
-        }
+        let len = put_len(put.stored_len);
+        self.segments.change_or_add(place.segment, |segment| {
+            segment.blocks += 1;
+            segment.live += len;
+            segment.len = segment.len.max(place.offset + len);
+            if put.replaces != 0 && put.replaces != place.segment {
+                segment.needs.insert(put.replaces);
+            }
+        });
         self.highest_writer = self.highest_writer.max(put.key.block.writer);
         match cause {
             Some(cause) => self.quarantine.insert(put.key, cause),
@@ -88,9 +91,11 @@ impl Catalog {
 
     /// Takes deleted blocks out of the index. Returns the payloads that died.
     pub fn apply_tombstone(&mut self, place: Place, len: u64, entries: &[TombstoneEntry]) -> Vec<DeadPayload> {
-        let segment = self.segments.entry(place.segment).or_default();
-        segment.len = segment.len.max(place.offset + len);
-        segment.needs.extend(entries.iter().map(|entry| entry.put_segment).filter(|needed| *needed != place.segment));
+        let needed = entries.iter().map(|entry| entry.put_segment).filter(|needed| *needed != place.segment);
+        self.segments.change_or_add(place.segment, |segment| {
+            segment.len = segment.len.max(place.offset + len);
+            segment.needs.extend(needed);
+        });
         let mut dead = Vec::new();
         for entry in entries {
             self.highest_writer = self.highest_writer.max(entry.key.block.writer);
@@ -104,9 +109,10 @@ impl Catalog {
 
     fn retire(&mut self, old: Entry) -> Option<DeadPayload> {
         // A block in a missing segment has nothing to give back.
-        let segment = self.segments.get_mut(&old.segment)?;
-        segment.blocks = segment.blocks.saturating_sub(1);
-        segment.live = segment.live.saturating_sub(put_len(old.len));
+        self.segments.change(old.segment, |segment| {
+            segment.blocks = segment.blocks.saturating_sub(1);
+            segment.live = segment.live.saturating_sub(put_len(old.len));
+        })?;
         let len = pad(u64::from(old.len));
         let offset = u64::from(old.page) * PAGE_LEN + put_header_len(old.len);
         (len > 0).then_some(DeadPayload { segment: old.segment, offset, len })
@@ -114,35 +120,27 @@ impl Catalog {
 
     /// Notes a record that says nothing about any block: a damaged copy of one that is there.
     pub fn apply_nothing(&mut self, place: Place, len: u64) {
-        let segment = self.segments.entry(place.segment).or_default();
-        segment.len = segment.len.max(place.offset + len);
+        self.segments.change_or_add(place.segment, |segment| segment.len = segment.len.max(place.offset + len));
     }
 
     /// Dead payloads of a segment were given back.
     pub fn gave_back(&mut self, generation: u32, len: u64) {
-        if let Some(segment) = self.segments.get_mut(&generation) {
-            // Giving back twice is harmless; counting it twice would not be.
-            segment.punched += len.min(segment.dead());
-        }
+        // Giving back twice is harmless; counting it twice would not be.
+        self.segments.change(generation, |segment| segment.punched += len.min(segment.dead()));
     }
 
     /// All that a segment hides is hidden by later records, too.
     pub fn needs_nothing(&mut self, generation: u32) {
-        if let Some(segment) = self.segments.get_mut(&generation) {
-            segment.needs.clear();
-        }
+        self.segments.change(generation, |segment| segment.needs.clear());
     }
 
-    /// Takes an entry of a checkpoint into the index; its segment's row must be known unless the file is missing.
-    pub fn restore(&mut self, entry: Entry, cause: Option<Cause>) {
-        if let Some(segment) = self.segments.get_mut(&entry.segment) {
-            segment.blocks += 1;
-            segment.live += put_len(entry.len);
-        }
-        if let Some(cause) = cause {
-            self.quarantine.insert(entry.key(), cause);
-        }
-        self.index.insert(entry);
+    /// A run of index entries that lie in one segment comes from a checkpoint; the segment's row is known unless its file
+    /// was missing already.
+    pub fn restore(&mut self, segment: u32, blocks: u64, live: u64) {
+        self.segments.change(segment, |segment| {
+            segment.blocks += blocks;
+            segment.live = segment.live.saturating_add(live);
+        });
     }
 
     /// Marks `damaged` as never to be served, if it still is the live record of its key. Returns whether it was.
@@ -173,7 +171,7 @@ impl Catalog {
 
     /// Bytes of the disk the segments take.
     pub fn used_bytes(&self) -> u64 {
-        self.segments.values().map(SegmentInfo::occupied).sum()
+        self.segments.occupied()
     }
 }
 
@@ -226,7 +224,7 @@ mod tests {
         assert_eq!(catalog.removable(3), [], "block 2 is in 1, and 2 hides block 1");
         catalog.apply_tombstone(place(3, 3), PAGE_LEN, &[tombstone(2, 1)]);
         assert_eq!(catalog.removable(3), [1], "2 still hides what is in 1");
-        catalog.segments.remove(&1);
+        catalog.segments.remove(1);
         assert_eq!(catalog.removable(3), [2]);
         assert_eq!(catalog.removable(4), [2], "3 holds block 3");
     }
@@ -243,7 +241,7 @@ mod tests {
         assert!(!catalog.quarantine(&damaged, Cause::Header), "another record lives under the key now");
         catalog.apply_tombstone(place(3, 1), PAGE_LEN, &[tombstone(1, 2)]);
         assert_eq!(catalog.removable(4), [1], "2 hides the record in 1, 3 the one in 2");
-        catalog.segments.remove(&1);
+        catalog.segments.remove(1);
         assert_eq!(catalog.removable(4), [2]);
     }
 

@@ -8,7 +8,8 @@ use crate::format::Fault;
 use crate::format::checkpoint::{
     self, CheckpointHeader, ENTRY_LEN, HEADER_LEN, NAME, SEGMENT_LEN, SegmentRow, TEMPORARY_NAME,
 };
-use crate::format::record::NUMBER_MAX;
+use crate::format::record::{NUMBER_MAX, put_len};
+use crate::index::IndexBuilder;
 use crate::limits::{CHECKPOINT_LEN_MAX, RECYCLE_PUNCHED_SHARE, SCAN_WINDOW, SEGMENT_LEN_MAX};
 use crate::segments::Farewell;
 use crate::store::Shared;
@@ -127,7 +128,7 @@ fn remove_segments(shared: &Shared, removable: &[u32]) -> Result<(), WriteError>
     let mut removed = Vec::with_capacity(removable.len());
     let mut catalog = shared.catalog.write();
     for generation in removable {
-        let info = catalog.segments.remove(generation);
+        let info = catalog.segments.remove(*generation);
         removed.push((*generation, info.map_or(Farewell::Remove, |info| farewell(&info))));
     }
     drop(catalog);
@@ -151,7 +152,7 @@ fn write_file(disk: &dyn Disk, store: StoreUuid, job: &Job) -> io::Result<()> {
     let file = disk.create(TEMPORARY_NAME)?;
     let mut body =
         BodyWriter { file: &*file, offset: HEADER_LEN as u64, buffer: Vec::with_capacity(SCAN_WINDOW), crc: 0 };
-    for (generation, info) in &job.catalog.segments {
+    for (generation, info) in job.catalog.segments.iter() {
         let row = SegmentRow {
             generation: *generation,
             len: info.len,
@@ -264,10 +265,24 @@ fn load_body(body: &mut BodyReader<'_>, header: &CheckpointHeader) -> Result<Cat
         let info = SegmentInfo { len: row.len, punched: row.punched, needs, ..SegmentInfo::default() };
         catalog.segments.insert(row.generation, info);
     }
+    let mut index = IndexBuilder::default();
+    // Blocks that were written together lie together, and have neighbouring keys.
+    let mut run = (0, 0, 0);
     for _ in 0..header.entries {
         let (entry, cause) = checkpoint::decode_entry(body.take(ENTRY_LEN)?.first_chunk().ok_or(Fault::Short)?)?;
-        catalog.restore(entry, cause);
+        if entry.segment != run.0 {
+            catalog.restore(run.0, run.1, run.2);
+            run = (entry.segment, 0, 0);
+        }
+        run.1 += 1;
+        run.2 += put_len(entry.len);
+        if let Some(cause) = cause {
+            catalog.quarantine.insert(entry.key(), cause);
+        }
+        index.push(entry).ok_or(Fault::Range)?;
     }
+    catalog.restore(run.0, run.1, run.2);
+    catalog.index = index.finish();
     // The last window is read so that the checksum covers all of the body.
     if body.rest() != 0 {
         return Err(Fault::Range.into());

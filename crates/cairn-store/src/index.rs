@@ -206,6 +206,52 @@ impl Index {
     }
 }
 
+/// Makes an index of entries that come in key order.
+#[derive(Default)]
+pub struct IndexBuilder {
+    full: Vec<(BlockKey, Chunk)>,
+    chunk: Vec<Entry>,
+    last: Option<BlockKey>,
+    len: u64,
+}
+
+impl IndexBuilder {
+    /// Adds the next entry; `None`, and nothing is added, when its key is not above the last one.
+    pub fn push(&mut self, entry: Entry) -> Option<()> {
+        let key = entry.key();
+        if self.last.is_some_and(|last| last >= key) {
+            return None;
+        }
+        if self.chunk.len() == CHUNK_ENTRIES {
+            self.end_chunk();
+        }
+        if self.chunk.is_empty() {
+            self.chunk.reserve_exact(CHUNK_ENTRIES);
+        }
+        self.chunk.push(entry);
+        self.last = Some(key);
+        self.len += 1;
+        Some(())
+    }
+
+    fn end_chunk(&mut self) {
+        let mut chunk = std::mem::take(&mut self.chunk);
+        chunk.shrink_to_fit();
+        // The lowest bound is the lowest key.
+        let bound = if self.full.is_empty() { BlockKey::default() } else { chunk[0].key() };
+        self.full.push((bound, Arc::new(chunk)));
+    }
+
+    /// The index of all that was added.
+    pub fn finish(mut self) -> Index {
+        if self.chunk.is_empty() {
+            return Index::default();
+        }
+        self.end_chunk();
+        Index { chunks: self.full.into_iter().collect(), len: self.len }
+    }
+}
+
 fn insert_at(chunk: &mut Vec<Entry>, at: usize, entry: Entry) {
     if chunk.len() == chunk.capacity() {
         chunk.reserve_exact(CHUNK_STEP.min(CHUNK_ENTRIES - chunk.len()));

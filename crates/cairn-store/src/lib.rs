@@ -37,6 +37,7 @@ mod segments;
 mod space;
 mod store;
 mod sync;
+mod table;
 
 pub use counters::StoreCounts;
 pub use digest::{ComparedWriters, GroupUse, PartDigest, block_hash, part_of};

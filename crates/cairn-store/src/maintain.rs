@@ -253,8 +253,9 @@ impl Maintainer {
                 let cost = self.punch(&dead);
                 if more {
                     self.job = Some(Job::LookUp(look_up));
-                } else if let Some(segment) = self.shared.catalog.write().segments.get_mut(&generation) {
-                    segment.punched = segment.punched.max(look_up.dead);
+                } else {
+                    let mut catalog = self.shared.catalog.write();
+                    catalog.segments.change(generation, |row| row.punched = row.punched.max(look_up.dead).min(row.len));
                 }
                 cost + MAINTENANCE_STEP_RECORDS as u64 * PAGE_LEN
             }

@@ -271,10 +271,11 @@ impl Recovery<'_> {
             let Some(file) = files.get(&entry.segment).filter(|_| entry.segment < active) else { continue };
             // What its tombstones hide is not known any more, so everything older is assumed.
             let older = files.range(..entry.segment).map(|(generation, _)| *generation);
-            let restored = || SegmentInfo { len: file.len, needs: older.collect(), ..SegmentInfo::default() };
-            let segment = self.catalog.segments.entry(entry.segment).or_insert_with(restored);
-            segment.blocks += 1;
-            segment.live += put_len(entry.len);
+            if !self.catalog.segments.contains_key(&entry.segment) {
+                let restored = SegmentInfo { len: file.len, needs: older.collect(), ..SegmentInfo::default() };
+                self.catalog.segments.insert(entry.segment, restored);
+            }
+            self.catalog.restore(entry.segment, 1, put_len(entry.len));
             if end_of(&entry) > file.len {
                 self.catalog.quarantine.insert(key, Cause::Truncated);
                 self.found.push((entry, 0));
@@ -288,7 +289,7 @@ impl Recovery<'_> {
     /// Quarantines the blocks of segments that are gone or too short.
     fn compare(&mut self, files: &BTreeMap<u32, SegmentFile>) {
         let mut shorter = BTreeMap::new();
-        for (&generation, info) in &mut self.catalog.segments {
+        for (&generation, info) in self.catalog.segments.iter() {
             match files.get(&generation) {
                 // A segment without blocks may be gone: it was removed right after the checkpoint was written.
                 None => {
@@ -298,30 +299,42 @@ impl Recovery<'_> {
                     shorter.insert(generation, 0);
                 }
                 Some(file) if file.len < info.len => {
-                    info.len = file.len;
                     shorter.insert(generation, file.len);
                 }
                 Some(_) => {}
             }
         }
+        for (generation, len) in &shorter {
+            self.catalog.segments.change(*generation, |info| info.len = *len);
+        }
         // An entry may name a segment that not even the checkpoint's table has: a former opening missed it already.
-        let known = &self.catalog.segments;
+        let length_of = |segment: u32| match shorter.get(&segment) {
+            Some(len) => Some(*len),
+            None if self.catalog.segments.contains_key(&segment) => Some(u64::MAX),
+            None => None,
+        };
+        // Neighbours mostly lie in one segment.
+        let mut last = (0, length_of(0));
         let lost: Vec<(Entry, Cause)> = self
             .catalog
             .index
             .iter()
-            .filter_map(|entry| match shorter.get(&entry.segment) {
-                Some(0) => Some((*entry, Cause::SegmentMissing)),
-                Some(len) if end_of(entry) > *len => Some((*entry, Cause::Truncated)),
-                Some(_) => None,
-                None if entry.state == State::Quarantined => None,
-                None => (!known.contains_key(&entry.segment)).then_some((*entry, Cause::SegmentMissing)),
+            .filter_map(|entry| {
+                if entry.segment != last.0 {
+                    last = (entry.segment, length_of(entry.segment));
+                }
+                match last.1 {
+                    Some(u64::MAX) => None,
+                    Some(0) => Some((*entry, Cause::SegmentMissing)),
+                    Some(len) => (end_of(entry) > len).then_some((*entry, Cause::Truncated)),
+                    None => (entry.state == State::Live).then_some((*entry, Cause::SegmentMissing)),
+                }
             })
             .collect();
         for (entry, cause) in lost {
             self.quarantine(&entry, cause, 0);
         }
-        self.catalog.segments.retain(|generation, _| files.contains_key(generation));
+        self.catalog.segments.retain(|generation| files.contains_key(&generation));
     }
 
     fn quarantine(&mut self, entry: &Entry, cause: Cause, number: u64) {
@@ -385,8 +398,7 @@ impl Recovery<'_> {
             // What failed to be written may still stand in the page cache and look good.
             file.drop_cache().map_err(io_error("drop the cache of", &path))?;
         }
-        let info = self.catalog.segments.entry(generation).or_default();
-        info.len = info.len.max(PAGE_LEN.min(len));
+        self.catalog.segments.change_or_add(generation, |info| info.len = info.len.max(PAGE_LEN.min(len)));
         self.report.scanned_bytes += len.saturating_sub(from);
         let (uuid, last_number) = (self.uuid, self.last_number);
         let scan = Scan {

@@ -49,6 +49,27 @@ fn a_snapshot_does_not_change() {
     assert!(snapshot.iter().enumerate().all(|(n, found)| *found == entry(n as u64, 1)));
 }
 
+#[test]
+fn building_in_order_gives_what_inserting_gives() {
+    for count in [0, 1, 255, 256, 257, 1000, 10_000] {
+        let (mut built, mut index) = (IndexBuilder::default(), Index::default());
+        for n in 0..count {
+            built.push(entry(n, 1)).unwrap();
+            index.insert(entry(n, 1));
+        }
+        assert!(count == 0 || built.push(entry(count - 1, 1)).is_none(), "twice the same key");
+        let mut built = built.finish();
+        assert_eq!(built.len(), index.len());
+        assert!(built.iter().eq(index.iter()));
+        // It grows and shrinks as any other.
+        for n in (0..count + 500).rev() {
+            assert_eq!(built.insert(entry(n, 2)), index.insert(entry(n, 2)));
+        }
+        assert_eq!(built.remove(key(0)), index.remove(key(0)));
+        assert!(built.iter().eq(index.iter()) && built.get(key(1)) == index.get(key(1)));
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u64, u32),
