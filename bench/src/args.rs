@@ -129,9 +129,26 @@ pub enum Command {
     Repair,
     /// Compute how likely it is that stores which fail together lose data, for our placement and two others
     Copysets(Copysets),
+    /// Measure the storage engine alone: storing and reading blocks beside raw file I/O with the same syncs and beside a file
+    /// per block, then opening stores of many blocks
+    Engine(Engine),
+    /// Open a store and say how long that took
+    #[command(hide = true)]
+    OpenStore {
+        /// Its directory
+        dir: PathBuf,
+    },
     /// The other end of a measurement between processes
     #[command(hide = true)]
     Peer(Peer),
+}
+
+/// What is measured of the engine besides storing and reading.
+#[derive(clap::Args, Debug)]
+pub struct Engine {
+    /// Stores of so many blocks of 4 MiB are made (sparse: they take 45 bytes of disk a block) and opened
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1000000,10000000", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub blocks: Vec<u64>,
 }
 
 /// Which clusters are looked at: every combination of the lists.

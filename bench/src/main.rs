@@ -16,6 +16,7 @@ mod claims;
 mod cluster;
 mod copysets;
 mod cpu;
+mod engine;
 mod limits;
 mod machine;
 mod payload;
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(Command::Peer(peer)) = &args.command {
         return exit(limits::peer::run(peer).map(|()| true));
+    }
+    if let Some(Command::OpenStore { dir }) = &args.command {
+        return exit(engine::open_and_report(dir).and_then(|opened| write(&args, &opened)).map(|()| true));
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -86,6 +90,10 @@ async fn measure(args: &Args) -> Result<bool> {
     }
     if let Some(Command::Copysets(wanted)) = &args.command {
         write(args, &copysets::run(wanted)?)?;
+        return Ok(true);
+    }
+    if let Some(Command::Engine(engine)) = &args.command {
+        write(args, &tokio::task::block_in_place(|| engine::run(args, engine))?)?;
         return Ok(true);
     }
     let report = run::all(args).await?;

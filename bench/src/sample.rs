@@ -199,10 +199,10 @@ struct CpuReport {
 /// Latencies of all rounds together.
 #[derive(Serialize)]
 pub struct LatencyReport {
-    count: u64,
-    p50_us: u64,
-    p99_us: u64,
-    max_us: u64,
+    pub count: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
 }
 
 #[cfg(test)]

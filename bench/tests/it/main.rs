@@ -113,3 +113,23 @@ fn wrong_usage_is_told_apart() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("MiB free"));
     assert!(is_empty(&data));
 }
+
+#[test]
+fn the_engine_is_measured_beside_files_and_large_stores_open() {
+    let data = TempDir::new().unwrap();
+    let output = bench(&data, &["engine", "--quick", "--blocks", "3000"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 8);
+    for figure in rows.iter().flat_map(|row| row["figures"].as_array().unwrap()) {
+        assert!(figure["per_second"].as_f64().unwrap() > 0.0 && figure["p50_us"].as_u64().unwrap() > 0, "{figure}");
+    }
+    assert_eq!(rows[0]["figures"][1]["contender"], "engine_reused");
+    assert_eq!(
+        (report["start"][0]["blocks_found"].as_u64(), report["start"][0]["segments"].as_u64()),
+        (Some(3000), Some(12))
+    );
+    assert!(is_empty(&data), "everything is removed");
+}
