@@ -134,6 +134,10 @@ pub const SWEEP_MASS_PERCENT: u8 = 10;
 pub const SWEEP_MASS_MIN: u64 = 1024;
 /// Time one judgement of blocks may take: metadata walks the maps of their files.
 pub const JUDGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Blocks of a group that a store has left looked at, and deleted, at once.
+pub const PURGE_PAGE: usize = 512;
+/// Pause after each such page.
+pub const PURGE_PAGE_PAUSE: Duration = Duration::from_millis(50);
 /// How often a cluster that is starting is asked whether it is ready.
 pub const READY_POLL: Duration = Duration::from_millis(10);
 /// How long a graceful stop waits for work in flight.

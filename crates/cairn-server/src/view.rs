@@ -152,6 +152,11 @@ impl ClusterView {
         self.groups.values().filter(placeable).count()
     }
 
+    /// True when the map names the store as a member of the group, in whatever state.
+    pub(crate) fn is_member(&self, pg: PgId, own: StoreId) -> bool {
+        self.group(pg).is_some_and(|group| group.members.iter().any(|member| member.store == own))
+    }
+
     /// Groups in which the store is a full member.
     pub(crate) fn complete_memberships(&self, own: StoreId) -> Vec<PgId> {
         let full = |member: &GroupMember| member.store == own && member.state == MemberState::Full;

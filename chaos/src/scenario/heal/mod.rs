@@ -134,8 +134,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario!(
         "heal-drain",
-        "1 of 5 nodes drained",
-        " and .failed==0 and .left_on_drained==0",
+        "1 of 5 nodes drained, until it holds nothing",
+        " and .failed==0 and .left_on_drained==0 and .empty_after_s>=0",
         &["drain"],
         false,
         tasks::drain

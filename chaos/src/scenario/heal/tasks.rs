@@ -33,6 +33,12 @@ pub fn drain(context: Context) -> Running {
         scene.operate(&["admin", "drain", &format!("node:{node}"), "--wait"]).await?;
         scene.cluster.count("drain", 1);
         outcome.set("left_on_drained", memberships(&scene.status().await?, node));
+        // What it held goes once the others are complete.
+        let held = |status: &ClusterStatus| {
+            let blocks: u64 = status.nodes.iter().filter(|found| found.id == node).map(|node| node.blocks).sum();
+            if blocks == 0 { Vec::new() } else { vec![format!("{blocks} blocks on the drained node")] }
+        };
+        outcome.set("empty_after_s", scene.until("the drained node to be empty", held).await?.as_secs_f64());
         Ok(())
     };
     Box::pin(run(context, Shape::of(5), hit, mend))

@@ -64,6 +64,8 @@ async fn complete(node: &Node, slot: &Arc<StoreSlot>, join: Join) -> Result<(), 
     if view.epoch(join.pg) != join.epoch {
         return Err("the group has moved on".to_owned());
     }
+    // A purge that did not know of this membership yet is over when this is had, and later ones know of it.
+    drop(slot.membership.lock().await);
     let required = view.required_inventories(join.pg, join.store);
     let sources = view.join_sources(join.pg, join.store);
     if let Some(lost) = required.iter().find(|store| !sources.iter().any(|source| source.store == **store)) {

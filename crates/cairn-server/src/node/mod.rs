@@ -3,7 +3,7 @@
 //! A request comes in at `handler.rs`, which asks one store (`slot.rs`). Beside it run the duties, one file each:
 //! `heartbeat.rs` (registration, usage, defects), `map.rs` (the cluster map), `catch_up.rs` (degraded runs), `heal.rs`
 //! (bad blocks), `join.rs` (new memberships), `audit.rs` (after a crash), which copy blocks through `copy.rs`,
-//! `sweep.rs`, which deletes those without a file, and `revive.rs`, which opens stores again that failed.
+//! `sweep.rs`, which deletes those without a file, `purge.rs`, which deletes those of groups that were left, and `revive.rs`, which opens stores again that failed.
 
 mod audit;
 mod candidates;
@@ -23,6 +23,7 @@ mod join;
 mod map;
 mod place;
 mod progress;
+mod purge;
 mod recent;
 mod revive;
 mod slot;
@@ -134,6 +135,7 @@ impl NodeServer {
         tasks.spawn_duty(join::run(node.clone(), stop.clone()));
         tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
         tasks.spawn_duty(audit::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
         for index in 0..node.stores.len() {
             tasks.spawn_duty(revive::run(node.clone(), index, stop.clone()));
         }

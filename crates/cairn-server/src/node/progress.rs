@@ -41,6 +41,8 @@ pub(crate) struct Progress {
     pub(crate) copied_blocks: AtomicU64,
     pub(crate) copied_bytes: AtomicU64,
     pub(crate) deleted_blocks: AtomicU64,
+    /// Copies deleted because their group is complete without the store.
+    pub(crate) purged_blocks: AtomicU64,
     pub(crate) failed_beats: AtomicU64,
     /// Groups that a store is joining, with the bytes copied so far and, once known, those that are to be.
     joins: Mutex<BTreeMap<(StoreId, PgId), (u64, u64)>>,

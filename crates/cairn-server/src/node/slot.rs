@@ -56,6 +56,8 @@ pub(crate) struct StoreSlot {
     /// How fast bytes leave the store's queue.
     drain: Arc<Mutex<Drain>>,
     pub(crate) sweep: Arc<Sweep>,
+    /// Copies of a group that was left go only under this lock; a join of a group passes through it first.
+    pub(crate) membership: tokio::sync::Mutex<()>,
 }
 
 /// A mark that the calling future holds while it waits, and the question whether it still does.
@@ -82,6 +84,7 @@ impl StoreSlot {
             copied_bytes: AtomicU64::new(0),
             drain: Arc::default(),
             sweep: Arc::new(sweep),
+            membership: tokio::sync::Mutex::new(()),
         }
     }
 

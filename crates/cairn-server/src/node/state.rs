@@ -89,7 +89,7 @@ pub(crate) struct Node {
     pub(crate) home: Arc<Home>,
     pub(crate) stores: Vec<Arc<StoreSlot>>,
     pub(crate) speaks_as: SharedIdentity,
-    /// How often orphans are looked for.
+    /// How often orphans, and copies of groups that were left, are looked for.
     pub(crate) sweep_every: Duration,
     pub(crate) meta: MetaClient,
     pub(crate) peers: Peers,

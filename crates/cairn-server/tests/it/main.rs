@@ -10,6 +10,7 @@ mod basics;
 mod collection;
 mod console;
 mod hostile;
+mod purge;
 mod repair;
 mod stores;
 mod support;
