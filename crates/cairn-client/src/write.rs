@@ -64,6 +64,8 @@ pub(crate) struct Stored {
     pub(crate) data: Bytes,
     pub(crate) seq: u32,
     pub(crate) pg: PgId,
+    /// Epoch of the group's row when the block was sent.
+    pub(crate) pg_epoch: u64,
     /// The policy's N: a majority of it must hold the block.
     pub(crate) replicas: usize,
     /// Its acks mean that it is on disk (or that the caller does not ask for that).
@@ -149,10 +151,22 @@ pub(crate) async fn put_block(
             match put_to_group(inner, ask, begun, deadline).await {
                 Ok(Acks { acked, late, incarnations, board }) => {
                     let settled = durability != PutDurability::Unsynced;
-                    let (pg, replicas) = (group.id, group.replicas);
+                    let (pg, pg_epoch, replicas) = (group.id, group.epoch.0, group.replicas);
                     let board = Some(board);
                     inner.retry_budget.deposit();
-                    return Ok(Stored { offset, data, seq, pg, replicas, settled, acked, late, incarnations, board });
+                    return Ok(Stored {
+                        offset,
+                        data,
+                        seq,
+                        pg,
+                        pg_epoch,
+                        replicas,
+                        settled,
+                        acked,
+                        late,
+                        incarnations,
+                        board,
+                    });
                 }
                 Err(error) => last = Some(error),
             }
@@ -548,6 +562,7 @@ pub(crate) fn pieces(blocks: &[Stored], block_len: u32) -> Vec<pb::Piece> {
                 && piece.offset + piece.len == block.offset
                 && u64::from(piece.first_seq) + count == u64::from(block.seq)
                 && piece.pg == block.pg.0
+                && piece.pg_epoch == block.pg_epoch
                 && piece.acked == acked;
             if continues {
                 piece.len += block.data.len() as u64;
@@ -561,6 +576,7 @@ pub(crate) fn pieces(blocks: &[Stored], block_len: u32) -> Vec<pb::Piece> {
             block_len,
             pg: block.pg.0,
             acked,
+            pg_epoch: block.pg_epoch,
         });
     }
     out
@@ -652,6 +668,7 @@ mod tests {
             data: vec![1; len].into(),
             seq,
             pg: PgId(pg),
+            pg_epoch: 1,
             replicas: 3,
             settled: true,
             acked: acked.iter().map(|s| StoreId(*s)).collect(),

@@ -192,7 +192,8 @@ impl Meta {
                 let pg = tx.next_number(counter::PG).await? as u32;
                 let member = |store: &u32| rows::Member { store: *store, state: MemberState::Full };
                 let members = stores.iter().map(member).collect();
-                tx.put(&keys::Pg { pg }, &rows::Pg { epoch: 1, replicas, members, sealed: false });
+                let since = vec![1; stores.len()];
+                tx.put(&keys::Pg { pg }, &rows::Pg { epoch: 1, replicas, members, sealed: false, since });
             }
             tx.effects.map_changed = true;
             Ok(())

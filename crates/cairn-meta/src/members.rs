@@ -30,11 +30,33 @@ pub(crate) fn leaving(row: &Pg) -> impl Iterator<Item = u32> {
     row.members.iter().filter(|member| member.state == MemberState::Leaving).map(|member| member.store)
 }
 
+/// The epoch in which a member joined, or began anew to; 0 = before that was noted.
+fn since(row: &Pg, store: u32) -> u64 {
+    let at = row.members.iter().position(|member| member.store == store);
+    at.and_then(|at| row.since.get(at)).copied().unwrap_or(0)
+}
+
+/// The row of the next epoch with these members. Who is joining and was not so before is in it since now.
+fn with_members(row: &Pg, members: Vec<Member>, anew: Option<u32>) -> Pg {
+    let epoch = row.epoch + 1;
+    let since = |member: &Member| match state_of(row, member.store) {
+        Some(_) if anew != Some(member.store) => since(row, member.store),
+        _ => epoch,
+    };
+    Pg { epoch, since: members.iter().map(since).collect(), members, ..row.clone() }
+}
+
 fn with_state(row: &Pg, store: u32, state: MemberState) -> Pg {
-    let mut next = row.clone();
-    next.members.iter_mut().filter(|member| member.store == store).for_each(|member| member.state = state);
-    next.epoch += 1;
-    next
+    let mut members = row.members.clone();
+    members.iter_mut().filter(|member| member.store == store).for_each(|member| member.state = state);
+    with_members(row, members, (state == MemberState::Joining).then_some(store))
+}
+
+/// True when an acknowledgement counts that `store` gave to a block sent by the row of epoch `sent`. One from before the
+/// store joined, or began anew to, does not: it may have dropped the block when it had left the group, or lost it. 0 =
+/// the writer did not say.
+pub(crate) fn ack_counts(row: &Pg, store: u32, sent: u64) -> bool {
+    sent == 0 || since(row, store) <= sent
 }
 
 /// `from` hands its membership to `to`, and keeps its copy until the group is complete without it. The degraded rows of
@@ -44,25 +66,25 @@ pub(crate) fn moved(row: &Pg, from: u32, to: u32) -> Next {
     if leaves.is_none() || state_of(row, to).is_some() {
         return None;
     }
-    let mut next = with_state(row, from, MemberState::Leaving);
-    next.members.push(Member { store: to, state: MemberState::Joining });
-    Some(next)
+    let mut members = row.members.clone();
+    members.iter_mut().filter(|member| member.store == from).for_each(|member| member.state = MemberState::Leaving);
+    members.push(Member { store: to, state: MemberState::Joining });
+    Some(with_members(row, members, None))
 }
 
 /// As [`moved`], for a store whose copies are gone for good: it goes at once, or makes no way for anybody when it was
 /// leaving already.
 pub(crate) fn replaced(row: &Pg, from: u32, to: u32) -> Next {
     let state = state_of(row, from)?;
-    let mut next = row.clone();
-    next.epoch += 1;
+    let mut members = row.members.clone();
     if state != MemberState::Leaving {
         if state_of(row, to).is_some() {
             return None;
         }
-        next.members.push(Member { store: to, state: MemberState::Joining });
+        members.push(Member { store: to, state: MemberState::Joining });
     }
-    next.members.retain(|member| member.store != from);
-    Some(next)
+    members.retain(|member| member.store != from);
+    Some(with_members(row, members, None))
 }
 
 /// The row without those that leave, when nobody needs their copies any more as far as the row says: every member that
@@ -72,10 +94,8 @@ pub(crate) fn completed(row: &Pg) -> Next {
     if !whole || leaving(row).next().is_none() {
         return None;
     }
-    let mut next = row.clone();
-    next.epoch += 1;
-    next.members.retain(|member| member.state != MemberState::Leaving);
-    Some(next)
+    let stay = row.members.iter().filter(|member| member.state != MemberState::Leaving).copied().collect();
+    Some(with_members(row, stay, None))
 }
 
 /// `store` is away for long and nobody takes its place: what it misses from now on is not noted any more. Never the last

@@ -415,6 +415,10 @@ rows! {
         members: Vec<Member>,
         /// Takes no new blocks.
         sealed: bool
+    } + 2 {
+        /// Of each member, in their order: the epoch in which it joined or began anew to. A member without is from
+        /// before all others.
+        since: Vec<u64>
     }
     /// What a group holds.
     PgUsage = 1 { /// Bytes committed to it so far.

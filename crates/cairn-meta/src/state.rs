@@ -129,6 +129,9 @@ pub(crate) struct Cluster {
     pub sealed: BTreeSet<u32>,
     /// More silent nodes or failed stores than may be lost at once.
     pub alarm: bool,
+    /// When that ended last: whoever is silent then is given time anew, lest a zone that comes back node by node be
+    /// taken for lost with the first of them.
+    pub calm_since: Duration,
     /// When silence was judged last.
     pub judged: Option<Duration>,
     /// The memberships as they were looked through last.
@@ -206,12 +209,14 @@ impl Cluster {
         let hold = self.too_many_silent(now);
         if hold != self.alarm {
             self.alarm = hold;
+            self.calm_since = now;
             if hold {
                 tracing::warn!("too many nodes or stores are silent at once: none is taken for lost");
             }
         }
         let mut changed = false;
         let patience = self.patience;
+        let hold = hold || now.saturating_sub(self.calm_since) < patience.out_after && self.calm_since > Duration::ZERO;
         for (id, node) in &mut self.nodes {
             let silent = now.saturating_sub(node.last_seen);
             let state = state_after(node.row.replaced, silent, hold, patience);
@@ -361,6 +366,25 @@ mod tests {
         let mut two = cluster(&[("", 0), ("", 0), ("", 999)]);
         assert!(two.judge(now) && two.alarm);
         assert_eq!(two.nodes[&1].state, NodeState::Suspect);
+    }
+
+    #[test]
+    fn a_zone_that_comes_back_node_by_node_is_given_time_anew() {
+        let nodes = [("a", 0), ("a", 0), ("b", 999), ("b", 999), ("b", 999), ("c", 999), ("c", 999)];
+        let mut zones = cluster(&nodes);
+        let hear = |cluster: &mut Cluster, now: u64, heard: &[u32]| {
+            let now = Duration::from_secs(now);
+            heard.iter().for_each(|node| cluster.nodes.get_mut(node).expect("a node").last_seen = now);
+            cluster.judge(now);
+        };
+        hear(&mut zones, 1000, &[]);
+        assert!(zones.alarm);
+        for now in 1001..1600 {
+            hear(&mut zones, now, &[1, 3, 4, 5, 6, 7]);
+            assert!(!zones.alarm && zones.nodes[&2].state == NodeState::Suspect, "at {now}");
+        }
+        hear(&mut zones, 1601, &[1, 3, 4, 5, 6, 7]);
+        assert_eq!(zones.nodes[&2].state, NodeState::Out);
     }
 
     #[test]

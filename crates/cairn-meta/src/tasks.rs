@@ -4,7 +4,8 @@ use crate::error::{Op, fail};
 use crate::keys::{self, counter};
 use crate::kv::Durability;
 use crate::limits::{
-    GROUPS_MAX, MOVES_SHOWN_MAX, PLANNED_MOVES_MAX, REASON_LEN_MAX, TASKS_KEPT_MAX, TASKS_OPEN_MAX, TASKS_SHOWN_MAX,
+    BALANCE_TOLERANCE_PERMILLE, GROUPS_MAX, MOVES_SHOWN_MAX, PLANNED_MOVES_MAX, REASON_LEN_MAX, TASKS_KEPT_MAX,
+    TASKS_OPEN_MAX, TASKS_SHOWN_MAX,
 };
 use crate::meta::{Meta, transact};
 use crate::plan::{self, PlannedMove};
@@ -122,9 +123,15 @@ fn plan(subject: &Subject, look: &mut Look, most_replicas: u32) -> Result<Plan, 
                 return refuse("a store that is to take memberships does not answer");
             }
             let moves = plan::balance(stand, only, PLANNED_MOVES_MAX);
-            let more = moves.len() == PLANNED_MOVES_MAX;
-            let remark = if more { "as many moves as one task plans: begin another when it is done" } else { "" };
-            Ok(Plan { moves, remark: remark.into() })
+            let remark = match moves.len() {
+                0 => format!(
+                    "nothing to move: no move brings stores closer to the mean than {BALANCE_TOLERANCE_PERMILLE} \
+                              thousandths of their capacity"
+                ),
+                PLANNED_MOVES_MAX => "as many moves as one task plans: begin another when it is done".to_owned(),
+                _ => String::new(),
+            };
+            Ok(Plan { moves, remark })
         }
         TaskKind::Unknown | TaskKind::Repair => refuse("not a task of an operator"),
     }
@@ -321,7 +328,9 @@ impl Meta {
                 tx.delete(planned);
             }
             row.state = state;
-            row.reason = reason.clone();
+            if !reason.is_empty() {
+                row.reason.clone_from(&reason);
+            }
             row.moves_total = row.moves_done;
             row.bytes_total = row.bytes_done;
             row.ended_ns = tx.now_ns;

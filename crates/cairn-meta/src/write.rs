@@ -5,6 +5,7 @@ use crate::keys;
 use crate::kv::Order;
 use crate::map::Placed;
 use crate::map_tx::{Loss, Map, placed_inline, placed_run};
+use crate::members;
 use crate::meta::{Meta, block_len_allowed};
 use crate::rows::{self, Content};
 use crate::slot::check_writer;
@@ -64,17 +65,21 @@ pub(crate) fn pg_info(pg: u32, row: &rows::Pg, bytes: u64) -> pb::PgInfo {
 
 /// Checks each piece against its group as it is *now* and notes who lacks it.
 async fn check_quorum(tx: &mut Tx, inode: u64, writer: u64, pieces: &[pb::Piece]) -> Op<()> {
-    let mut groups: BTreeMap<u32, pb::PgInfo> = BTreeMap::new();
+    let mut groups: BTreeMap<u32, (rows::Pg, pb::PgInfo)> = BTreeMap::new();
     for piece in pieces {
-        let info = match groups.entry(piece.pg) {
+        let (row, info) = match groups.entry(piece.pg) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => match tx.get(&keys::Pg { pg: piece.pg }).await? {
-                Some(row) => unknown.insert(pg_info(piece.pg, &row, 0)),
+                Some(row) => {
+                    let info = pg_info(piece.pg, &row, 0);
+                    unknown.insert((row, info))
+                }
                 None => return fail(Code::Invalid, format!("there is no placement group {}", piece.pg)),
             },
         };
         let group = Group::from_pb(info);
-        let acked: Vec<StoreId> = piece.acked.iter().copied().map(StoreId).collect();
+        let counts = |store: &u32| members::ack_counts(row, *store, piece.pg_epoch);
+        let acked: Vec<StoreId> = piece.acked.iter().copied().filter(counts).map(StoreId).collect();
         if !group.has_quorum(&acked) {
             let message = format!(
                 "placement group {} of {} replicas: {} of {:?} count now, which is no majority",

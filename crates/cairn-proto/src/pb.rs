@@ -1501,6 +1501,10 @@ pub struct Piece {
     /// Stores that hold every block of the run (durably, or accepted when relaxed).
     #[prost(uint32, repeated, tag = "6")]
     pub acked: ::prost::alloc::vec::Vec<u32>,
+    /// Epoch of the group's row by which the blocks were sent; 0 = not said. An acknowledgement of a store that joined the
+    /// group, or began anew to, in a later epoch is not counted: it may have lost or dropped the block since.
+    #[prost(uint64, tag = "7")]
+    pub pg_epoch: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InlineWrite {

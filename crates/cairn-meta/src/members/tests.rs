@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 fn row(members: &[(u32, MemberState)]) -> Pg {
     let members = members.iter().map(|(store, state)| Member { store: *store, state: *state }).collect();
-    Pg { epoch: 7, replicas: 3, members, sealed: false }
+    Pg { epoch: 7, replicas: 3, members, sealed: false, since: Vec::new() }
 }
 
 fn states(row: Next) -> Option<(u64, Vec<(u32, MemberState)>)> {
@@ -27,6 +27,24 @@ fn a_move_keeps_the_former_member_until_all_are_full() {
     let four = joined(&three, 4).expect("joined");
     assert_eq!(states(completed(&four)), Some((11, vec![(2, Full), (3, Full), (4, Full)])));
     assert_eq!(joined(&four, 4), None);
+}
+
+#[test]
+fn an_ack_from_before_its_giver_joined_does_not_count() {
+    let group = row(&[(1, Full), (2, Full), (3, Full)]);
+    assert!(ack_counts(&group, 1, 1));
+    let next = moved(&group, 1, 4).expect("moved");
+    assert!(ack_counts(&next, 2, 7) && ack_counts(&next, 4, 8) && !ack_counts(&next, 4, 7) && ack_counts(&next, 4, 0));
+    let whole = completed(&joined(&next, 4).expect("joined")).expect("completed");
+    assert!(ack_counts(&whole, 4, 8) && !ack_counts(&whole, 4, 7), "full or not");
+    // It left, and is back: what it acknowledged then it may have dropped since.
+    let back = moved(&whole, 4, 1).expect("moved");
+    assert!(ack_counts(&back, 1, back.epoch) && !ack_counts(&back, 1, 7));
+    assert!(ack_counts(&back, 3, 7));
+    let anew = rejoined(&back, 3).expect("anew");
+    assert!(!ack_counts(&anew, 3, back.epoch) && ack_counts(&anew, 3, anew.epoch));
+    let whole = joined(&anew, 3).expect("joined");
+    assert!(!ack_counts(&whole, 3, back.epoch) && ack_counts(&whole, 2, 7));
 }
 
 #[test]

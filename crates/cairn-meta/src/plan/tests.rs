@@ -16,7 +16,7 @@ fn places(stores: &[(&str, u64, u64)]) -> BTreeMap<u32, Place> {
 
 fn group(members: &[u32], bytes: u64) -> Sized {
     let members = members.iter().map(|store| Member { store: *store, state: MemberState::Full }).collect();
-    Sized { row: Pg { epoch: 1, replicas: 3, members, sealed: false }, bytes }
+    Sized { row: Pg { epoch: 1, replicas: 3, members, sealed: false, since: Vec::new() }, bytes }
 }
 
 fn stand(stores: &[(&str, u64, u64)], groups: &[(&[u32], u64)]) -> Stand {

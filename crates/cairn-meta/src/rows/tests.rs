@@ -57,6 +57,7 @@ fn bytes_are_pinned() {
             Member { store: 200, state: pb::MemberState::Joining },
         ],
         sealed: false,
+        since: vec![1, 300],
     };
     let node = Node {
         uuid: [1; 16],
@@ -103,7 +104,7 @@ fn bytes_are_pinned() {
         (line(&small), "01 02 01 02 6869 01"),
         (line(&Symlink { target: Bytes::from_static(b"../x") }), "01042e2e2f78"),
         (line(&MapDrop { birth: 3 }), "0103"),
-        (line(&pg), "01 02 03 02 0101 c80102 00"),
+        (line(&pg), "02 02 03 02 0101 c80102 00 02 01 ac02"),
         (line(&PgUsage { bytes: 128 }), "018001"),
         (line(&node), "01 01010101010101010101010101010101 02020202020202020202020202020202 03683a31 017a 00 0168 00"),
         (line(&store), "02 03030303030303030303030303030303 01 00 01 00"),
@@ -134,6 +135,8 @@ fn rows_of_the_first_version_are_read() {
     let old = unhex("01 03030303030303030303030303030303 01 00");
     let store = Store { uuid: [3; 16], node: 1, replaced_by: 0, draining: false, lost_past: false };
     assert_eq!(Store::decode(&old), Ok(store));
+    let pg = Pg::decode(&unhex("01 02 03 02 0101 c80102 00")).expect("a group of the first version");
+    assert_eq!((pg.members.len(), pg.since.len()), (2, 0));
     let old = unhex("01 808080808020 01 02 00 0466756c6c");
     let beat = StoreBeat::decode(&old).expect("a beat of the first version");
     assert_eq!((beat.blocks, beat.durable_records), (2, 0));

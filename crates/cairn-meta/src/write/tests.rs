@@ -4,7 +4,7 @@ use crate::rows::Extent;
 const BLOCK: u32 = 64 * 1024;
 
 fn piece(offset: u64, len: u64, first_seq: u32) -> pb::Piece {
-    pb::Piece { offset, len, first_seq, block_len: BLOCK, pg: 1, acked: vec![1] }
+    pb::Piece { offset, len, first_seq, block_len: BLOCK, pg: 1, acked: vec![1], pg_epoch: 1 }
 }
 
 #[test]

@@ -554,3 +554,85 @@ async fn progress_is_what_stores_say() {
     assert_eq!((task.bytes_done, task.bytes_total, task.eta_s), (3 << 30, 100 << 30, 97));
     assert_eq!(fleet.world.status().await.tasks, fleet.tasks().await);
 }
+
+/// A commit of one block that was sent by the group's row of `pg_epoch`.
+async fn commit(fleet: &Fleet, pg_epoch: u64, acked: &[u32]) -> Result<pb::Piece, Status> {
+    let inode = fleet.world.create("f").await.expect("made").inode;
+    let piece = pb::Piece { pg_epoch, ..fleet.world.piece(0, 100, acked) };
+    fleet.world.change(Kind::Commit(fleet.world.commit(inode, vec![piece.clone()]))).await.map(|_| piece)
+}
+
+#[tokio::test]
+async fn a_commit_behind_a_move_counts_by_the_new_row() {
+    let mut fleet = Fleet::of(3).await;
+    fleet.add(4).await;
+    fleet.settle().await;
+    let [a, b, c] = fleet.world.members(1).await[..] else { panic!("three members") };
+    let index = *fleet.nodes.iter().find(|(_, reply)| reply.store_ids[0] == a).expect("a node").0;
+    // Before the move: the newcomer is told what a staying member lacks.
+    commit(&fleet, 1, &[a, b]).await.expect("committed");
+    fleet.start(fleet.drain(index, false)).await.expect("begun");
+    fleet.settle().await;
+    let new = fleet.store(4);
+    assert_eq!((fleet.world.degraded(c).await.len(), fleet.world.degraded(new).await.len()), (1, 1));
+    // After it: who leaves does not count any more, and the newcomer is held to what it was not sent.
+    assert_eq!(code(commit(&fleet, 1, &[a, b]).await), Code::NoQuorum);
+    commit(&fleet, 1, &[b, c]).await.expect("committed");
+    assert_eq!(fleet.world.degraded(new).await.len(), 2);
+    assert!(fleet.world.degraded(a).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_ack_from_before_a_store_left_and_came_back_does_not_count() {
+    let fleet = Fleet::of(4).await;
+    let all = [1, 2, 3, 4];
+    let before = fleet.world.map().await.pgs[0].clone();
+    let [a, b, c] = fleet.world.members(1).await[..] else { panic!("three members") };
+    let other = *all.iter().find(|index| ![a, b, c].contains(&fleet.store(**index))).expect("a fourth");
+    let index_of = |store: u32| *fleet.nodes.iter().find(|(_, reply)| reply.store_ids[0] == store).expect("a node").0;
+    let away = async |index: u8| {
+        fleet.start(fleet.drain(index, false)).await.expect("begun");
+        fleet.finish(&all).await;
+        assert!(fleet.states(index).await.is_empty());
+    };
+    away(index_of(a)).await;
+    assert!(fleet.verdicts(index_of(a)).await[0].purge, "what it had may be gone now");
+    // It takes memberships again, and gets this one back.
+    let node = fleet.nodes[&index_of(a)].node_id;
+    let ask = pb::StartTask { kind: TaskKind::Add as i32, node, ..Default::default() };
+    fleet.start(ask).await.expect("begun");
+    fleet.finish(&all).await;
+    away(other).await;
+    assert!(fleet.world.members(1).await.contains(&a));
+    assert_eq!(code(commit(&fleet, before.epoch, &[a, b]).await), Code::NoQuorum);
+    commit(&fleet, before.epoch, &[a, b, c]).await.expect("committed");
+    assert_eq!(fleet.world.degraded(a).await.len(), 1);
+    let now = fleet.world.map().await.pgs[0].epoch;
+    commit(&fleet, now, &[a, b, c]).await.expect("committed");
+    assert_eq!(fleet.world.degraded(a).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_join_done_of_an_earlier_epoch_is_refused() {
+    let mut fleet = Fleet::of(3).await;
+    fleet.add(4).await;
+    fleet.add(5).await;
+    fleet.settle().await;
+    let [a, b, _] = fleet.world.members(1).await[..] else { panic!("three members") };
+    let index_of = |store: u32| *fleet.nodes.iter().find(|(_, reply)| reply.store_ids[0] == store).expect("a node").0;
+    fleet.start(fleet.drain(index_of(a), false)).await.expect("begun");
+    fleet.settle().await;
+    let first = fleet.world.map().await.pgs[0].clone();
+    let joins = first.members.iter().find(|member| member.state() == MemberState::Joining).expect("it moves").store;
+    // While it copies, another member is lost and replaced: what it has copied may not be enough any more.
+    let lost = index_of(b);
+    let live: Vec<u8> = (1..=5).filter(|index| *index != lost).collect();
+    fleet.pass(601, &live).await;
+    let next = fleet.world.map().await.pgs[0].clone();
+    assert_eq!((next.epoch, next.members.len()), (first.epoch + 1, 5), "{next:?}");
+    let done = |epoch| Kind::JoinDone(pb::JoinDone { pg: 1, epoch, store: joins });
+    assert_eq!(code(fleet.world.ask(done(first.epoch)).await), Code::StaleEpoch);
+    fleet.world.ask(done(next.epoch)).await.expect("full");
+    fleet.finish(&live).await;
+    fleet.assert_whole(3).await;
+}

@@ -198,7 +198,7 @@ impl World {
     pub fn piece(&self, offset: u64, len: u64, acked: &[u32]) -> pb::Piece {
         let count = len.div_ceil(u64::from(BLOCK));
         let first_seq = self.block.fetch_add(count, Ordering::SeqCst) as u32;
-        pb::Piece { offset, len, first_seq, block_len: BLOCK, pg: 1, acked: acked.to_vec() }
+        pb::Piece { offset, len, first_seq, block_len: BLOCK, pg: 1, acked: acked.to_vec(), pg_epoch: 0 }
     }
 
     pub fn commit(&self, inode: u64, pieces: Vec<pb::Piece>) -> pb::Commit {

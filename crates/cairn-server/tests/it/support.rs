@@ -250,6 +250,7 @@ impl Client {
             block_len: 4 << 20,
             pg: stored.pg,
             acked,
+            pg_epoch: 0,
         };
         let publish = pb::Publish {
             at: Some(pb::At { dir: 1, path: path.clone().into() }),
