@@ -5,7 +5,8 @@ use crate::content::Content;
 use crate::error::Error;
 use crate::namespace::{Metadata, at};
 use crate::options::CreateOptions;
-use crate::stream::{Core, Destination, Machine};
+use crate::storage_policy;
+use crate::stream::{Core, Destination, Machine, Shape};
 use crate::write;
 use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT};
 use cairn_proto::pb::{self, request, response};
@@ -21,28 +22,35 @@ pub struct AtomicFile {
     client: DfsClient,
     path: PathBuf,
     options: CreateOptions,
-    relaxed: bool,
+    shape: Shape,
     machine: Machine,
 }
 
 impl DfsClient {
-    /// Begins a file that appears at `path` when it is finished. Nothing is asked of the cluster yet.
+    /// Begins a file that appears at `path` when it is finished. Asks metadata for the directory's policy, unless that
+    /// was learnt within the last second.
+    ///
+    /// # Errors
+    /// `NotFound` when the directory does not exist.
     pub async fn create_atomic(&self, path: impl AsRef<Path>, options: CreateOptions) -> Result<AtomicFile, Error> {
         let path = path.as_ref().to_path_buf();
         let name = at(&path)?;
-        let view = self.inner.cluster.view();
-        let block_len = [options.block_len, view.policy.block_len, BLOCK_LEN_DEFAULT]
+        let policy = storage_policy::of_directory(&self.inner, parent(&name)).await;
+        let policy = policy.map_err(|error| error.at("create", &path))?;
+        let block_len = [options.block_len, policy.block_len, BLOCK_LEN_DEFAULT]
             .into_iter()
             .find(|len| *len > 0)
             .unwrap_or(BLOCK_LEN_DEFAULT);
-        let relaxed = options.relaxed.or(self.inner.config.relaxed).unwrap_or(view.policy.relaxed);
+        let relaxed = options.relaxed.or(self.inner.config.relaxed).unwrap_or(policy.relaxed);
+        let replicas = policy.replicas;
         let create = pb::CreateUnnamed {
             inode: 0,
             dir: Some(parent(&name)),
-            attr: Some(pb::NewAttr { block_len, ..options.to_pb(0o644) }),
+            attr: Some(pb::NewAttr { block_len, replicas, ..options.to_pb(0o644) }),
         };
-        let core = Core::new(self.inner.clone(), Destination::Unnamed(Box::new(create)), block_len, relaxed, 0);
-        Ok(AtomicFile { client: self.clone(), path, options, relaxed, machine: Machine::new(core) })
+        let shape = Shape { block_len, replicas, relaxed };
+        let core = Core::new(self.inner.clone(), Destination::Unnamed(Box::new(create)), shape, 0);
+        Ok(AtomicFile { client: self.clone(), path, options, shape, machine: Machine::new(core) })
     }
 
     /// Makes a file with this content in one step.
@@ -87,11 +95,13 @@ impl AtomicFile {
 
     async fn publish(self) -> Result<Metadata, Error> {
         let inner = self.client.inner.clone();
+        let Shape { block_len, replicas, relaxed } = self.shape;
         let mut core = self.machine.into_core().await?;
         let size = core.position();
         let mut publish = pb::Publish {
             at: Some(at(&self.path)?),
-            attr: Some(self.options.to_pb(0o644)),
+            // What its blocks were written under; the directory's policy may have changed since.
+            attr: Some(pb::NewAttr { replicas, block_len, ..self.options.to_pb(0o644) }),
             replace: self.options.replace,
             size,
             ..Default::default()
@@ -100,7 +110,7 @@ impl AtomicFile {
             let deadline = inner.deadline(inner.config.meta_timeout);
             publish.inode = inner.sessions.inode(&inner, deadline).await?.0;
             publish.inline = core.buffer.split().freeze();
-            inner.sessions.mutate(&inner, request::Kind::Publish(publish), self.relaxed, deadline).await?
+            inner.sessions.mutate(&inner, request::Kind::Publish(publish), relaxed, deadline).await?
         } else {
             core.push(true).await?;
             let pipeline = core.pipeline.as_mut().ok_or_else(|| inner.unexpected("publish"))?;
@@ -111,13 +121,13 @@ impl AtomicFile {
                 // The earlier batches are committed to the nameless inode; so is the last one.
                 pipeline.flush().await?;
                 let deadline = inner.deadline(inner.config.meta_timeout);
-                inner.sessions.mutate(&inner, request::Kind::Publish(publish), self.relaxed, deadline).await?
+                inner.sessions.mutate(&inner, request::Kind::Publish(publish), relaxed, deadline).await?
             } else {
                 let target = pipeline.target().clone();
                 let blocks = pipeline.take_blocks().await?;
                 let deadline = inner.deadline(inner.config.write_timeout);
                 let make = |pieces| request::Kind::Publish(pb::Publish { pieces, ..publish.clone() });
-                write::commit_blocks(&inner, &target, blocks, self.relaxed, deadline, make).await?.0
+                write::commit_blocks(&inner, &target, blocks, relaxed, deadline, make).await?.0
             }
         };
         match reply {

@@ -12,6 +12,7 @@ use crate::record::{Record, Recorder};
 use crate::rpc::MetaServers;
 use crate::session::Sessions;
 use crate::stats::{BudgetStats, ConnectionStats, Counters};
+use crate::storage_policy::DirPolicies;
 use crate::trace;
 use cairn_net::{Identity, Link, LinkConfig, Net, SharedIdentity, TcpNet};
 use cairn_proto::pb;
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     pub(crate) health: HealthDriver,
     pub(crate) recorder: Recorder,
     pub(crate) late_acks: LateAcks,
+    pub(crate) dir_policies: DirPolicies,
     /// Second rounds, and second requests to the same node.
     pub(crate) retry_budget: Budget,
     /// Second copies of slow requests.
@@ -293,6 +295,7 @@ impl DfsClientBuilder {
             health: HealthDriver::default(),
             recorder: Recorder::new(self.record),
             late_acks: LateAcks::default(),
+            dir_policies: DirPolicies::default(),
             retry_budget: Budget::new(RETRY_CAP, RETRY_PER_SUCCESS),
             hedge_budget: Arc::new(HedgeBudget::new()),
             first_legs: Default::default(),

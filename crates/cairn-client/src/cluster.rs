@@ -91,7 +91,6 @@ pub(crate) struct View {
     pub(crate) nodes: HashMap<NodeId, Arc<Node>>,
     pub(crate) infos: Vec<pb::NodeInfo>,
     pub(crate) pgs: Vec<pb::PgInfo>,
-    pub(crate) policy: pb::Policy,
     stores: HashMap<StoreId, StoreView>,
     groups: HashMap<PgId, Group>,
 }
@@ -154,13 +153,13 @@ impl Cluster {
         self.view.load_full()
     }
 
-    /// The group that takes the next block of `len` bytes; `None` when none can.
-    pub(crate) fn pick_group(&self, inner: &Inner, avoid: &[PgId], len: u64) -> Option<PgId> {
+    /// The group of `replicas` members that takes the next block of `len` bytes; `None` when none can.
+    pub(crate) fn pick_group(&self, inner: &Inner, (replicas, avoid): (u32, &[PgId]), len: u64) -> Option<PgId> {
         let view = self.view();
         let candidates: Vec<Candidate> = view
             .groups
             .values()
-            .filter(|group| !group.sealed)
+            .filter(|group| !group.sealed && group.replicas == replicas as usize)
             .map(|group| {
                 let targets = group.write_targets();
                 let needed = cairn_proto::quorum::needed(group.replicas);
@@ -301,7 +300,6 @@ async fn fetch(inner: &Inner, known_version: u64, deadline: Instant) -> Result<O
 fn build(inner: &Inner, known: &View, map: pb::ClusterMapReply) -> View {
     let mut view = View {
         version: map.version,
-        policy: map.policy.unwrap_or_default(),
         groups: map.pgs.iter().map(|pg| (PgId(pg.id), Group::from_pb(pg))).collect(),
         ..View::default()
     };

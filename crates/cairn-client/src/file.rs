@@ -37,6 +37,7 @@ struct Shared {
     path: PathBuf,
     inode: InodeId,
     block_len: u32,
+    replicas: u32,
     relaxed: bool,
     consistency: Consistency,
     map: Mutex<ExtentCache>,
@@ -103,6 +104,7 @@ impl DfsClient {
             path: path.to_path_buf(),
             inode: InodeId(attr.inode),
             block_len: if policy.block_len == 0 { BLOCK_LEN_DEFAULT } else { policy.block_len },
+            replicas: policy.replicas,
             relaxed: options.relaxed.or(inner.config.relaxed).unwrap_or(policy.relaxed),
             consistency: options.consistency,
             map: Mutex::default(),
@@ -124,6 +126,10 @@ impl File {
     /// Its inode's number.
     pub fn inode(&self) -> InodeId {
         self.0.inode
+    }
+
+    pub(crate) fn replicas(&self) -> u32 {
+        self.0.replicas
     }
 
     /// Bytes per block: block `i` begins at `i * block_len`.
@@ -320,12 +326,12 @@ impl File {
         let inner = self.inner();
         let deadline = self.write_deadline();
         let writer = inner.sessions.writer(inner, deadline).await?;
-        let target = Target { inode: self.0.inode, writer, block_len: self.0.block_len };
+        let target = Target { inode: self.0.inode, writer, block_len: self.0.block_len, replicas: self.0.replicas };
         let relaxed = self.0.relaxed;
         let durability = if relaxed { PutDurability::Relaxed } else { PutDurability::Durable };
         let spans: Vec<_> = cut_in_blocks(offset, data.len() as u64, self.0.block_len).collect();
         let first = target.reserve(spans.len() as u32)?;
-        let hint = inner.cluster.pick_group(inner, &[], data.len() as u64);
+        let hint = inner.cluster.pick_group(inner, (target.replicas, &[]), data.len() as u64);
         let mut puts = Vec::with_capacity(spans.len());
         for (span, seq) in spans.iter().zip(first..) {
             let from = (span.offset - offset) as usize;

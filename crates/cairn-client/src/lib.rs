@@ -40,6 +40,7 @@ mod rpc;
 mod session;
 mod stats;
 mod status;
+mod storage_policy;
 mod stream;
 mod sync;
 mod trace;
@@ -70,6 +71,7 @@ pub use stats::{
     LaneCounts, LegLatency, LegStats, NodeConnectionStats, OpStats, ParkingStats, PoolStats, Quantiles, WriteStats,
 };
 pub use status::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
+pub use storage_policy::PolicyChange;
 pub use stream::{FileReader, FileWriter};
 pub use write::WriteReceipt;
 

@@ -65,6 +65,8 @@ pub struct Metadata {
     pub replicas: u32,
     /// Bytes per block.
     pub block_len: u32,
+    /// Writes return before they survive power loss.
+    pub relaxed: bool,
     /// Where a symbolic link leads.
     pub target: Option<PathBuf>,
 }
@@ -87,6 +89,7 @@ impl Metadata {
             version: attr.version,
             replicas: policy.replicas,
             block_len: policy.block_len,
+            relaxed: policy.relaxed,
             target: (kind == FileKind::Symlink).then(|| PathBuf::from(OsString::from_vec(attr.target.to_vec()))),
         }
     }

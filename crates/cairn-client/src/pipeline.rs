@@ -100,11 +100,11 @@ impl Pipeline {
         let kept = group.filter(|(_, used)| used + len <= GROUP_BYTES);
         let (pg, used) = match kept {
             Some((pg, used)) if cluster.is_all_well(pg) => (pg, used),
-            Some((pg, used)) => match cluster.pick_group(inner, &[], len) {
+            Some((pg, used)) => match cluster.pick_group(inner, (self.target.replicas, &[]), len) {
                 Some(other) if cluster.is_all_well(other) => (other, 0),
                 _ => (pg, used),
             },
-            None => (cluster.pick_group(inner, &[], len)?, 0),
+            None => (cluster.pick_group(inner, (self.target.replicas, &[]), len)?, 0),
         };
         *group = Some((pg, used + len));
         Some(pg)

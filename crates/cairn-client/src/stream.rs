@@ -213,12 +213,19 @@ pub(crate) enum Destination {
     Unnamed(Box<pb::CreateUnnamed>),
 }
 
+/// How a stream's bytes are stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) block_len: u32,
+    pub(crate) replicas: u32,
+    pub(crate) relaxed: bool,
+}
+
 /// Cuts a stream of bytes into blocks and feeds the pipeline.
 pub(crate) struct Core {
     inner: Arc<Inner>,
     destination: Destination,
-    block_len: u32,
-    relaxed: bool,
+    shape: Shape,
     pub(crate) buffer: BytesMut,
     /// File offset of the first byte in `buffer`.
     offset: u64,
@@ -229,9 +236,9 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(inner: Arc<Inner>, destination: Destination, block_len: u32, relaxed: bool, offset: u64) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, destination: Destination, shape: Shape, offset: u64) -> Self {
         let buffer = BytesMut::new();
-        Self { inner, destination, block_len, relaxed, buffer, offset, pipeline: None, dirty: false, failed: None }
+        Self { inner, destination, shape, buffer, offset, pipeline: None, dirty: false, failed: None }
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -240,7 +247,7 @@ impl Core {
 
     /// Bytes that fit the block being filled.
     fn room(&self) -> usize {
-        let block_len = u64::from(self.block_len);
+        let block_len = u64::from(self.shape.block_len);
         (block_len - self.offset % block_len) as usize - self.buffer.len()
     }
 
@@ -268,8 +275,9 @@ impl Core {
                 }
             };
             let writer = inner.sessions.writer(inner, deadline).await?;
-            let target = Target { inode, writer, block_len: self.block_len };
-            self.pipeline = Some(Pipeline::new(inner.clone(), target, self.relaxed, create, unsynced));
+            let Shape { block_len, replicas, relaxed } = self.shape;
+            let target = Target { inode, writer, block_len, replicas };
+            self.pipeline = Some(Pipeline::new(inner.clone(), target, relaxed, create, unsynced));
         }
         Ok(self.pipeline.as_mut().expect("made above"))
     }
@@ -467,7 +475,8 @@ impl FileWriter {
 
     fn machine(file: &File, offset: u64) -> Machine {
         let destination = Destination::File(file.clone());
-        Machine::new(Core::new(file.inner().clone(), destination, file.block_len(), file.is_relaxed(), offset))
+        let shape = Shape { block_len: file.block_len(), replicas: file.replicas(), relaxed: file.is_relaxed() };
+        Machine::new(Core::new(file.inner().clone(), destination, shape, offset))
     }
 }
 

@@ -85,6 +85,8 @@ pub(crate) struct Target {
     pub(crate) inode: InodeId,
     pub(crate) writer: Arc<Writer>,
     pub(crate) block_len: u32,
+    /// Copies of each block: groups of that many members take them.
+    pub(crate) replicas: u32,
 }
 
 impl Target {
@@ -134,7 +136,8 @@ pub(crate) async fn put_block(
         }
         let known = |pg: PgId| inner.cluster.view().group(pg).cloned();
         let hinted = hint.take().and_then(known).filter(|group| has_majority(inner, group));
-        let group = hinted.or_else(|| inner.cluster.pick_group(inner, &avoid, data.len() as u64).and_then(known));
+        let group = hinted
+            .or_else(|| inner.cluster.pick_group(inner, (target.replicas, &avoid), data.len() as u64).and_then(known));
         // With others tried before, the best of the rest being out of reach only ends the round.
         let usable = |group: &Group| avoid.is_empty() || has_majority(inner, group);
         if let Some(group) = group.filter(|group| avoid.len() < GROUPS_PER_ROUND && usable(group)) {
@@ -178,15 +181,15 @@ pub(crate) async fn put_block(
             avoid.clear();
             let pause = inner.config.retry.pause_after(rounds, inner.unit());
             let Some(pause) = pause.filter(|pause| Instant::now() + *pause < deadline) else {
-                return Err(last.unwrap_or_else(|| no_group(inner, data.len())));
+                return Err(last.unwrap_or_else(|| no_group(inner, target.replicas, data.len())));
             };
             inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause });
             tokio::time::sleep(pause).await;
             // The pause is free, sending again is not. A write that will wait for nodes sends nothing.
-            let best = inner.cluster.pick_group(inner, &[], data.len() as u64);
+            let best = inner.cluster.pick_group(inner, (target.replicas, &[]), data.len() as u64);
             let sends = best.is_some_and(|pg| inner.cluster.view().group(pg).is_some_and(|g| has_majority(inner, g)));
             if sends && !inner.retry_budget.try_take() {
-                return Err(last.unwrap_or_else(|| no_group(inner, data.len())));
+                return Err(last.unwrap_or_else(|| no_group(inner, target.replicas, data.len())));
             }
             if let Err(error) = inner.cluster.refresh(inner, deadline).await {
                 tracing::debug!("could not read the cluster map: {error}");
@@ -231,16 +234,18 @@ fn unreachable_group(inner: &Inner, block: BlockId, group: &Group, last: Option<
     )
 }
 
-fn no_group(inner: &Inner, len: usize) -> Error {
+fn no_group(inner: &Inner, replicas: u32, len: usize) -> Error {
     let view = inner.cluster.view();
-    let message = if view.pgs.is_empty() {
+    let count = view.pgs.iter().filter(|group| group.replicas == replicas).count();
+    let message = if count == 0 {
         format!(
-            "no placement group exists yet: {} replicas need as many storage nodes, {} are registered",
-            view.policy.replicas,
+            "no placement group exists yet: {replicas} replicas need as many storage nodes, {} are registered",
             view.infos.len()
         )
     } else {
-        format!("none of {} placement groups can take {len} bytes: free space or add storage nodes", view.pgs.len())
+        format!(
+            "none of {count} placement groups of {replicas} replicas can take {len} bytes: free space or add storage nodes"
+        )
     };
     Error::new("write", Cause::NoGroup(message))
 }

@@ -19,7 +19,7 @@ use prost::Message;
 const ENTRIES_PER_STEP: usize = 128;
 
 /// Attributes of an inode whose row is at hand.
-async fn whole_attr(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<pb::Attr> {
+pub(crate) async fn whole_attr(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<pb::Attr> {
     match row.kind {
         Kind::File => Ok(attr_of(inode, row, None, Bytes::new())),
         Kind::Directory => {

@@ -142,6 +142,7 @@ impl Meta {
         if highest == 0 {
             return Ok(());
         }
+        self.note_highest_writer(highest).await?;
         let floor = highest.saturating_add(1);
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| self
             .inner
@@ -372,6 +373,7 @@ impl Meta {
             groups_at_risk: cluster.survey.at_risk,
             tasks,
         };
+        reply.alarms.extend(self.rollback_alarm());
         let mut bytes = reply.encoded_len();
         for defect in &cluster.defects {
             bytes += defect.encoded_len() + 4;

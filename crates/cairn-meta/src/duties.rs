@@ -71,11 +71,15 @@ impl Meta {
     }
 
     /// At most `limit` garbage rows behind `after` (from the beginning, if `None`), in the order of their keys. The
-    /// caller counts the grace of each from when it first saw it.
+    /// caller counts the grace of each from when it first saw it. None while metadata seems to be rolled back: see
+    /// [`Meta::is_rolled_back`].
     ///
     /// # Errors
     /// As [`Meta::execute`].
     pub async fn garbage(&self, after: Option<&GarbageRow>, limit: usize) -> Result<Vec<GarbageRow>, Status> {
+        if self.is_rolled_back() {
+            return Ok(Vec::new());
+        }
         let mut range = keys::Garbage::all();
         if let Some(after) = after {
             range.start = KeyRange::successor(&after.key().encode());

@@ -8,6 +8,7 @@ use crate::members;
 use crate::meta::{Meta, transact};
 use crate::moves::Changed;
 use crate::placement::{self, Candidate, weight};
+use crate::policies;
 use crate::rows;
 use crate::state::NodeState;
 use crate::write::pg_info;
@@ -143,7 +144,9 @@ impl Meta {
 
     /// Replica counts that directories ask for, ascending and never empty.
     pub(crate) async fn replica_counts(&self) -> Result<Vec<u32>, Status> {
-        Ok(vec![self.inner.options.replicas])
+        let written = transact!(self, Durability::Relaxed, async |tx: &mut Tx| policies::replica_counts(tx).await)?;
+        let counts: Vec<u32> = written.into_iter().collect();
+        Ok(if counts.is_empty() { vec![self.inner.options.replicas] } else { counts })
     }
 
     async fn make_groups(&self) -> Result<bool, Status> {

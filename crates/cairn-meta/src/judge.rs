@@ -59,19 +59,26 @@ fn verdict(found: Found, writer: WriterState) -> Verdict {
 
 /// A run that was asked about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Asked {
-    pg: u32,
-    inode: u64,
-    writer: u64,
-    seq: u32,
+pub(crate) struct Asked {
+    pub(crate) pg: u32,
+    pub(crate) inode: u64,
+    pub(crate) writer: u64,
+    pub(crate) seq: u32,
     /// First number behind the run.
     end: u32,
     /// Index of its first block among all that were asked about.
     at: usize,
 }
 
+impl Asked {
+    /// Indexes of its blocks among all that were asked about.
+    pub(crate) fn blocks(&self) -> Range<usize> {
+        self.at..self.at + (self.end - self.seq) as usize
+    }
+}
+
 /// The runs of a request, checked: in ascending order, without overlap, within bounds.
-fn asked(runs: &[pb::GroupRun]) -> Result<(Vec<Asked>, usize), String> {
+pub(crate) fn asked(runs: &[pb::GroupRun]) -> Result<(Vec<Asked>, usize), String> {
     if runs.len() > BLOCKS_PER_REQUEST_MAX {
         return Err(format!("{} runs; at most {BLOCKS_PER_REQUEST_MAX}", runs.len()));
     }
@@ -144,7 +151,7 @@ async fn look_at_maps(tx: &mut Tx, asked: &[Asked], found: &mut [Found], budget:
 /// The map is too long to be looked through here: what was not found in its first part may be in the rest.
 fn set_aside(asked: &[Asked], found: &mut [Found]) {
     for asked in asked {
-        let blocks = &mut found[asked.at..asked.at + (asked.end - asked.seq) as usize];
+        let blocks = &mut found[asked.blocks()];
         blocks.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = Found::Leaving);
     }
 }
@@ -187,7 +194,8 @@ fn spans(verdicts: impl Iterator<Item = Verdict>) -> Vec<pb::VerdictSpan> {
     spans
 }
 
-async fn judge(tx: &mut Tx, asked: &[Asked], blocks: usize) -> Op<Vec<pb::VerdictSpan>> {
+/// The verdict on each block, in the order of the request.
+pub(crate) async fn judge(tx: &mut Tx, asked: &[Asked], blocks: usize) -> Op<Vec<Verdict>> {
     let mut found = vec![Found::Nothing; blocks];
     let mut budget = JUDGED_MAP_ROWS_MAX;
     for of_inode in asked.chunk_by(|one, next| one.inode == next.inode) {
@@ -196,7 +204,7 @@ async fn judge(tx: &mut Tx, asked: &[Asked], blocks: usize) -> Op<Vec<pb::Verdic
     let mut states: BTreeMap<u64, WriterState> = BTreeMap::new();
     let mut verdicts = Vec::with_capacity(blocks);
     for run in asked {
-        let found = &mut found[run.at..run.at + (run.end - run.seq) as usize];
+        let found = &mut found[run.blocks()];
         look_at_garbage(tx, run, found).await?;
         let state = match states.get(&run.writer) {
             Some(state) => *state,
@@ -204,7 +212,7 @@ async fn judge(tx: &mut Tx, asked: &[Asked], blocks: usize) -> Op<Vec<pb::Verdic
         };
         verdicts.extend(found.iter().map(|found| verdict(*found, state)));
     }
-    Ok(spans(verdicts.into_iter()))
+    Ok(verdicts)
 }
 
 impl Meta {
@@ -228,7 +236,11 @@ impl Meta {
         if !known {
             return Err(Status::new(Code::NotFound, format!("store {} is not known here", ask.store)));
         }
-        let spans = transact!(self, Durability::Relaxed, async |tx: &mut Tx| judge(tx, &asked, blocks).await)?;
+        let verdicts = transact!(self, Durability::Relaxed, async |tx: &mut Tx| judge(tx, &asked, blocks).await)?;
+        // As long as what is here may be too old, nothing is dead for good.
+        let stopped = self.is_rolled_back();
+        let held = |verdict| if stopped && verdict == Verdict::Dead { Verdict::Undecided } else { verdict };
+        let spans = spans(verdicts.into_iter().map(held));
         Ok(Reply::JudgeBlocks(pb::JudgeBlocksReply { duty_epoch: self.inner.duty_epoch, spans }))
     }
 }

@@ -268,6 +268,11 @@ pub mod setting {
     pub const CLUSTER_VERSION: &[u8] = b"cluster_version";
     /// 16 bytes, drawn once.
     pub const CLUSTER_ID: &[u8] = b"cluster_id";
+    /// The highest writer that a store holds and metadata never gave out, u64; there only until an operator accepts that
+    /// metadata was rolled back.
+    pub const ROLLBACK: &[u8] = b"rollback";
+    /// A byte for each replica count that a directory has or had; absent while that is the root's alone.
+    pub const REPLICA_COUNTS: &[u8] = b"replica_counts";
 }
 
 /// Numbers of [`Counter`] rows.

@@ -6,6 +6,7 @@
 //! [`clock::Clock`], disk through [`kv::Engine`], randomness through a seed.
 
 mod attrs;
+mod checks;
 pub mod clock;
 mod cluster;
 mod counters;
@@ -17,6 +18,7 @@ mod groups;
 mod judge;
 pub mod keys;
 pub mod kv;
+mod lacking;
 pub mod limits;
 mod map;
 mod map_tx;
@@ -27,8 +29,10 @@ mod names;
 mod path;
 pub mod placement;
 mod plan;
+mod policies;
 mod publish;
 mod rename;
+mod rollback;
 pub mod rows;
 mod session;
 mod slot;

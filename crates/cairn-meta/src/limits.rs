@@ -45,6 +45,10 @@ pub const COUNTER_RESERVE: u64 = 4096;
 pub const LEASE_MIN: Duration = Duration::from_millis(100);
 /// Open sessions.
 pub const SESSIONS_MAX: usize = 100_000;
+/// Rows of writers read to close all that are unknown.
+pub const WRITER_ROWS_MAX: usize = 1 << 20;
+/// Most replicas that the policy of a directory may ask for.
+pub const POLICY_REPLICAS_MAX: u32 = 5;
 /// Nodes and stores of a cluster.
 pub const STORES_MAX: usize = 16 * 1024;
 /// Stores of one node.
@@ -122,3 +126,6 @@ const _: () = {
     assert!(SUSPECT_AFTER.as_millis() > 3 * HEARTBEAT_MS as u128);
     assert!(SUSPECT_AFTER_MIN.as_millis() >= 2 * HEARTBEAT_MS as u128);
 };
+
+/// Inodes whose names one page of a check counts in memory.
+pub const CHECKED_INODES_MAX: u64 = 1 << 18;

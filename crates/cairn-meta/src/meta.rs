@@ -82,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) moved_bytes: AtomicU64,
     pub(crate) beats_written: Mutex<Option<Duration>>,
     birth: u64,
+    /// See rollback.rs; 0 = none.
+    pub(crate) rollback: AtomicU64,
     /// Bounds the commits that nobody can take back.
     commits: Arc<Semaphore>,
     inode_locks: Vec<TurnLock<()>>,
@@ -163,6 +165,7 @@ struct Opened {
     cluster_id: ClusterId,
     duty_epoch: u64,
     birth: u64,
+    rollback: u64,
     cluster: Cluster,
     sessions: Sessions,
     totals: Totals,
@@ -206,6 +209,7 @@ impl Meta {
             moved_bytes: AtomicU64::new(0),
             beats_written: Mutex::new(None),
             birth: opened.birth,
+            rollback: AtomicU64::new(opened.rollback),
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
             inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
             turn: TurnLock::new(()),
@@ -258,6 +262,10 @@ impl Meta {
             Kind::StartTask(ask) => self.start_task(ask).await,
             Kind::ListTasks(_) => self.list_tasks().await,
             Kind::CancelTask(ask) => self.cancel_task(ask).await,
+            Kind::ReportLacking(ask) => self.report_lacking(ask).await,
+            Kind::ScanRuns(ask) => self.scan_runs(ask).await,
+            Kind::CheckRows(ask) => self.check_rows(ask).await,
+            Kind::AcceptRollback(_) => self.accept_rollback().await,
             Kind::Stat(ask) => self.stat(ask).await,
             Kind::ReadDir(ask) => self.read_dir(ask).await,
             Kind::GetExtents(ask) => self.get_extents(ask).await,
@@ -287,6 +295,7 @@ impl Meta {
             Kind::Unlink(ask) => self.unlink(tx, ask).await.map(Step::Done),
             Kind::Rmdir(ask) => self.rmdir(tx, ask).await.map(Step::Done),
             Kind::SetAttr(ask) => self.set_attr(tx, ask).await.map(Step::Done),
+            Kind::SetPolicy(ask) => self.set_policy(tx, ask).await.map(Step::Done),
             Kind::Truncate(ask) => self.truncate(tx, ask).await,
             Kind::Commit(ask) => self.commit_write(tx, session, ask).await.map(Step::Done),
             _ => crate::error::fail(Code::Unsupported, "not a mutation"),
@@ -493,6 +502,7 @@ fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
 async fn load(tx: &mut Tx, now: Duration, patience: Patience, cluster_id: ClusterId) -> Op<Opened> {
     let duty_epoch = tx.next_number(counter::DUTY_EPOCH).await?;
     let birth = tx.get(&keys::Counter { counter: counter::SNAPSHOT }).await?.map_or(0, |row| row.next - 1);
+    let rollback = crate::rollback::load(tx).await?;
     let mut cluster = Cluster { patience, ..Cluster::default() };
     for (key, row) in tx.table::<keys::Node>(STORES_MAX).await? {
         let state = if row.replaced { NodeState::Replaced } else { NodeState::Up };
@@ -518,5 +528,5 @@ async fn load(tx: &mut Tx, now: Duration, patience: Patience, cluster_id: Cluste
     let usage = tx.get(&keys::Usage { server: 0 }).await?;
     let usage = usage.unwrap_or(rows::Usage { inodes: 1, file_bytes: 0 });
     let totals = Totals { inodes: usage.inodes, file_bytes: usage.file_bytes, dirty: false };
-    Ok(Opened { cluster_id, duty_epoch, birth, cluster, sessions, totals })
+    Ok(Opened { cluster_id, duty_epoch, birth, rollback, cluster, sessions, totals })
 }

@@ -6,6 +6,7 @@ use crate::kv::Order;
 use crate::map_tx::Map;
 use crate::meta::{Meta, block_len_allowed};
 use crate::path::{self, Last, Place, show};
+use crate::policies::check_replicas;
 use crate::rows::{self, Kind};
 use crate::tx::Tx;
 use bytes::Bytes;
@@ -38,15 +39,18 @@ pub(crate) async fn name_at(tx: &mut Tx, at: &pb::At, last: Last) -> Op<Slot> {
 }
 
 /// The row of something new in directory `dir`.
-pub(crate) fn new_row(tx: &Tx, kind: Kind, dir: u64, dir_row: &rows::Inode, attr: &pb::NewAttr) -> Op<rows::Inode> {
+pub(crate) async fn new_row(
+    tx: &mut Tx,
+    kind: Kind,
+    dir: u64,
+    dir_row: &rows::Inode,
+    attr: &pb::NewAttr,
+) -> Op<rows::Inode> {
     let block_len = if attr.block_len == 0 { dir_row.block_len } else { attr.block_len };
     if !block_len_allowed(block_len) {
         return fail(Code::Invalid, format!("a block length of {block_len}; 64 KiB to 64 MiB in steps of 64 KiB"));
     }
-    if attr.replicas != 0 && attr.replicas != dir_row.replicas {
-        let message = format!("{} replicas asked for where the directory has {}", attr.replicas, dir_row.replicas);
-        return fail(Code::Invalid, message);
-    }
+    check_replicas(tx, attr.replicas, dir_row.replicas).await?;
     let mtime_ns = attr.mtime_ns.unwrap_or(tx.now_ns);
     let is_dir = kind == Kind::Directory;
     Ok(rows::Inode {
@@ -61,7 +65,7 @@ pub(crate) fn new_row(tx: &Tx, kind: Kind, dir: u64, dir_row: &rows::Inode, attr
         ctime_ns: tx.now_ns,
         version: 1,
         generation: 0,
-        replicas: dir_row.replicas,
+        replicas: if attr.replicas == 0 { dir_row.replicas } else { attr.replicas },
         block_len,
         relaxed: dir_row.relaxed,
         quota_root: dir_row.quota_root,
@@ -149,7 +153,7 @@ impl Meta {
             return fail(Code::Exists, show(&at.path));
         }
         let attr = ask.attr.unwrap_or_default();
-        let row = new_row(tx, Kind::Directory, slot.dir, &slot.dir_row, &attr)?;
+        let row = new_row(tx, Kind::Directory, slot.dir, &slot.dir_row, &attr).await?;
         let inode = self.new_inode_number().await?;
         tx.put(&keys::Inode { inode }, &row);
         let times = rows::DirTimes { mtime_ns: row.mtime_ns, ctime_ns: row.ctime_ns };
@@ -173,7 +177,7 @@ impl Meta {
             Place::Named { dir, name, .. } => (dir, name),
         };
         let dir_row = tx.directory(dir).await?;
-        let row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default())?;
+        let row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default()).await?;
         let inode = self.new_inode_number().await?;
         tx.put(&keys::Inode { inode }, &row);
         put_dentry(tx, dir, &name, inode, Kind::File);
@@ -193,7 +197,7 @@ impl Meta {
         if let Some(dentry) = &slot.dentry {
             replace_file(tx, dentry, ask.replace, &at).await?;
         }
-        let mut row = new_row(tx, Kind::Symlink, slot.dir, &slot.dir_row, &ask.attr.unwrap_or_default())?;
+        let mut row = new_row(tx, Kind::Symlink, slot.dir, &slot.dir_row, &ask.attr.unwrap_or_default()).await?;
         row.mode = 0o777;
         row.size = ask.target.len() as u64;
         let inode = self.new_inode_number().await?;

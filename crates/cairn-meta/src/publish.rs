@@ -34,7 +34,7 @@ impl Meta {
         self.check_unused(tx, inode).await?;
         let dir = path::find(tx, &path::at(ask.dir.as_ref()), Last::Follow).await?;
         let dir_row = tx.directory(dir).await?;
-        let mut row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default())?;
+        let mut row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default()).await?;
         row.nlink = 0;
         tx.put(&keys::Inode { inode }, &row);
         tx.put(&keys::Sustained { session, inode }, &rows::Unit {});
@@ -57,7 +57,7 @@ impl Meta {
         } else {
             self.check_unused(tx, inode).await?;
             tx.effects.inodes += 1;
-            new_row(tx, Kind::File, slot.dir, &slot.dir_row, &ask.attr.unwrap_or_default())?
+            new_row(tx, Kind::File, slot.dir, &slot.dir_row, &ask.attr.unwrap_or_default()).await?
         };
         self.fill(tx, session, ask, &mut row).await?;
         tx.put(&keys::Inode { inode }, &row);

@@ -130,6 +130,10 @@ impl Meta {
         let writer = transact!(self, Durability::Durable, async |tx: &mut Tx| {
             check_session(tx, ask.session, ask.epoch).await?;
             let writer = self.inner.counters.take(&*self.inner.engine, counter::WRITER, 1).await?;
+            // An operator may accept a rollback, which closes every number up to then, between these two lines.
+            if writers::state_of(tx, writer).await? == pb::WriterState::Closed {
+                return fail(Code::Overloaded, format!("writer {writer} was closed before it was opened; ask again"));
+            }
             tx.put(&keys::Writer { writer }, &rows::Writer { session: ask.session });
             tx.put(&keys::SessionWriter { session: ask.session, writer }, &rows::Unit {});
             Ok(writer)

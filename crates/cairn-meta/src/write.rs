@@ -64,7 +64,7 @@ pub(crate) fn pg_info(pg: u32, row: &rows::Pg, bytes: u64) -> pb::PgInfo {
 }
 
 /// Checks each piece against its group as it is *now* and notes who lacks it.
-async fn check_quorum(tx: &mut Tx, inode: u64, writer: u64, pieces: &[pb::Piece]) -> Op<()> {
+async fn check_quorum(tx: &mut Tx, (inode, replicas): (u64, u32), writer: u64, pieces: &[pb::Piece]) -> Op<()> {
     let mut groups: BTreeMap<u32, (rows::Pg, pb::PgInfo)> = BTreeMap::new();
     for piece in pieces {
         let (row, info) = match groups.entry(piece.pg) {
@@ -78,6 +78,13 @@ async fn check_quorum(tx: &mut Tx, inode: u64, writer: u64, pieces: &[pb::Piece]
             },
         };
         let group = Group::from_pb(info);
+        if info.replicas != replicas {
+            let message = format!(
+                "placement group {} of {} replicas for a file of {replicas}: its policy asks for others",
+                piece.pg, info.replicas
+            );
+            return fail(Code::Invalid, message);
+        }
         let counts = |store: &u32| members::ack_counts(row, *store, piece.pg_epoch);
         let acked: Vec<StoreId> = piece.acked.iter().copied().filter(counts).map(StoreId).collect();
         if !group.has_quorum(&acked) {
@@ -113,7 +120,7 @@ pub(crate) async fn write_pieces(
         return Ok(());
     }
     check_writer(tx, session, writer).await?;
-    check_quorum(tx, inode, writer, pieces).await?;
+    check_quorum(tx, (inode, row.replicas), writer, pieces).await?;
     let map = Map { inode, generation: row.generation };
     let mut loss = Loss::default();
     for piece in pieces {

@@ -80,7 +80,13 @@ impl Handler for MetaHandler {
         let _permit = self.requests.admit()?;
         let registers = matches!(
             request.kind,
-            Some(Kind::RegisterNode(_) | Kind::JoinDone(_) | Kind::StartTask(_) | Kind::CancelTask(_))
+            Some(
+                Kind::RegisterNode(_)
+                    | Kind::JoinDone(_)
+                    | Kind::StartTask(_)
+                    | Kind::CancelTask(_)
+                    | Kind::SetPolicy(_)
+            )
         );
         // A mutation that is dropped at its deadline may still happen: its slot tells whoever asks again.
         let result = match ctx.deadline {
