@@ -126,7 +126,7 @@ impl NodeSource {
             "cairn_node_purged_blocks_total",
             "Copies deleted because their group is complete without the store.",
             |family| family.count(&[], get(&progress.purged_blocks)),
-        );
+        )?;
         page.counter("cairn_node_deleted_blocks_total", "Blocks deleted on command of metadata.", |family| {
             family.count(&[], get(&progress.deleted_blocks))
         })?;
