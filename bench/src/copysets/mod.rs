@@ -65,7 +65,7 @@ fn ours(nodes: usize, replicas: usize, groups: usize, rng: &mut Rng) -> Vec<Vec<
     let mut stores: Vec<Candidate> = (0..nodes as u32).map(candidate).collect();
     let mut made: Vec<Vec<u32>> = Vec::new();
     while made.len() < groups {
-        let some = plan(&stores, replicas, (groups - made.len()).min(GROUPS_PER_TX), rng);
+        let some = plan(&stores, replicas, &made, (groups - made.len()).min(GROUPS_PER_TX), rng);
         for store in some.iter().flatten() {
             stores[*store as usize].load += 1;
         }

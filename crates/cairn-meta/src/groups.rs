@@ -177,11 +177,13 @@ impl Meta {
         }
         let target = OPEN_GROUPS_MIN.max(OPEN_GROUPS_PER_STORE * live.len());
         let mut rng = self.inner.rng.lock().fork();
-        let (wanted, loads) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+        let (wanted, loads, sets) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             let groups = tx.table::<keys::Pg>(GROUPS_MAX).await?;
             let open: Vec<_> =
                 groups.iter().map(|(_, row)| row).filter(|row| is_usable(row, replicas, &present)).collect();
-            Ok((target.saturating_sub(open.len()).min(GROUPS_PER_TX), loads(&open)))
+            let of_count = groups.iter().map(|(_, row)| row).filter(|row| row.replicas == replicas);
+            let sets: BTreeSet<Vec<u32>> = of_count.map(|row| members::counting(row).collect()).collect();
+            Ok((target.saturating_sub(open.len()).min(GROUPS_PER_TX), loads(&open), sets))
         })?;
         if wanted == 0 {
             return Ok(Made::Enough);
@@ -189,7 +191,8 @@ impl Meta {
         for candidate in &mut live {
             candidate.load = loads.get(&candidate.store).copied().unwrap_or(0);
         }
-        let plan = placement::plan(&live, replicas as usize, wanted, &mut rng);
+        let sets: Vec<Vec<u32>> = sets.into_iter().collect();
+        let plan = placement::plan(&live, replicas as usize, &sets, wanted, &mut rng);
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             for stores in &plan {
                 let pg = tx.next_number(counter::PG).await? as u32;

@@ -77,6 +77,9 @@ pub const GROUP_BYTES_MAX: u64 = 256 << 30;
 pub const OPEN_GROUPS_MIN: usize = 4;
 /// Open groups for each store.
 pub const OPEN_GROUPS_PER_STORE: usize = 2;
+/// Member sets that a store is in, before further groups take one of those: with three replicas it has twice as many
+/// others to be repaired from, and few sets whose loss together loses data.
+pub const SETS_PER_STORE: usize = 6;
 /// Groups there may be.
 pub const GROUPS_MAX: usize = 1 << 20;
 /// Groups made or changed by one transaction.

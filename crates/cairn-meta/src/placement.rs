@@ -3,7 +3,8 @@
 //! Groups are few (a small multiple of the stores) and every block goes to one of them: the sets of stores whose loss
 //! together loses data stay few too (Cidon et al., Copysets, USENIX ATC 2013).
 
-use std::collections::BTreeMap;
+use crate::limits::SETS_PER_STORE;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A store that may become a member, and where it stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,9 +36,14 @@ pub fn weight(free: u64, most: u64) -> u8 {
 impl Candidate {
     /// Its load after one more group, relative to its weight.
     fn fill(&self) -> usize {
+        (self.load + 1) * self.step()
+    }
+
+    /// What one group adds to it.
+    fn step(&self) -> usize {
         // Divisible by every weight.
         const UNIT: usize = 840;
-        (self.load + 1) * (UNIT / usize::from(self.weight.clamp(1, WEIGHT_MAX)))
+        UNIT / usize::from(self.weight.clamp(1, WEIGHT_MAX))
     }
 }
 
@@ -57,12 +63,76 @@ fn shared(candidate: &Candidate, chosen: &[&Candidate]) -> [usize; 3] {
     shared_domains(&candidate.domains, &others)
 }
 
+/// Sets of stores that are groups together, and in how many of them each store is.
+struct Sets {
+    all: BTreeSet<Vec<u32>>,
+    of: BTreeMap<u32, usize>,
+}
+
+impl Sets {
+    fn new(known: &[Vec<u32>]) -> Self {
+        let mut sets = Self { all: BTreeSet::new(), of: BTreeMap::new() };
+        known.iter().for_each(|set| sets.add(set));
+        sets
+    }
+
+    fn add(&mut self, members: &[u32]) {
+        let mut set = members.to_vec();
+        set.sort_unstable();
+        if !self.all.contains(&set) {
+            set.iter().for_each(|store| *self.of.entry(*store).or_default() += 1);
+            self.all.insert(set);
+        }
+    }
+
+    /// A set that will do as well as `fresh`, when the one who needs a group most is in enough of them: no less apart, and
+    /// none of its members more than a group fuller than the fullest of `fresh`.
+    fn instead_of<'c>(&self, fresh: &[&Candidate], pool: &'c [Candidate]) -> Option<Vec<&'c Candidate>> {
+        let first = fresh.first().filter(|first| self.of.get(&first.store).copied().unwrap_or(0) >= SETS_PER_STORE)?;
+        let fullest = fresh.iter().map(|candidate| candidate.fill()).max()?;
+        let members = |set: &Vec<u32>| -> Option<Vec<&'c Candidate>> {
+            let found = set.iter().map(|store| pool.iter().find(|candidate| candidate.store == *store));
+            found.collect::<Option<Vec<_>>>().filter(|members| members.len() == fresh.len())
+        };
+        let close = self.all.iter().filter(|set| set.contains(&first.store)).filter_map(members);
+        let as_good = close.filter(|members| {
+            crowd(members) <= crowd(fresh)
+                && members.iter().all(|candidate| candidate.fill() <= fullest + candidate.step())
+        });
+        as_good.min_by_key(|members| members.iter().map(|candidate| candidate.fill()).sum::<usize>())
+    }
+}
+
+/// How close the members of a set are to each other, in the wider domains first.
+fn crowd(members: &[&Candidate]) -> [usize; 4] {
+    let mut crowd = [0; 4];
+    for (at, one) in members.iter().enumerate() {
+        let others = &members[at + 1..];
+        crowd[3] += others.iter().filter(|other| other.node == one.node).count();
+        for (sum, count) in crowd.iter_mut().zip(shared(one, others)) {
+            *sum += count;
+        }
+    }
+    crowd
+}
+
 /// Plans `count` groups of `replicas` members each, on distinct nodes, spread over failure domains first and over stores
 /// by their room second. Fewer than `count` when there are fewer than `replicas` nodes (then none).
 ///
+/// `known` are the member sets that there are. A store that is in [`SETS_PER_STORE`] of them gets no new one where one of
+/// those will do, so that a cluster that fills up has many groups on few sets: which stores lose data when they are lost
+/// together is a matter of the sets.
+///
 /// Deterministic for one state of `rng`. Members are in the order they were chosen.
-pub fn plan(candidates: &[Candidate], replicas: usize, count: usize, rng: &mut fastrand::Rng) -> Vec<Vec<u32>> {
+pub fn plan(
+    candidates: &[Candidate],
+    replicas: usize,
+    known: &[Vec<u32>],
+    count: usize,
+    rng: &mut fastrand::Rng,
+) -> Vec<Vec<u32>> {
     let mut pool = candidates.to_vec();
+    let mut sets = Sets::new(known);
     let mut together: BTreeMap<(u32, u32), usize> = BTreeMap::new();
     let mut groups = Vec::new();
     for _ in 0..count {
@@ -81,6 +151,7 @@ pub fn plan(candidates: &[Candidate], replicas: usize, count: usize, rng: &mut f
             let Some(next) = next else { return groups };
             chosen.push(next);
         }
+        let chosen = sets.instead_of(&chosen, &pool).unwrap_or(chosen);
         let members: Vec<u32> = chosen.iter().map(|candidate| candidate.store).collect();
         for (index, one) in members.iter().enumerate() {
             for other in &members[index + 1..] {
@@ -90,6 +161,7 @@ pub fn plan(candidates: &[Candidate], replicas: usize, count: usize, rng: &mut f
         for candidate in &mut pool {
             candidate.load += usize::from(members.contains(&candidate.store));
         }
+        sets.add(&members);
         groups.push(members);
     }
     groups
@@ -115,15 +187,15 @@ mod tests {
     #[test]
     fn too_few_nodes_make_no_group() {
         let mut rng = fastrand::Rng::with_seed(1);
-        assert!(plan(&stores(&[(1, "", ""), (1, "", ""), (2, "", "")]), 3, 4, &mut rng).is_empty());
-        assert_eq!(plan(&stores(&[(1, "", ""), (2, "", ""), (3, "", "")]), 3, 4, &mut rng).len(), 4);
+        assert!(plan(&stores(&[(1, "", ""), (1, "", ""), (2, "", "")]), 3, &[], 4, &mut rng).is_empty());
+        assert_eq!(plan(&stores(&[(1, "", ""), (2, "", ""), (3, "", "")]), 3, &[], 4, &mut rng).len(), 4);
     }
 
     #[test]
     fn zones_come_before_racks() {
         let places = [(1, "a", "1"), (2, "a", "2"), (3, "b", "1"), (4, "b", "2"), (5, "c", "1"), (6, "c", "1")];
         let all = stores(&places);
-        for group in plan(&all, 3, 12, &mut fastrand::Rng::with_seed(2)) {
+        for group in plan(&all, 3, &[], 12, &mut fastrand::Rng::with_seed(2)) {
             let zones: BTreeSet<_> = group.iter().map(|s| &all[*s as usize - 1].domains[0]).collect();
             assert_eq!(zones.len(), 3, "{group:?}");
         }
@@ -133,9 +205,40 @@ mod tests {
     fn two_zones_for_three_replicas_take_two_racks_in_one() {
         let places = [(1, "a", "1"), (2, "a", "1"), (3, "a", "2"), (4, "b", "1"), (5, "b", "2"), (6, "b", "2")];
         let all = stores(&places);
-        for group in plan(&all, 3, 12, &mut fastrand::Rng::with_seed(3)) {
+        for group in plan(&all, 3, &[], 12, &mut fastrand::Rng::with_seed(3)) {
             let racks: BTreeSet<_> = group.iter().map(|s| &all[*s as usize - 1].domains[..2]).collect();
             assert_eq!(racks.len(), 3, "{group:?}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_fills_up_has_few_sets() {
+        for (nodes, groups) in [(9u32, 192), (30, 640)] {
+            let places: Vec<_> = (0..nodes).map(|node| (node, "", "")).collect();
+            let mut all = stores(&places);
+            let mut known: Vec<Vec<u32>> = Vec::new();
+            let mut rng = fastrand::Rng::with_seed(4);
+            // A few at a time, as groups are sealed.
+            while known.len() < groups {
+                for members in plan(&all, 3, &known, 4, &mut rng) {
+                    members.iter().for_each(|store| all[*store as usize - 1].load += 1);
+                    known.push(members);
+                }
+            }
+            let distinct: BTreeSet<Vec<u32>> = known
+                .iter()
+                .map(|set| {
+                    let mut set = set.clone();
+                    set.sort_unstable();
+                    set
+                })
+                .collect();
+            // Each store is in about SETS_PER_STORE of them, three stores share one.
+            let most = nodes as usize * SETS_PER_STORE / 3 * 3 / 2;
+            assert!(distinct.len() <= most, "{} sets of {nodes} nodes, {most} are enough", distinct.len());
+            let loads: Vec<usize> = all.iter().map(|candidate| candidate.load).collect();
+            let (low, high) = (loads.iter().min().copied(), loads.iter().max().copied());
+            assert!(high <= low.map(|low| low + 2), "{loads:?}");
         }
     }
 
@@ -159,8 +262,8 @@ mod tests {
                 }
             }
             let count = 2 * all.len();
-            let groups = plan(&all, replicas, count, &mut fastrand::Rng::with_seed(seed));
-            prop_assert_eq!(&groups, &plan(&all, replicas, count, &mut fastrand::Rng::with_seed(seed)));
+            let groups = plan(&all, replicas, &[], count, &mut fastrand::Rng::with_seed(seed));
+            prop_assert_eq!(&groups, &plan(&all, replicas, &[], count, &mut fastrand::Rng::with_seed(seed)));
             prop_assert_eq!(groups.len(), if nodes.len() >= replicas { count } else { 0 });
             let zones: BTreeSet<_> = nodes.iter().map(|node| node.0).collect();
             for group in &groups {
@@ -178,7 +281,7 @@ mod tests {
             let mut all = stores(&places);
             all[..4].iter_mut().for_each(|candidate| candidate.weight = WEIGHT_MAX / 2);
             let mut loads = [0usize; 8];
-            for store in plan(&all, 2, 60, &mut fastrand::Rng::with_seed(seed)).iter().flatten() {
+            for store in plan(&all, 2, &[], 60, &mut fastrand::Rng::with_seed(seed)).iter().flatten() {
                 loads[*store as usize - 1] += 1;
             }
             prop_assert!(loads[..4].iter().all(|load| load.abs_diff(10) <= 1), "{:?}", loads);
@@ -188,7 +291,7 @@ mod tests {
         #[test]
         fn equal_stores_get_equal_shares(nodes in 3usize..12, seed in any::<u64>()) {
             let places: Vec<_> = (0..nodes as u32).map(|node| (node, "", "")).collect();
-            let groups = plan(&stores(&places), 3, 2 * nodes, &mut fastrand::Rng::with_seed(seed));
+            let groups = plan(&stores(&places), 3, &[], 2 * nodes, &mut fastrand::Rng::with_seed(seed));
             let mut loads = vec![0usize; nodes];
             for store in groups.iter().flatten() {
                 loads[*store as usize - 1] += 1;
