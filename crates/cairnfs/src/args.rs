@@ -3,6 +3,7 @@
 
 mod admin;
 mod fsck;
+mod policy;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -10,6 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
 pub use fsck::Fsck;
+pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
 
 use crate::{
     settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds},
@@ -80,6 +82,7 @@ pub enum Command {
     Status(Status),
     Admin(Admin),
     Fsck(Fsck),
+    Policy(Policy),
     Stats(Stats),
     Explain(Explain),
     Completions(Completions),
@@ -106,6 +109,7 @@ impl Command {
             Self::Status(_) => "status",
             Self::Admin(_) => "admin",
             Self::Fsck(_) => "fsck",
+            Self::Policy(_) => "policy",
             Self::Stats(_) => "stats",
             Self::Explain(_) => "explain",
             Self::Completions(_) => "completions",

@@ -62,6 +62,16 @@ impl Failure {
         Self::at(subject, refusal(error))
     }
 
+    /// The policy of `path` could not be changed: what is wrong with the path as for files, a refusal in the server's words.
+    pub fn policy(path: &Path, error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Conflict | ErrorKind::InvalidInput | ErrorKind::Unsupported => {
+                Self::named(text::path(path), error)
+            }
+            _ => Self::client(path, error),
+        }
+    }
+
     /// Input or output on `path` failed: on the local disk, or in a stream of the client.
     pub fn io(path: &Path, error: &io::Error) -> Self {
         if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

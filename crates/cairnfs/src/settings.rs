@@ -74,6 +74,8 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
     }
 }
 
+/// Copies of every block that a directory's policy may ask for.
+pub type PolicyReplicas = Bounded<1, 5>;
 /// Entries of a ledger to show.
 pub type LedgerLimit = Bounded<1, 1_000_000>;
 
@@ -123,6 +125,32 @@ pub fn parse_store(text: &str) -> Result<Target, String> {
         Ok(number) if number > 0 => Ok(Target::Store(number)),
         _ => Err("a store is allowed, as store:7 or 7".to_owned()),
     }
+}
+
+/// Bytes in a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSize(pub u32);
+
+impl FromStr for BlockSize {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const STEP: u64 = 64 << 10;
+        const MAX: u64 = 64 << 20;
+        let size = text.parse::<ByteSize>()?.0;
+        match u32::try_from(size) {
+            Ok(len) if (STEP..=MAX).contains(&size) && size.is_multiple_of(STEP) => Ok(Self(len)),
+            _ => Err("a multiple of 64K from 64K to 64M is allowed".to_owned()),
+        }
+    }
+}
+
+/// When writes are acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityName {
+    /// Once on disk.
+    Durable,
+    /// Before they are on disk.
+    Relaxed,
 }
 
 /// Where the roles of `cairn up` show metrics and health checks.
@@ -365,6 +393,15 @@ mod tests {
         }
         assert_eq!((parse_store("7"), parse_store("store:7")), (Ok(Target::Store(7)), Ok(Target::Store(7))));
         assert!(parse_store("node:7").is_err() && parse_store("0").is_err());
+    }
+
+    #[test]
+    fn block_sizes() {
+        let size = |text: &str| text.parse::<BlockSize>().ok();
+        assert_eq!(size("64K"), Some(BlockSize(65_536)));
+        assert_eq!(size("64M"), Some(BlockSize(64 << 20)));
+        assert_eq!(size("4MiB"), Some(BlockSize(4 << 20)));
+        assert_eq!([size("0"), size("63K"), size("65K"), size("65M"), size("5G"), size("x")], [None; 6]);
     }
 
     #[test]

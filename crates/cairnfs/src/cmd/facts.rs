@@ -5,6 +5,7 @@ use std::path::Path;
 use cairn_client::{DfsClient, DirEntry, Metadata};
 use serde::Serialize;
 
+use super::policy::durability;
 use crate::{failure::Failure, output::JsonPath, text};
 
 /// A file in JSON.
@@ -23,6 +24,7 @@ pub(super) struct FileJson {
     version: u64,
     replicas: u64,
     block_len: u64,
+    durability: &'static str,
     atime: String,
     mtime: String,
     mtime_ns: i64,
@@ -45,6 +47,7 @@ impl FileJson {
             version: metadata.version,
             replicas: u64::from(metadata.replicas),
             block_len: u64::from(metadata.block_len),
+            durability: durability(metadata),
             atime: text::rfc3339(metadata.atime_ns),
             mtime: text::rfc3339(metadata.mtime_ns),
             mtime_ns: metadata.mtime_ns,

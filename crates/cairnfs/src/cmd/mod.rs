@@ -9,6 +9,7 @@ mod fsck;
 mod live;
 mod ls;
 mod names;
+mod policy;
 mod remove;
 mod stat;
 mod stats;
@@ -23,6 +24,7 @@ pub use self::{
     fsck::run as fsck,
     ls::run as ls,
     names::{mkdir, mv, rm},
+    policy::run as policy,
     stat::run as stat,
     stats::run as stats,
     status::run as status,

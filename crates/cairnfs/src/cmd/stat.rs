@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cairn_client::Metadata;
 
-use super::{Complaints, facts::FileJson};
+use super::{Complaints, facts::FileJson, policy::durability};
 use crate::{
     args,
     context::{Context, remote_path},
@@ -50,9 +50,10 @@ fn write(path: &Path, metadata: &Metadata, out: &mut Out) -> Result<(), Failure>
     out.line(format_args!("   Owner: {uid}:{gid}"))?;
     out.line(format_args!("   Inode: {inode}, version {version}, {}", text::count(u64::from(*nlink), "link")))?;
     out.line(format_args!(
-        "  Stored: {}, blocks of {}",
+        "  Stored: {}, blocks of {}, {}",
         text::count(u64::from(metadata.replicas), "replica"),
-        text::human(u64::from(metadata.block_len))
+        text::human(u64::from(metadata.block_len)),
+        durability(metadata)
     ))?;
     out.line(format_args!("Accessed: {}", text::rfc3339(metadata.atime_ns)))?;
     out.line(format_args!("Modified: {}", text::rfc3339(metadata.mtime_ns)))?;

@@ -1,14 +1,18 @@
 //! The command line, as a user at a shell sees it.
 
+mod checking;
 mod copying;
 mod faults;
 mod garbage;
 mod inspecting;
 mod looking;
+mod mending;
 mod observing;
 mod operating;
+mod policies;
 mod settings;
 mod support;
 mod tree;
+mod wire;
 
 pub use support::{CONSOLE_STEP, Cluster, http_get};

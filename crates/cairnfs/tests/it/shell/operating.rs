@@ -77,6 +77,7 @@ fn a_node_is_drained_and_added_again() {
     let status = cluster.status();
     let store = store_of(&status, 4);
     assert_eq!((&store["draining"], store["groups"].as_u64()), (&true.into(), Some(0)), "{status}");
+    assert!(cluster.run(["fsck", "-q"]).quiet().contains("healthy: 0 defects"));
     // With three nodes and three replicas, no other can go.
     cluster.run(["admin", "drain", "node:3"]).fails(1, &["cairn admin: ", "3"]);
     send(cluster.pid("node-4"), Signal::KILL);
