@@ -10,7 +10,7 @@ use crate::rows;
 use crate::tx::Tx;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::pb::{self, Verdict};
-use cairn_proto::placement::counts_for_commit;
+use cairn_proto::placement::{MemberState, counts_for_commit};
 use cairn_proto::status::{Code, Status};
 use std::ops::Range;
 
@@ -52,22 +52,32 @@ async fn add_rows(tx: &mut Tx, store: u32, run: &Asked, live: Range<u32>) -> Op<
     Ok(())
 }
 
+/// The members that get rows when `store` is found to lack something: itself, if it counts, and everybody who joins at
+/// that moment. A joining member copies from the very store that lacks it, and would be complete without it.
+fn told_of(group: &rows::Pg, store: u32) -> Vec<u32> {
+    let counts = |member: &&rows::Member| member.store == store && counts_for_commit(member.state);
+    if !group.members.iter().any(|member| counts(&member)) {
+        return Vec::new();
+    }
+    let told = |member: &&rows::Member| member.store == store || member.state == MemberState::Joining;
+    group.members.iter().filter(told).map(|member| member.store).collect()
+}
+
 impl Meta {
     pub(crate) async fn report_lacking(&self, ask: &pb::ReportLacking) -> Result<Reply, Status> {
         let (asked, blocks) = asked(&ask.runs).map_err(|why| Status::new(Code::Invalid, why))?;
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             let verdicts = judge(tx, &asked, blocks).await?;
             for run in &asked {
-                let group = tx.get(&keys::Pg { pg: run.pg }).await?;
-                let counts = |member: &rows::Member| member.store == ask.store && counts_for_commit(member.state);
-                if !group.is_some_and(|group| group.members.iter().any(counts)) {
-                    continue;
-                }
+                let Some(group) = tx.get(&keys::Pg { pg: run.pg }).await? else { continue };
+                let lacking = told_of(&group, ask.store);
                 let mut seq = run.seq;
                 for of_one_kind in verdicts[run.blocks()].chunk_by(|a, b| a == b) {
                     let next = seq + of_one_kind.len() as u32;
                     if of_one_kind[0] == Verdict::Live {
-                        add_rows(tx, ask.store, run, seq..next).await?;
+                        for store in &lacking {
+                            add_rows(tx, *store, run, seq..next).await?;
+                        }
                     }
                     seq = next;
                 }
