@@ -59,6 +59,14 @@ pub enum StartError {
         /// Why.
         source: FenceError,
     },
+    /// The ledger of defects cannot be read.
+    #[error("no ledger in {path}")]
+    Ledger {
+        /// The node's directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A store cannot be opened.
     #[error(transparent)]
     Store(PlaceError),

@@ -9,6 +9,7 @@
 //! neither each other nor a socket. It must never use the client library.
 
 mod backoff;
+mod clock;
 mod console;
 mod entropy;
 mod error;

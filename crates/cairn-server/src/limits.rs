@@ -94,6 +94,59 @@ pub const REVIVE_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration
 pub const REVIVE_PERIOD: Duration = Duration::from_secs(1);
 /// A store that was well for this long is opened again soon when it fails the next time.
 pub const REVIVE_FORGET: Duration = Duration::from_secs(600);
+/// Entries of the ledger that are remembered; open ones are in any case.
+pub const LEDGER_ENTRIES_MAX: usize = 16 * 1024;
+/// Entries of the ledger told at once.
+pub const LEDGER_PAGE_MAX: usize = 1024;
+/// The journal of the ledger begins anew after so many bytes; one former file is kept.
+pub const LEDGER_FILE_MAX: u64 = 4 << 20;
+/// Blocks of the index listed for scrub at once, unless a single segment has more.
+pub const SCRUB_STRETCH: u64 = 64 * 1024;
+/// Blocks, and bytes, read back in one go; a larger block is read alone.
+pub const SCRUB_BATCH_BLOCKS: usize = 64;
+/// See [`SCRUB_BATCH_BLOCKS`].
+pub const SCRUB_BATCH_BYTES: u64 = 4 << 20;
+/// Time in which everything is read back once, where no option says otherwise.
+pub const SCRUB_PERIOD: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Slowest pace of scrub, in bytes a second.
+pub const SCRUB_RATE_MIN: f64 = 64.0 * 1024.0;
+/// Scrub looks again after this time whether the store is disturbed, or a pass is due.
+pub const SCRUB_YIELD: Duration = Duration::from_millis(100);
+/// Longest sleep of scrub at once.
+pub const SCRUB_NAP: Duration = Duration::from_secs(10);
+/// How often the position of scrub is written down.
+pub const SCRUB_SAVE: Duration = Duration::from_secs(10);
+/// So many blocks in a row that cannot be read are a failing disk rather than bad blocks: scrub rests.
+pub const SCRUB_UNREADABLE_MAX: u32 = 16;
+/// How long it rests then.
+pub const SCRUB_REST: Duration = Duration::from_secs(60);
+/// Foreground requests are disturbed when they take so many times as long as they do when left alone, and more than the
+/// slack.
+pub const CALM_FACTOR: f64 = 1.5;
+/// See [`CALM_FACTOR`].
+pub const CALM_SLACK: Duration = Duration::from_millis(2);
+/// What a foreground request told, or background work did, counts for this long.
+pub const CALM_MEMORY: Duration = Duration::from_secs(1);
+/// A disk that owes an answer for so long is disturbed.
+pub const CALM_STALL: Duration = Duration::from_millis(250);
+/// Rate of copies to a store at first, in bytes a second.
+pub const REPAIR_RATE_FIRST: f64 = 64.0 * 1024.0 * 1024.0;
+/// What it is lowered to at most: repair never stands still.
+pub const REPAIR_RATE_MIN: f64 = 1024.0 * 1024.0;
+/// What it grows by in each step.
+pub const REPAIR_RATE_STEP: f64 = 4.0 * 1024.0 * 1024.0;
+/// Time between two changes of the rate.
+pub const REPAIR_STEP: Duration = Duration::from_millis(100);
+/// Longest sleep of a copy before it looks at its turn again.
+pub const REPAIR_NAP: Duration = Duration::from_secs(1);
+/// How often each group is compared with another member, where no option says otherwise.
+pub const COMPARE_PERIOD: Duration = Duration::from_secs(3600);
+/// How often a node looks whether a comparison is due.
+pub const COMPARE_LOOK: Duration = Duration::from_secs(1);
+/// Differing blocks of one group that are looked into in one comparison; further ones wait for the next.
+pub const COMPARE_BLOCKS_MAX: usize = 64 * 1024;
+/// Share of a store that a purge may delete at one look, in percent, unless the store is drained.
+pub const PURGE_MASS_PERCENT: u64 = 50;
 /// Blocks copied from peers at once, by all duties of a node together.
 pub const COPIES_IN_FLIGHT_MAX: usize = 8;
 /// Time one block may take to come from a peer.
@@ -134,10 +187,6 @@ pub const SWEEP_MASS_PERCENT: u8 = 10;
 pub const SWEEP_MASS_MIN: u64 = 1024;
 /// Time one judgement of blocks may take: metadata walks the maps of their files.
 pub const JUDGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Blocks of a group that a store has left looked at, and deleted, at once.
-pub const PURGE_PAGE: usize = 512;
-/// Pause after each such page.
-pub const PURGE_PAGE_PAUSE: Duration = Duration::from_millis(50);
 /// How often a cluster that is starting is asked whether it is ready.
 pub const READY_POLL: Duration = Duration::from_millis(10);
 /// How long a graceful stop waits for work in flight.

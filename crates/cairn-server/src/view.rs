@@ -38,6 +38,8 @@ pub(crate) struct ClusterView {
     homes: HashMap<StoreId, NodeId>,
     /// Stores that take no writes.
     troubled: HashSet<StoreId>,
+    /// Stores that an operator drains.
+    draining: HashSet<StoreId>,
     groups: BTreeMap<PgId, Group>,
 }
 
@@ -50,6 +52,9 @@ impl ClusterView {
             self.nodes.insert(node, Peer { node, addr: info.addr.clone(), state: info.state() });
             for store in &info.stores {
                 self.homes.insert(StoreId(store.id), node);
+                if store.draining {
+                    self.draining.insert(StoreId(store.id));
+                }
                 if !store.trouble.is_empty() {
                     self.troubled.insert(StoreId(store.id));
                 }
@@ -155,6 +160,23 @@ impl ClusterView {
     /// True when the map names the store as a member of the group, in whatever state.
     pub(crate) fn is_member(&self, pg: PgId, own: StoreId) -> bool {
         self.group(pg).is_some_and(|group| group.members.iter().any(|member| member.store == own))
+    }
+
+    /// True when an operator drains the store.
+    pub(crate) fn is_draining(&self, store: StoreId) -> bool {
+        self.draining.contains(&store)
+    }
+
+    /// Nodes that are up.
+    pub(crate) fn nodes_up(&self) -> HashSet<NodeId> {
+        self.nodes.values().filter(|peer| peer.state == NodeState::Up).map(|peer| peer.node).collect()
+    }
+
+    /// Full members of a group whose node is up.
+    pub(crate) fn full_and_up(&self, pg: PgId) -> usize {
+        let up = |store: StoreId| self.home(store).is_some_and(|peer| peer.state == NodeState::Up);
+        let counts = |member: &&GroupMember| member.state == MemberState::Full && up(member.store);
+        self.group(pg).map_or(0, |group| group.members.iter().filter(counts).count())
     }
 
     /// Groups in which the store is a full member.

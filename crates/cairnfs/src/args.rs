@@ -30,7 +30,8 @@ Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0
 Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
 ~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
 replicas, listen, base_port, console, processes, suspect_after, out_after; [meta_server] data, listen, console,
-replicas, suspect_after, out_after; [node] data, stores, listen, advertise, console, zone, rack, host, capacity.
+replicas, suspect_after, out_after; [node] data, stores, listen, advertise, console, zone, rack, host, capacity,
+scrub_period, compare_period, repair_rate.
 
 Try it:  cairn up &   cairn put -r /usr/share/doc /doc   cairn ls -l /doc   cairn status"
 )]
@@ -234,6 +235,15 @@ pub struct NodeRole {
     /// Use at most this many bytes, as 500G [default: the disk]
     #[arg(long, value_name = "BYTES", env = "CAIRN_NODE_CAPACITY", hide_env_values = true)]
     pub capacity: Option<ByteSize>,
+    /// Read everything back once in this time to find what has rotted, as 336h [default: 336h, two weeks]
+    #[arg(long, value_name = "TIME", env = "CAIRN_NODE_SCRUB_PERIOD", hide_env_values = true)]
+    pub scrub_period: Option<Span>,
+    /// Compare each group with another member once in this time, as 1h [default: 1h]
+    #[arg(long, value_name = "TIME", env = "CAIRN_NODE_COMPARE_PERIOD", hide_env_values = true)]
+    pub compare_period: Option<Span>,
+    /// Copy at most this many bytes a second to and from each store, as 100M [default: what users leave]
+    #[arg(long, value_name = "BYTES", env = "CAIRN_NODE_REPAIR_RATE", hide_env_values = true)]
+    pub repair_rate: Option<ByteSize>,
     /// Stop deleting old blocks without a file when more than this share of the store would go [default: 10]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub sweep_mass_percent: Option<u8>,

@@ -132,6 +132,13 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     config.host = place(args.host, &file.host);
     config.console = console(args.console, file.console.as_ref())?;
     config.store.capacity_bytes = args.capacity.or(file.capacity).map(|size| size.0);
+    if let Some(period) = args.scrub_period.or(file.scrub_period) {
+        config.scrub_period = period.get();
+    }
+    if let Some(period) = args.compare_period.or(file.compare_period) {
+        config.compare_every = period.get();
+    }
+    config.repair_rate = args.repair_rate.or(file.repair_rate).map(|rate| rate.0);
     config.sweep_mass_percent = args.sweep_mass_percent.unwrap_or(config.sweep_mass_percent);
     let mut signals = Signals::catch()?;
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;

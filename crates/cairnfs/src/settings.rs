@@ -316,6 +316,9 @@ pub struct NodeSettings {
     pub rack: Option<String>,
     pub host: Option<String>,
     pub capacity: Option<ByteSize>,
+    pub scrub_period: Option<Span>,
+    pub compare_period: Option<Span>,
+    pub repair_rate: Option<ByteSize>,
 }
 
 /// Where a settings file is looked for when none is named, in this order; the first that exists is taken.

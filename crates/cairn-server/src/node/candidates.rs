@@ -99,6 +99,11 @@ impl Candidates {
         self.backlog = Some(last).filter(|_| found.len() >= room);
     }
 
+    /// Whoever is known, in order.
+    pub(crate) fn writers(&self) -> Vec<WriterId> {
+        self.writers.keys().copied().collect()
+    }
+
     /// Who is due.
     pub(crate) fn look(&self, now: Instant) -> Look {
         let due = self.writers.iter().filter(|(_, candidate)| candidate.due <= now);

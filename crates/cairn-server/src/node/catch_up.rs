@@ -137,6 +137,15 @@ async fn catch_up_batch(
     batch: Batch,
     progress: &mut Progress,
 ) -> Result<(), CallError> {
+    // Copies of an earlier membership that are found here must not be purged after they were counted on: neither before
+    // our map says that the store is a member again, nor while it is looked.
+    let _group = slot.groups.bring(batch.pg).await;
+    let store = slot.id().unwrap_or_default();
+    if !node.view.load().is_member(batch.pg, store) {
+        progress.left += batch.rows.len();
+        node.wakes.map.notify_one();
+        return Ok(());
+    }
     let blocks: Vec<BlockId> = batch.rows.iter().flat_map(|(_, blocks)| blocks).copied().collect();
     let held = node.hold(slot, batch.pg, &blocks).await;
     progress.copied += held.copied;

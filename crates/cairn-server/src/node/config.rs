@@ -1,7 +1,7 @@
 //! Settings of a storage node.
 
 use crate::console::ConsolePlace;
-use crate::limits::{SWEEP_MASS_PERCENT, SWEEP_PERIOD};
+use crate::limits::{COMPARE_PERIOD, SCRUB_PERIOD, SWEEP_MASS_PERCENT, SWEEP_PERIOD};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +42,12 @@ pub struct NodeServerConfig {
     pub store: StoreConfig,
     /// How often the node looks for blocks without a file.
     pub sweep_every: Duration,
+    /// Time in which everything that a store holds is read back once.
+    pub scrub_period: Duration,
+    /// How often each group is compared with another member.
+    pub compare_every: Duration,
+    /// Most bytes a second that copies to and from one store may take; `None` = as many as foreground requests leave.
+    pub repair_rate: Option<u64>,
     /// Share of what a store holds when it is opened that a sweep may delete, in percent; 100 = all of it. When more
     /// would go, none goes, and the store's alarm says so.
     pub sweep_mass_percent: u8,
@@ -64,6 +70,9 @@ impl NodeServerConfig {
             host: String::new(),
             store: StoreConfig::default(),
             sweep_every: SWEEP_PERIOD,
+            scrub_period: SCRUB_PERIOD,
+            compare_every: COMPARE_PERIOD,
+            repair_rate: None,
             sweep_mass_percent: SWEEP_MASS_PERCENT,
             console: ConsolePlace::default(),
         }

@@ -151,6 +151,8 @@ impl Node {
         key: BlockKey,
         durability: Durability,
     ) -> Result<u64, CopyError> {
+        // The turn comes first: a store that has to wait holds up no copy to another.
+        slot.repair_turn().await;
         let _permit = self.copies.acquire().await.expect("this semaphore is never closed");
         if self.is_deleted(key) {
             return Err(CopyError::Nowhere { pg, key });
@@ -209,6 +211,7 @@ impl Node {
         durability: Durability,
     ) -> Result<u64, CopyError> {
         let len = fetched.content.len();
+        slot.spend(len as u64);
         let put = Put {
             key,
             pg,

@@ -1,9 +1,12 @@
 //! What a storage node answers: one method per op, each checks its arguments, asks one store, says how it ended.
 
+use super::calm::Wait;
 use super::fence::{AdmitError, Authority};
+use super::ledger::Finder;
+use super::scrub;
 use super::slot::StoreSlot;
 use super::state::Node;
-use crate::limits::{DIGEST_PARTS_MAX, PART_LEN};
+use crate::limits::{DIGEST_PARTS_MAX, LEDGER_PAGE_MAX, PART_LEN};
 use crate::node::status;
 use crate::tasks::blocking;
 use crate::view::{Admission, admit_put, group_to_pb};
@@ -61,6 +64,15 @@ impl Handler for NodeHandler {
                 let work = on_disk(&ctx.work, self.inventory_digest(ask));
                 in_time(ctx.deadline, work).await.map(bare(response::Kind::InventoryDigest))
             }
+            Some(Kind::ListLedger(list)) => {
+                let limit = match list.limit as usize {
+                    0 => LEDGER_PAGE_MAX,
+                    limit => limit.min(LEDGER_PAGE_MAX),
+                };
+                let (entries, open) = self.node.ledger.list(list.before, limit);
+                Ok((response::Kind::ListLedger(pb::ListLedgerReply { entries, open }), Body::empty()))
+            }
+            Some(Kind::Scrub(ask)) => in_time(ctx.deadline, self.scrub(ask)).await.map(bare(response::Kind::Scrub)),
             Some(Kind::ReportCorrupt(report)) => {
                 let work = on_disk(&ctx.work, self.report_corrupt(report));
                 in_time(ctx.deadline, work).await.map(bare(response::Kind::Empty))
@@ -105,8 +117,13 @@ impl NodeHandler {
         let crcs = unpack(&put.crcs)
             .ok_or_else(|| Status::new(Code::Invalid, "the checksum vector is not made of 4-byte words"))?;
         let pg_epoch = PgEpoch(put.pg_epoch);
+        slot.note_epoch(pg, pg_epoch);
         let put = Put { key, pg, pg_epoch, parts, crcs, file_offset_hint: put.file_offset_hint, durability };
+        let begun = cairn_net::now();
         let ack = slot.put(put, &ctx.work).await.map_err(|error| status::of_put(&error, slot.retry_after()))?;
+        if durability == Durability::Durable {
+            slot.waited(Wait::Put, begun);
+        }
         self.node.touch(key);
         Ok(pb::PutBlockReply { incarnation: ack.incarnation.0, existed: ack.existed })
     }
@@ -130,6 +147,15 @@ impl NodeHandler {
         let slot = self.node.store(get.store)?;
         let _permit = self.node.gates.reads.admit()?;
         let key = BlockKey { block: block_id(get.block.as_ref())?, shard: shard(get.shard)? };
+        let copies = ctx.peer.role == pb::Role::Node;
+        if copies {
+            // Another member copies: it waits for its turn as copies to this store do.
+            in_time(ctx.deadline, async {
+                slot.repair_turn().await;
+                Ok(())
+            })
+            .await?;
+        }
         let block = match on_disk(&ctx.work, self.read_header(slot, key, ctx.deadline)).await? {
             Ok(block) => block,
             Err(error) => return Err(self.failed_read(&error, PgId(get.pg))),
@@ -144,6 +170,9 @@ impl NodeHandler {
         let crcs =
             wanted_crcs(&block, range).ok_or_else(|| Status::new(Code::Internal, "checksum vector too short"))?;
         let reply = pb::GetBlockReply { block_len: block.len(), first_chunk: range.first, crcs: pack(crcs).into() };
+        if copies {
+            slot.spend(u64::from(range.len));
+        }
         let body = match block.os_file() {
             Some(file) => Body::from_parts(file_parts(key, &file, block.payload_offset(), crcs, range)),
             None => on_disk(&ctx.work, read_parts(key, block, range)).await?,
@@ -162,11 +191,14 @@ impl NodeHandler {
         let read = if self.node.is_warm(key) {
             slot.read(key)
         } else {
+            let begun = cairn_net::now();
             let permit = in_time(deadline, async {
                 let permit = self.node.gates.cold_reads.clone().acquire_owned().await;
                 Ok(permit.expect("this semaphore is never closed"))
             });
-            slot.read_cold(key, permit.await?).await
+            let read = slot.read_cold(key, permit.await?).await;
+            slot.waited(Wait::Read, begun);
+            read
         };
         // Only now: while its first reader waits for a disk, a second one has to wait where that harms nobody, too.
         self.node.touch(key);
@@ -188,10 +220,12 @@ impl NodeHandler {
         let _permit = self.node.gates.writes.admit()?;
         bounded(sync.blocks.len())?;
         let keys = sync.blocks.iter().map(|block| block_id(Some(block)).map(BlockKey::replica));
+        let begun = cairn_net::now();
         let ack = slot
             .sync(keys.collect::<Result<_, _>>()?)
             .await
             .map_err(|error| status::of_sync(&error, slot.retry_after()))?;
+        slot.waited(Wait::Sync, begun);
         let missing = ack.missing.iter().map(|key| block_to_pb(key.block)).collect();
         Ok(pb::SyncBlocksReply { incarnation: ack.incarnation.0, missing })
     }
@@ -242,6 +276,21 @@ impl NodeHandler {
         Ok(pb::ListBlocksReply { runs: fold_runs(page.iter().map(|info| info.key.block)), next_after })
     }
 
+    async fn scrub(&self, ask: pb::ScrubStores) -> Result<pb::ScrubStoresReply, Status> {
+        let slots: Vec<&Arc<StoreSlot>> = match ask.store {
+            0 => self.node.stores.iter().filter(|slot| slot.id().is_some()).collect(),
+            store => vec![self.node.store(store)?],
+        };
+        let mut stores = Vec::with_capacity(slots.len());
+        for slot in slots {
+            if ask.start && slot.is_open() {
+                scrub::begin(slot, true).await.map_err(|closed| status::of_closed(&closed))?;
+            }
+            stores.push(slot.scrub.to_pb(slot.id().unwrap_or_default()));
+        }
+        Ok(pb::ScrubStoresReply { stores })
+    }
+
     async fn inventory_digest(&self, ask: pb::InventoryDigest) -> Result<pb::InventoryDigestReply, Status> {
         let slot = self.node.store(ask.store)?;
         let _permit = self.node.gates.reads.admit()?;
@@ -277,7 +326,7 @@ impl NodeHandler {
             Err(ReadError::NotFound { .. }) => {
                 let pg = self.node.misses.lock().get(&key);
                 if let (Some(pg), Some(store)) = (pg, slot.id()) {
-                    self.node.note_missing(store, key, pg);
+                    self.node.note_missing(store, key, pg, Finder::Read);
                 }
             }
             Err(ReadError::Quarantined { .. } | ReadError::Corrupt { .. }) => self.node.wakes.heal.notify_one(),

@@ -62,7 +62,7 @@ async fn register_until_done(node: &Node) -> Duration {
                 tracing::info!(node = %node.id(), addr = node.addr, "registered with metadata");
                 node.progress.beat(cairn_net::now());
                 node.membership.send_replace(Membership::Registered { node: node.id() });
-                node.defects.lock().retell(node.id());
+                node.ledger.retell(node.id());
                 node.wakes.map.notify_one();
                 node.wakes.catch_up.notify_one();
                 node.wakes.heal.notify_one();
@@ -218,7 +218,7 @@ async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
         node.stores.iter().filter(|slot| slot.id().is_some()).map(|slot| node.beat(slot)).collect();
     let mut told = Vec::new();
     for beat in &mut stores {
-        beat.defects = node.defects.lock().take(StoreId(beat.id));
+        beat.defects = node.ledger.take(StoreId(beat.id));
         told.extend(beat.defects.iter().cloned());
     }
     let boot_id = Bytes::copy_from_slice(&node.boot.0);
@@ -226,14 +226,14 @@ async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
     match node.meta.call(Kind::Heartbeat(ask)).await {
         Ok(response::Kind::Heartbeat(reply)) if !reply.register_again => Ok(reply),
         Ok(other) => {
-            node.defects.lock().put_back(told);
+            node.ledger.put_back(told);
             match other {
                 response::Kind::Heartbeat(reply) => Ok(reply),
                 _ => Err(CallError::Confused { addr: "metadata".to_owned() }),
             }
         }
         Err(error) => {
-            node.defects.lock().put_back(told);
+            node.ledger.put_back(told);
             Err(error)
         }
     }

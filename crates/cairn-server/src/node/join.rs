@@ -27,7 +27,10 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
 
 /// Tries every membership that is not complete once; how many are left.
 async fn pass(node: &Node) -> usize {
-    let joins = node.view.load().joins(&node.store_ids());
+    let view = node.view.load_full();
+    let mut joins = view.joins(&node.store_ids());
+    // Groups of which the fewest copies are left come first.
+    joins.sort_by_key(|join| view.full_and_up(join.pg));
     let mut left = joins.len();
     let joined: BTreeSet<(StoreId, PgId)> = joins.iter().map(|join| (join.store, join.pg)).collect();
     node.progress.keep_joins(|store, pg| joined.contains(&(store, pg)));
@@ -60,12 +63,12 @@ fn expected_bytes(seen: Seen, total: u64) -> u64 {
 }
 
 async fn complete(node: &Node, slot: &Arc<StoreSlot>, join: Join) -> Result<(), String> {
+    // Copies of an earlier membership that are found here must not be purged after they were counted on.
+    let _group = slot.groups.bring(join.pg).await;
     let view = node.view.load_full();
     if view.epoch(join.pg) != join.epoch {
         return Err("the group has moved on".to_owned());
     }
-    // A purge that did not know of this membership yet is over when this is had, and later ones know of it.
-    drop(slot.membership.lock().await);
     let required = view.required_inventories(join.pg, join.store);
     let sources = view.join_sources(join.pg, join.store);
     if let Some(lost) = required.iter().find(|store| !sources.iter().any(|source| source.store == **store)) {

@@ -22,6 +22,8 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                 node.wakes.audit.notify_one();
                 node.wakes.catch_up.notify_one();
                 node.wakes.heal.notify_one();
+                node.wakes.compare.notify_one();
+                node.wakes.purge.notify_one();
             }
             Ok(false) => pace.idle(),
             Err(error) => {

@@ -6,11 +6,12 @@
 //! `sweep.rs`, which deletes those without a file, `purge.rs`, which deletes those of groups that were left, and `revive.rs`, which opens stores again that failed.
 
 mod audit;
+mod calm;
 mod candidates;
 mod catch_up;
+mod compare;
 mod config;
 mod copy;
-mod defects;
 mod disk;
 mod duty;
 mod fence;
@@ -20,12 +21,14 @@ mod heartbeat;
 mod identity;
 mod inventory;
 mod join;
+mod ledger;
 mod map;
 mod place;
 mod progress;
 mod purge;
 mod recent;
 mod revive;
+mod scrub;
 mod slot;
 mod state;
 mod status;
@@ -54,12 +57,15 @@ use cairn_net::{Identity, LinkConfig, Net, ServerConfig, serve};
 use cairn_proto::pb::Role;
 use cairn_proto::{BootId, ClusterId, NodeId, StoreId};
 use cairn_store::RealDisk;
+use calm::Throttle;
 use fence::Fence;
 use handler::NodeHandler;
 use identity::NodeIdentity;
+use ledger::Ledger;
 use parking_lot::Mutex;
 use place::StorePlace;
 use progress::Progress;
+use scrub::{Positions, Scrub};
 use slot::StoreSlot;
 use state::{Home, Node, Wakes};
 use std::collections::BTreeSet;
@@ -94,7 +100,7 @@ impl NodeServer {
             let config = config.clone();
             move || open(&config)
         });
-        let Opened { home, stores } = opened.await?;
+        let opened = opened.await?;
         let bound = net.bind(&listen.to_string()).await;
         let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
         let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
@@ -104,7 +110,7 @@ impl NodeServer {
         let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
 
         let advertise = advertise.unwrap_or_else(|| addr.to_string());
-        let node = Arc::new(build(&config, dialer.clone(), advertise, home, stores));
+        let node = Arc::new(build(&config, dialer.clone(), advertise, opened));
         let known = node.home.identity.lock().registration.clone();
         if let Some(granted) = known {
             // Read from our own file, in which every store has one number.
@@ -132,12 +138,16 @@ impl NodeServer {
         tasks.spawn_duty(map::run(node.clone(), stop.clone()));
         tasks.spawn_duty(catch_up::run(node.clone(), stop.clone()));
         tasks.spawn_duty(heal::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(compare::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(ledger::run(node.clone(), stop.clone()));
         tasks.spawn_duty(join::run(node.clone(), stop.clone()));
         tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
         tasks.spawn_duty(audit::run(node.clone(), stop.clone()));
         tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
         for index in 0..node.stores.len() {
             tasks.spawn_duty(revive::run(node.clone(), index, stop.clone()));
+            tasks.spawn_duty(scrub::run(node.clone(), index, stop.clone()));
         }
         tracing::info!(%addr, console = ?console_addr, stores = node.stores.len(), "storage node listens");
         Ok(Self { node, addr, console: console_addr, tasks })
@@ -173,6 +183,11 @@ impl NodeServer {
         self.node.stores.iter().map(|slot| (slot.id().unwrap_or_default(), slot.sweep.totals())).collect()
     }
 
+    /// How often a group was compared with another member in this life of the process.
+    pub fn compared_groups(&self) -> u64 {
+        self.node.progress.compared_groups.load(Ordering::Relaxed)
+    }
+
     /// Stops in order: peers are told to go away, requests in hand are finished (for at most [`STOP_GRACE`]), everything
     /// accepted is made durable, the stores are closed and the directories released.
     pub async fn stop(self) {
@@ -181,14 +196,21 @@ impl NodeServer {
         tasks.stop(STOP_GRACE).await;
         node.meta.close();
         node.peers.close();
-        let stores = node.stores.clone();
-        blocking(move || stores.iter().for_each(|slot| slot.close())).await;
+        let closing = node.clone();
+        blocking(move || {
+            if let Err(error) = closing.ledger.flush(&closing.home.disk) {
+                tracing::warn!(%error, "the ledger is not written down");
+            }
+            closing.stores.iter().for_each(|slot| slot.close());
+        })
+        .await;
         tracing::info!(node = %node.id(), "storage node stopped");
     }
 }
 
 struct Opened {
     home: Home,
+    ledger: Arc<Ledger>,
     stores: Vec<Arc<StoreSlot>>,
 }
 
@@ -201,11 +223,13 @@ fn open(config: &NodeServerConfig) -> Result<Opened, StartError> {
     let mut identity = NodeIdentity::load_or_create(&disk, entropy::unique())
         .map_err(|source| StartError::Identity { path: path(), source })?;
     let fence = Fence::load(&disk).map_err(|source| StartError::Fence { path: path(), source })?;
+    let ledger = Ledger::load(&disk).map_err(|source| StartError::Ledger { path: path(), source })?;
+    let scrubs = Positions::load(&disk).map_err(|source| StartError::Ledger { path: path(), source })?;
     let stores = open_stores(config, &identity)?;
     let found =
         stores.iter().filter(|slot| slot.is_open()).filter_map(|slot| Some((slot.place().name(), slot.uuid()?)));
     identity.found(&disk, found).map_err(|source| StartError::Identity { path: path(), source })?;
-    Ok(Opened { home: Home { disk, identity: Mutex::new(identity), fence }, stores })
+    Ok(Opened { home: Home { disk, identity: Mutex::new(identity), fence, scrubs }, ledger: Arc::new(ledger), stores })
 }
 
 /// Opens every store. One that was here before and cannot be opened is left to be tried again, and the others serve; one
@@ -217,7 +241,8 @@ fn open_stores(config: &NodeServerConfig, identity: &NodeIdentity) -> Result<Vec
         let options = place::store_options(&config.store);
         let place = StorePlace::new(path, options, place::real_disk(), expected, config.accept_empty_stores);
         let sweep = Sweep::new(config.sweep_every, config.sweep_mass_percent);
-        let slot = StoreSlot::new(place, sweep);
+        let (scrub, repair) = (Scrub::new(config.scrub_period), Throttle::new(config.repair_rate));
+        let slot = StoreSlot::new(place, sweep, scrub, repair);
         match slot.open() {
             Ok(()) => {}
             Err(error) if expected.is_none() => return Err(StartError::Store(error)),
@@ -238,7 +263,8 @@ fn open_stores(config: &NodeServerConfig, identity: &NodeIdentity) -> Result<Vec
     Ok(stores)
 }
 
-fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, home: Home, stores: Vec<Arc<StoreSlot>>) -> Node {
+fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, opened: Opened) -> Node {
+    let Opened { home, ledger, stores } = opened;
     let speaks_as = dialer.identity.clone();
     Node {
         boot: speaks_as.load().boot_id,
@@ -250,6 +276,7 @@ fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, home: Home, st
         stores,
         speaks_as,
         sweep_every: config.sweep_every,
+        compare_every: config.compare_every,
         meta: MetaClient::new(&dialer, &config.metas, META_TIMEOUT),
         peers: Peers::new(dialer),
         view: ArcSwap::default(),
@@ -261,7 +288,7 @@ fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, home: Home, st
         deleted: Node::none_deleted(),
         misses: Node::no_misses(),
         missing: Mutex::default(),
-        defects: Mutex::default(),
+        ledger,
         caught_up_once: false.into(),
         catch_up_stuck: false.into(),
         draining: false.into(),

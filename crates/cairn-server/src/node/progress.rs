@@ -43,6 +43,7 @@ pub(crate) struct Progress {
     pub(crate) deleted_blocks: AtomicU64,
     /// Copies deleted because their group is complete without the store.
     pub(crate) purged_blocks: AtomicU64,
+    pub(crate) compared_groups: AtomicU64,
     pub(crate) failed_beats: AtomicU64,
     /// Groups that a store is joining, with the bytes copied so far and, once known, those that are to be.
     joins: Mutex<BTreeMap<(StoreId, PgId), (u64, u64)>>,

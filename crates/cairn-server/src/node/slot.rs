@@ -3,26 +3,31 @@
 //! The store may be closed while the node runs: because its directory could not be opened, or for a moment in which it is
 //! opened anew. Nothing that is asked then is answered as if the store were empty.
 
+use super::calm::{Calm, Throttle, Wait};
 use super::disk::DiskWatch;
 use super::place::{PlaceError, StorePlace};
+use super::purge::GroupLocks;
+use super::scrub::Scrub;
 use super::sweep::Sweep;
 use crate::gate::Drain;
+use crate::limits::REPAIR_NAP;
 use crate::tasks::blocking;
 use arc_swap::ArcSwapOption;
 use cairn_net::WorkTime;
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
-use cairn_proto::{Incarnation, PgId, StoreId, StoreUuid, WriterId, pb};
+use cairn_proto::{Incarnation, PgEpoch, PgId, StoreId, StoreUuid, WriterId, pb};
 use cairn_store::{
     BlockInfo, BlockKey, Closed, DeleteAck, DeleteError, OpenReport, Put, PutAck, PutError, QuarantinedBlock,
     ReadError, Store, StoreCounts, StoredBlock, SyncAck, SyncError, Usage,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
 /// What a store without room reports as its trouble.
 pub(super) const FULL: &str = cairn_proto::placement::TROUBLE_FULL;
@@ -55,9 +60,17 @@ pub(crate) struct StoreSlot {
     copied_bytes: AtomicU64,
     /// How fast bytes leave the store's queue.
     drain: Arc<Mutex<Drain>>,
+    calm: Mutex<Calm>,
+    /// Why blocks of groups that it is no member of are kept.
+    pub(crate) purge_alarm: Mutex<String>,
+    /// Groups in which copies are brought in or purged: one of both at a time.
+    pub(crate) groups: GroupLocks,
+    /// Highest epoch of each group that a PUT showed.
+    pub(crate) put_epochs: Mutex<BTreeMap<PgId, PgEpoch>>,
+    /// Copies to this store, and those that other members fetch from it.
+    repair: Mutex<Throttle>,
     pub(crate) sweep: Arc<Sweep>,
-    /// Copies of a group that was left go only under this lock; a join of a group passes through it first.
-    pub(crate) membership: tokio::sync::Mutex<()>,
+    pub(crate) scrub: Scrub,
 }
 
 /// A mark that the calling future holds while it waits, and the question whether it still does.
@@ -73,7 +86,7 @@ fn not_open(key: BlockKey) -> ReadError {
 
 impl StoreSlot {
     /// A slot whose store is not open yet.
-    pub(crate) fn new(place: StorePlace, sweep: Sweep) -> Self {
+    pub(crate) fn new(place: StorePlace, sweep: Sweep, scrub: Scrub, repair: Throttle) -> Self {
         Self {
             place,
             open: ArcSwapOption::empty(),
@@ -83,8 +96,13 @@ impl StoreSlot {
             fresh: AtomicBool::new(false),
             copied_bytes: AtomicU64::new(0),
             drain: Arc::default(),
+            calm: Mutex::default(),
+            purge_alarm: Mutex::default(),
+            groups: GroupLocks::default(),
+            put_epochs: Mutex::default(),
+            repair: Mutex::new(repair),
             sweep: Arc::new(sweep),
-            membership: tokio::sync::Mutex::new(()),
+            scrub,
         }
     }
 
@@ -161,6 +179,43 @@ impl StoreSlot {
     /// This opening; `None` while it is closed.
     pub(crate) fn incarnation(&self) -> Option<Incarnation> {
         self.open.load().as_ref().map(|opened| opened.store.incarnation())
+    }
+
+    /// A foreground request waited so long for the store.
+    pub(crate) fn waited(&self, wait: Wait, begun: Instant) {
+        let now = cairn_net::now();
+        self.calm.lock().sample(wait, now.saturating_duration_since(begun), now);
+    }
+
+    /// Background work is about to use the disk.
+    pub(crate) fn disturb(&self) {
+        self.calm.lock().disturb(cairn_net::now());
+    }
+
+    /// True while background work should leave the disk to foreground requests.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        let now = cairn_net::now();
+        self.calm.lock().is_disturbed(self.disk().stall(now), now)
+    }
+
+    /// Waits until copies may go on; to be told with [`StoreSlot::spend`] how many bytes went.
+    pub(crate) async fn repair_turn(&self) {
+        loop {
+            let disturbed = self.is_disturbed();
+            let Some(pause) = self.repair.lock().wait(disturbed, cairn_net::now()) else { break };
+            sleep(pause.min(REPAIR_NAP)).await; // tidy: sleep-ok(the rate of copies)
+        }
+        self.disturb();
+    }
+
+    /// A copy of so many bytes goes.
+    pub(crate) fn spend(&self, bytes: u64) {
+        self.repair.lock().spend(bytes, cairn_net::now());
+    }
+
+    /// Bytes a second that copies may take now.
+    pub(crate) fn repair_rate(&self) -> f64 {
+        self.repair.lock().rate()
     }
 
     /// So many bytes came from another member.
@@ -361,10 +416,18 @@ impl StoreSlot {
             fresh: self.fresh.load(Ordering::Relaxed),
             swept_blocks: sweep.swept_blocks,
             future_blocks: sweep.future_blocks,
-            alarm: self.sweep.alarm(),
+            alarm: self.alarm(),
+            scrub: Some(self.scrub.to_pb(self.id().unwrap_or_default())),
             copied_bytes: self.copied_bytes.load(Ordering::Relaxed),
             ..Default::default()
         }
+    }
+
+    /// What an operator has to look at although the store serves; empty when well.
+    fn alarm(&self) -> String {
+        let purge = self.purge_alarm.lock().clone();
+        let alarms = [self.sweep.alarm(), self.scrub.alarm(), purge];
+        alarms.into_iter().filter(|alarm| !alarm.is_empty()).collect::<Vec<_>>().join("; ")
     }
 
     /// Flushes and closes. Blocks the calling thread.
@@ -414,7 +477,7 @@ pub(super) mod tests {
         let place = StorePlace::new(dir.path().to_owned(), options, disk, None, false);
         let sweep = Sweep::new(Duration::from_secs(10), 10);
         assert!(sweep.opened(WriterId(newest), 0));
-        let slot = StoreSlot::new(place, sweep);
+        let slot = StoreSlot::new(place, sweep, Scrub::new(Duration::from_secs(3600)), Throttle::new(None));
         slot.open().expect("opened");
         (dir, slot)
     }

@@ -1,10 +1,11 @@
 //! What the handler and the duties of one node share.
 
-use super::defects::DefectLog;
 use super::fence::Fence;
 use super::identity::NodeIdentity;
+use super::ledger::{Finder, Ledger};
 use super::progress::Progress;
 use super::recent::Recent;
+use super::scrub::Positions;
 use super::slot::StoreSlot;
 use crate::gate::Gate;
 use crate::limits::{
@@ -53,6 +54,7 @@ pub(crate) struct Home {
     pub(crate) disk: RealDisk,
     pub(crate) identity: Mutex<NodeIdentity>,
     pub(crate) fence: Fence,
+    pub(crate) scrubs: Positions,
 }
 
 /// Bounds on what the handler does at once.
@@ -76,6 +78,10 @@ pub(crate) struct Wakes {
     pub(crate) catch_up: Notify,
     /// A block of ours is bad or missing.
     pub(crate) heal: Notify,
+    /// A new cluster map has arrived.
+    pub(crate) compare: Notify,
+    /// As `compare`.
+    pub(crate) purge: Notify,
 }
 
 /// One storage node.
@@ -91,6 +97,8 @@ pub(crate) struct Node {
     pub(crate) speaks_as: SharedIdentity,
     /// How often orphans, and copies of groups that were left, are looked for.
     pub(crate) sweep_every: Duration,
+    /// How often each group is compared with another member.
+    pub(crate) compare_every: Duration,
     pub(crate) meta: MetaClient,
     pub(crate) peers: Peers,
     pub(crate) view: ArcSwap<ClusterView>,
@@ -107,8 +115,8 @@ pub(crate) struct Node {
     /// that one of the two sees the other and no copy outlives its delete.
     pub(crate) deleted: Mutex<Recent<BlockKey, ()>>,
     /// Reported blocks that are not here but should be.
-    pub(crate) missing: Mutex<BTreeMap<(StoreId, BlockKey), PgId>>,
-    pub(crate) defects: Mutex<DefectLog>,
+    pub(crate) missing: Mutex<BTreeMap<(StoreId, BlockKey), (PgId, Finder)>>,
+    pub(crate) ledger: Arc<Ledger>,
     /// The degraded rows were looked through once in this life of the process.
     pub(crate) caught_up_once: AtomicBool,
     /// The last look at the degraded rows left some that could not be caught up.
@@ -185,10 +193,10 @@ impl Node {
 
     /// Remembers a block that should be here and is not, for the repair duty. Dropped when too many wait: its next
     /// reader reports it again.
-    pub(crate) fn note_missing(&self, store: StoreId, key: BlockKey, pg: PgId) {
+    pub(crate) fn note_missing(&self, store: StoreId, key: BlockKey, pg: PgId, finder: Finder) {
         let mut missing = self.missing.lock();
         if missing.len() < HEAL_QUEUE_MAX {
-            missing.insert((store, key), pg);
+            missing.insert((store, key), (pg, finder));
             self.wakes.heal.notify_one();
         }
     }

@@ -8,6 +8,7 @@ use crate::console::{Reason, Subject, Verdict, answers};
 use async_trait::async_trait;
 use cairn_metrics::{Exposition, Page, Source};
 use cairn_net::Link;
+use cairn_proto::pb;
 use cairn_store::{StoreCounts, Usage};
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ impl Source for NodeSource {
         measure_queues(page, &stores)?;
         self.measure_disks(page, &stores)?;
         self.measure_duties(page)?;
+        self.measure_scrub(page)?;
         self.measure_standing(page)
     }
 }
@@ -122,13 +124,20 @@ impl NodeSource {
         page.counter("cairn_node_copied_bytes_total", "Bytes copied from other nodes.", |family| {
             family.count(&[], get(&progress.copied_bytes))
         })?;
-        page.counter(
-            "cairn_node_purged_blocks_total",
-            "Copies deleted because their group is complete without the store.",
-            |family| family.count(&[], get(&progress.purged_blocks)),
-        )?;
         page.counter("cairn_node_deleted_blocks_total", "Blocks deleted on command of metadata.", |family| {
             family.count(&[], get(&progress.deleted_blocks))
+        })?;
+        page.counter("cairn_node_purged_blocks_total", "Blocks of former memberships deleted.", |family| {
+            family.count(&[], get(&progress.purged_blocks))
+        })?;
+        page.counter("cairn_node_compared_groups_total", "Comparisons of a group with another member.", |family| {
+            family.count(&[], get(&progress.compared_groups))
+        })?;
+        let help = "Bytes a second that copies to and from the store may take now.";
+        page.gauge("cairn_node_repair_rate_bytes", help, |family| {
+            self.node.stores.iter().enumerate().try_for_each(|(index, slot)| {
+                family.real(&[("store", StoreFigures::name(index, slot).as_str())], slot.repair_rate())
+            })
         })?;
         let sweeps = || {
             let stores = self.node.stores.iter().enumerate();
@@ -152,11 +161,41 @@ impl NodeSource {
             }
             Ok(())
         })?;
-        let (open, found, repaired) = self.node.defects.lock().counts();
-        page.gauge("cairn_node_defects_open", "Defects found and not repaired yet.", |family| family.count(&[], open))?;
-        page.counter("cairn_node_defects_total", "Defects, by what became of them.", |family| {
-            family.count(&[("event", "found")], found)?;
-            family.count(&[("event", "repaired")], repaired)
+        let (open, found, ended) = self.node.ledger.counts();
+        let help = "Defects found and not repaired yet: open entries of the ledger.";
+        page.gauge("cairn_node_defects_open", help, |family| family.count(&[], open))?;
+        page.counter("cairn_node_defects_found_total", "Defects found, by what was wrong.", |family| {
+            found.iter().try_for_each(|(cause, count)| family.count(&[("cause", cause)], *count))
+        })?;
+        page.counter("cairn_node_defects_ended_total", "Defects that are over, by how they ended.", |family| {
+            ended.iter().try_for_each(|(result, count)| family.count(&[("result", result)], *count))
+        })
+    }
+
+    fn measure_scrub(&self, page: &mut Page<'_>) -> fmt::Result {
+        let scrubs: Vec<(String, pb::StoreScrub)> = self
+            .node
+            .stores
+            .iter()
+            .enumerate()
+            .map(|(index, slot)| (StoreFigures::name(index, slot), slot.scrub.to_pb(slot.id().unwrap_or_default())))
+            .collect();
+        let mut gauge = |name, help, value: fn(&pb::StoreScrub) -> u64| {
+            page.gauge(name, help, |family| {
+                scrubs.iter().try_for_each(|(store, scrub)| family.count(&[("store", store)], value(scrub)))
+            })
+        };
+        gauge("cairn_node_scrub_running", "1 while everything is being read back.", |s| u64::from(s.running))?;
+        gauge("cairn_node_scrub_pass", "Passes that began.", |s| s.pass)?;
+        gauge("cairn_node_scrub_done_bytes", "Bytes that the pass has read back.", |s| s.bytes_done)?;
+        gauge("cairn_node_scrub_planned_bytes", "Bytes that it is to read back in all.", |s| s.bytes_total)?;
+        let help = "Defects that the pass, or the last one, found.";
+        gauge("cairn_node_scrub_found", help, |s| s.found)?;
+        let help = "1 when the period is over and the pass is not complete.";
+        gauge("cairn_node_scrub_behind", help, |s| u64::from(s.behind))?;
+        let help = "When the last complete pass ended, in seconds since 1970; 0 = never.";
+        gauge("cairn_node_scrub_completed_timestamp_seconds", help, |s| {
+            (s.last_complete_ns.max(0) / 1_000_000_000) as u64
         })
     }
 

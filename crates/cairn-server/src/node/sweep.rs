@@ -110,6 +110,11 @@ impl Sweep {
         self.candidates.lock().note(writer, cairn_net::now());
     }
 
+    /// Writers that stored something since all their blocks were last judged: only these may still write.
+    pub(crate) fn unsettled(&self) -> Vec<WriterId> {
+        self.candidates.lock().writers()
+    }
+
     pub(crate) fn totals(&self) -> SweepTotals {
         SweepTotals {
             judged_blocks: self.judged.load(Ordering::Relaxed),
@@ -248,7 +253,7 @@ async fn ended_writers(node: &Node, slot: &StoreSlot, look: &Look) -> Result<BTr
 }
 
 /// Folds blocks in ascending order into runs of one group, as many as a request takes; how many blocks these are.
-fn runs_of(page: &[(BlockKey, PgId)]) -> (Vec<pb::GroupRun>, usize) {
+pub(super) fn runs_of(page: &[(BlockKey, PgId)]) -> (Vec<pb::GroupRun>, usize) {
     let mut runs: Vec<pb::GroupRun> = Vec::new();
     let mut next = None;
     for (index, (key, pg)) in page.iter().enumerate() {
@@ -267,7 +272,7 @@ fn runs_of(page: &[(BlockKey, PgId)]) -> (Vec<pb::GroupRun>, usize) {
 }
 
 /// A verdict for each of `count` blocks.
-fn verdicts_of(spans: &[pb::VerdictSpan], count: usize) -> Option<Vec<Verdict>> {
+pub(super) fn verdicts_of(spans: &[pb::VerdictSpan], count: usize) -> Option<Vec<Verdict>> {
     let sum = spans.iter().try_fold(0usize, |sum, span| sum.checked_add(span.count as usize))?;
     let each = || spans.iter().flat_map(|span| std::iter::repeat_n(span.verdict(), span.count as usize));
     (sum == count).then(|| each().collect())

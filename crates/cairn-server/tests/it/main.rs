@@ -15,3 +15,4 @@ mod repair;
 mod stores;
 mod support;
 mod sweep;
+mod upkeep;
