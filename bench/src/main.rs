@@ -93,7 +93,9 @@ async fn measure(args: &Args) -> Result<bool> {
         return Ok(true);
     }
     if let Some(Command::Engine(engine)) = &args.command {
-        write(args, &tokio::task::block_in_place(|| engine::run(args, engine))?)?;
+        let plan = engine::Plan::of(args, engine);
+        // On a thread of its own, so that a signal ends it.
+        write(args, &tokio::task::spawn_blocking(move || engine::run(&plan)).await.context("measuring the engine")??)?;
         return Ok(true);
     }
     let report = run::all(args).await?;

@@ -210,9 +210,13 @@ fn open(dir: &Path, options: StoreOptions) -> Result<Store> {
 
 /// A store that has files of removed segments.
 fn reused(dir: &Path, load: &Load) -> Result<Store> {
-    let keep = (load.block_len as u64 * REUSED_SCALE).min(REUSED_BYTES_MAX) / load.shrink;
-    let segment_len = keep / REUSED_FILES;
-    let options = StoreOptions { segment_len, recycle_bytes: Some(keep), ..StoreOptions::default() };
+    let reused = (load.block_len as u64 * REUSED_SCALE).min(REUSED_BYTES_MAX) / load.shrink;
+    let segment_len = reused / REUSED_FILES;
+    // Until the last of them is removed, what was deleted is kept as it is.
+    let keep = 2 * reused;
+    // However full the disk is otherwise: this store has a share of its own, and room in it.
+    let capacity_bytes = Some(8 * REUSED_BYTES_MAX);
+    let options = StoreOptions { segment_len, recycle_bytes: Some(keep), capacity_bytes, ..StoreOptions::default() };
     let store = open(dir, options)?;
     let old = |n: u32| BlockKey::replica(BlockId::new(2, 1, n));
     let content = |n: u32| payload::at(&load.pool, u64::from(n) * OLD_LEN as u64, OLD_LEN);

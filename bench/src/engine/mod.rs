@@ -14,6 +14,7 @@ use crate::sample::LatencyReport;
 use anyhow::Result;
 use contender::{Contender, Kind, Load};
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use start::open_and_report;
@@ -77,34 +78,53 @@ pub struct Run {
     latency: LatencyReport,
 }
 
+/// What the command line asks for.
+pub struct Plan {
+    parent: PathBuf,
+    rounds: u32,
+    quick: bool,
+    blocks: Vec<u64>,
+}
+
+impl Plan {
+    pub fn of(args: &Args, engine: &Engine) -> Self {
+        Self {
+            parent: args.data.clone().unwrap_or_else(std::env::temp_dir),
+            rounds: args.rounds(),
+            quick: args.quick,
+            blocks: engine.blocks.clone(),
+        }
+    }
+}
+
 /// Measures the engine.
 ///
 /// # Errors
 /// A file could not be written or read, or a block came back wrong.
-pub fn run(args: &Args, engine: &Engine) -> Result<Report> {
-    let parent = args.data.clone().unwrap_or_else(std::env::temp_dir);
-    let machine = machine::describe(&parent)?;
+pub fn run(plan: &Plan) -> Result<Report> {
+    let Plan { parent, rounds, quick, blocks } = plan;
+    let (rounds, quick) = (*rounds, *quick);
+    let machine = machine::describe(parent)?;
     let before = machine::load_average()?;
     let pool = payload::pool();
-    let phase = if args.quick { PHASE_QUICK } else { PHASE };
-    let (lens, clients): (&[usize], &[usize]) =
-        if args.quick { (&LENS_QUICK, &CLIENTS_QUICK) } else { (&LENS, &CLIENTS) };
-    let shrink = if args.quick { SHRINK_QUICK } else { 1 };
+    let phase = if quick { PHASE_QUICK } else { PHASE };
+    let (lens, clients): (&[usize], &[usize]) = if quick { (&LENS_QUICK, &CLIENTS_QUICK) } else { (&LENS, &CLIENTS) };
+    let shrink = if quick { SHRINK_QUICK } else { 1 };
     let mut rows = Vec::new();
     for op in [Op::Put, Op::Get] {
         for &block_len in lens {
             for &clients in clients {
                 let load = Load { op, block_len, clients, phase, shrink, pool: pool.clone() };
-                let row = measure(&load, &parent, args.rounds())?;
+                let row = measure(&load, parent, rounds)?;
                 eprintln!("{}", row.line());
                 rows.push(row);
             }
         }
     }
-    let start = start::run(&parent, &engine.blocks)?;
+    let start = start::run(parent, blocks)?;
     let load_average = [before, machine::load_average()?];
     let version = env!("CARGO_PKG_VERSION");
-    Ok(Report { version, rounds: args.rounds(), quick: args.quick, machine, load_average, rows, start })
+    Ok(Report { version, rounds, quick, machine, load_average, rows, start })
 }
 
 fn measure(load: &Load, parent: &std::path::Path, rounds: u32) -> Result<Row> {

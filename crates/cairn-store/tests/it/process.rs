@@ -23,6 +23,7 @@ fn options() -> StoreOptions {
         compact_below_percent: 60,
         maintenance_rate: u64::MAX,
         recycle_bytes: Some(2_000_000),
+        capacity_bytes: Some(64 << 20),
         reserve_bytes: Some(1 << 20),
         ..StoreOptions::default()
     }

@@ -86,6 +86,8 @@ fn readers_writers_and_compaction_do_not_disturb_each_other() {
         checkpoint_bytes: 200_000,
         maintenance_rate: u64::MAX,
         recycle_bytes: Some(1 << 30),
+        // However full the machine's disk is, this store has room.
+        capacity_bytes: Some(1 << 30),
         ..threaded()
     };
     let len = |n: u32| [3000, 40_000, 70_000][n as usize % 3];
