@@ -4,7 +4,8 @@ use crate::error::{Op, fail};
 use crate::keys::{self, counter};
 use crate::kv::{Durability, Order};
 use crate::limits::{
-    BEAT_COUNT_MAX, HEARTBEAT_MS, JOINS_PER_BEAT_MAX, LABEL_LEN_MAX, STATUS_COUNT_MAX, STORES_MAX, STORES_PER_NODE_MAX,
+    BEAT_COUNT_MAX, HEARTBEAT_MS, JOINS_PER_BEAT_MAX, JUDGE_EVERY, LABEL_LEN_MAX, STATUS_COUNT_MAX, STORES_MAX,
+    STORES_PER_NODE_MAX,
 };
 use crate::meta::{Meta, transact};
 use crate::rows;
@@ -222,8 +223,13 @@ impl Meta {
             .nodes
             .get(&ask.node_id)
             .is_some_and(|node| !node.row.replaced && node.row.boot_id[..] == ask.boot_id[..]);
-        let ours =
-            |beat: &pb::StoreBeat| cluster.stores.get(&beat.id).is_some_and(|store| store.row.node == ask.node_id);
+        // One that says less than before may have lost its past, which a registration settles.
+        let ours = |beat: &pb::StoreBeat| {
+            cluster.stores.get(&beat.id).is_some_and(|store| {
+                let forgot = is_there(beat) && beat.durable_records < store.beat.durable_records;
+                store.row.node == ask.node_id && !forgot
+            })
+        };
         if !known || !ask.stores.iter().all(ours) {
             return false;
         }
@@ -241,7 +247,12 @@ impl Meta {
             node.last_seen = now;
             changed |= !std::mem::replace(&mut node.heard, true);
         }
-        changed |= cluster.judge(now);
+        // The duty judges too; here it is done at once where it may matter, and often enough that a duty that takes long
+        // is not taken for a process that stood still.
+        let away = cluster.nodes.get(&ask.node_id).is_some_and(|node| node.state != NodeState::Up);
+        if changed || away || cluster.judged.is_none_or(|judged| now.saturating_sub(judged) >= JUDGE_EVERY) {
+            changed |= cluster.judge(now);
+        }
         drop(cluster);
         if changed {
             self.bump_map();

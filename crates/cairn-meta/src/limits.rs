@@ -65,6 +65,8 @@ pub const OUT_AFTER: Duration = Duration::from_secs(600);
 /// Duties that run further apart than this say that this process stood still: silence is counted anew then, because
 /// nobody could be heard.
 pub const PAUSE_MIN: Duration = Duration::from_secs(15);
+/// Reports of nodes that are up are judged this often, all together.
+pub const JUDGE_EVERY: Duration = Duration::from_millis(100);
 /// How often a node reports.
 pub const HEARTBEAT_MS: u32 = 1000;
 /// Beats are written to the engine at most this often.

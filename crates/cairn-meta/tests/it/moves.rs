@@ -356,6 +356,23 @@ async fn a_store_that_lost_its_past_completes_its_groups_anew() {
 }
 
 #[tokio::test]
+async fn a_store_that_says_less_than_before_has_to_register() {
+    let fleet = Fleet::of(3).await;
+    fleet.beat(3, |beat| beat.durable_records = 500).await;
+    let report = pb::StoreBeat { id: fleet.store(3), durable_records: 499, ..beat(3, false) };
+    let boot_id = Bytes::from(vec![3; 16]);
+    let ask = pb::Heartbeat { node_id: fleet.nodes[&3].node_id, boot_id, stores: vec![report.clone()] };
+    let Ok(Reply::Heartbeat(reply)) = fleet.world.ask(Kind::Heartbeat(ask)).await else { panic!("no answer") };
+    assert!(reply.register_again);
+    // Of a store that is not open the number means nothing.
+    fleet.beat(3, |beat| (beat.incarnation, beat.trouble) = (0, "not mounted".into())).await;
+    let Kind::RegisterNode(mut again) = registration(3, 3, false) else { panic!("a registration") };
+    again.stores = vec![report];
+    fleet.world.ask(Kind::RegisterNode(again)).await.expect("registered");
+    assert_eq!(fleet.states(3).await.keys().collect::<Vec<_>>(), [&MemberState::Joining]);
+}
+
+#[tokio::test]
 async fn a_drained_node_is_left_by_all_and_takes_nothing_new() {
     let fleet = Fleet::of(4).await;
     let all = [1, 2, 3, 4];
