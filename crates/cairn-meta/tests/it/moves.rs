@@ -653,3 +653,22 @@ async fn a_join_done_of_an_earlier_epoch_is_refused() {
     fleet.finish(&live).await;
     fleet.assert_whole(3).await;
 }
+
+#[tokio::test]
+async fn there_are_groups_for_every_replica_count_in_use() {
+    let fleet = Fleet::of(4).await;
+    let at = Some(pb::At { dir: 1, path: Bytes::new() });
+    let ask = pb::SetPolicy { at, replicas: Some(2), ..Default::default() };
+    fleet.world.change(Kind::SetPolicy(ask)).await.expect("set");
+    fleet.settle().await;
+    let map = fleet.world.map().await;
+    let of = |replicas: u32| map.pgs.iter().filter(|info| info.replicas == replicas).collect::<Vec<_>>();
+    assert_eq!((of(2).len(), of(3).len()), (8, 8), "two open ones for each store");
+    assert!(of(2).iter().all(|info| info.members.len() == 2));
+    // A lost member of either is replaced.
+    fleet.pass(601, &[1, 2, 3]).await;
+    fleet.finish(&[1, 2, 3]).await;
+    for info in fleet.world.map().await.pgs {
+        assert_eq!(info.members.len(), info.replicas as usize, "{info:?}");
+    }
+}
