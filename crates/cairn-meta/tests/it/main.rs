@@ -1,5 +1,6 @@
 //! Metadata against its engines, whole: one binary.
 
+mod checks;
 mod cluster;
 mod concurrency;
 mod durability;
