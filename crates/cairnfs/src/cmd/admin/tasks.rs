@@ -142,7 +142,7 @@ pub(super) async fn change(
 fn write_plan(plan: &Plan, flags: &args::TaskFlags, places: &Places, out: &mut Out) -> Result<(), Failure> {
     let Plan { task, moves } = plan;
     let eta = match task.eta {
-        _ if task.moves_total == 0 => String::new(),
+        _ if task.bytes_total == 0 => String::new(),
         Some(eta) => format!(", about {}", span(eta)),
         None => ", time not known yet".to_owned(),
     };
