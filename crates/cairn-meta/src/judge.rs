@@ -262,7 +262,8 @@ impl Meta {
                 let Some(row) = tx.get(&keys::Pg { pg: *pg }).await? else {
                     return Ok(pb::GroupVerdict { pg: *pg, pg_epoch: 0, purge: false });
                 };
-                let mut purge = members::purgeable(&row, ask.store);
+                // Memberships of the past that was lost may have been others.
+                let mut purge = members::purgeable(&row, ask.store) && !self.is_rolled_back();
                 for member in &row.members {
                     let debts = [&member.store.to_be_bytes()[..], &pg.to_be_bytes()];
                     let debts = keys::with_fields::<keys::Degraded>(&debts);

@@ -45,6 +45,9 @@ pub const COUNTER_RESERVE: u64 = 4096;
 pub const LEASE_MIN: Duration = Duration::from_millis(100);
 /// Open sessions.
 pub const SESSIONS_MAX: usize = 100_000;
+/// Every opening of metadata leaves out some numbers of writers, below this bound, at random: one that was restored from
+/// a backup gives out none that it gave out in the past it has forgotten.
+pub const WRITERS_SKIPPED_MAX: u64 = 1 << 28;
 /// Rows of writers read to close all that are unknown.
 pub const WRITER_ROWS_MAX: usize = 1 << 20;
 /// Most replicas that the policy of a directory may ask for.

@@ -8,7 +8,7 @@ use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
 use crate::limits::{
     ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, COMMITS_MAX, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN,
-    SESSIONS_MAX, STORES_MAX, SUSPECT_AFTER_MIN,
+    SESSIONS_MAX, STORES_MAX, SUSPECT_AFTER_MIN, WRITERS_SKIPPED_MAX,
 };
 use crate::rows;
 use crate::slot::Step;
@@ -84,6 +84,8 @@ pub(crate) struct Inner {
     birth: u64,
     /// See rollback.rs; 0 = none.
     pub(crate) rollback: AtomicU64,
+    /// The highest writer that a store reported and that is written down.
+    pub(crate) writers_known: AtomicU64,
     /// Bounds the commits that nobody can take back.
     commits: Arc<Semaphore>,
     inode_locks: Vec<TurnLock<()>>,
@@ -181,9 +183,10 @@ impl Meta {
         check_options(&options)?;
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let fresh_id = new_uuid(&mut rng);
+        let skipped = rng.u64(..WRITERS_SKIPPED_MAX);
         let opened = loop {
             let tx = begin(&*engine, &options, 0).await?;
-            let attempt = first_transaction(tx, &options, fresh_id).await?;
+            let attempt = first_transaction(tx, &options, fresh_id, skipped).await?;
             let Some((tx, opened)) = attempt else { continue };
             match tx.inner.commit(Durability::Durable).await {
                 Ok(CommitOutcome::Done) => break opened,
@@ -210,6 +213,7 @@ impl Meta {
             beats_written: Mutex::new(None),
             birth: opened.birth,
             rollback: AtomicU64::new(opened.rollback),
+            writers_known: AtomicU64::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
             inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
             turn: TurnLock::new(()),
@@ -427,6 +431,7 @@ async fn first_transaction(
     mut tx: Tx,
     options: &MetaOptions,
     fresh_id: [u8; 16],
+    skipped: u64,
 ) -> Result<Option<(Tx, Opened)>, OpenError> {
     let key = |name: &'static [u8]| keys::Setting { name: Bytes::from_static(name) };
     let names = [key(setting::FORMAT_VERSION), key(setting::CLUSTER_VERSION), key(setting::CLUSTER_ID)];
@@ -460,6 +465,7 @@ async fn first_transaction(
         _ => return Err(OpenError::Damaged { what: "the format version is missing".into() }),
     };
     let patience = Patience { suspect_after: options.suspect_after, out_after: options.out_after };
+    let Some(()) = opened(skip_writers(&mut tx, skipped).await)? else { return Ok(None) };
     let loaded = load(&mut tx, options.clock.monotonic(), patience, cluster_id).await;
     let Some(loaded) = opened(loaded)? else { return Ok(None) };
     Ok(Some((tx, loaded)))
@@ -496,6 +502,15 @@ fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
     tx.put(&keys::Inode { inode: InodeId::ROOT.0 }, &root);
     tx.touch_dir(InodeId::ROOT.0);
     tx.put(&keys::Usage { server: 0 }, &rows::Usage { inodes: 1, file_bytes: 0 });
+}
+
+/// Leaves out `count` numbers of writers, unless none was ever given out.
+async fn skip_writers(tx: &mut Tx, count: u64) -> Op<()> {
+    let key = keys::Counter { counter: counter::WRITER };
+    if let Some(row) = tx.get(&key).await? {
+        tx.put(&key, &rows::Counter { next: row.next.saturating_add(count) });
+    }
+    Ok(())
 }
 
 /// Reads the tables that are kept in memory and counts this opening.

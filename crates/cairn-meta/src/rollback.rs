@@ -1,8 +1,9 @@
 //! Metadata that was restored from an older backup: noticed, and nothing is collected until an operator has looked.
 //!
-//! Numbers of writers are reserved ahead and durably, and every store reports the highest writer it ever held. A store
-//! that holds one which was never given out says that this metadata knows less than it once did: files may refer to
-//! blocks in a future that was lost here. Nothing such is deleted (blocks of unknown writers are `future`, see
+//! A writer is written down before anybody may use it, as an open one and later as a closed one, and every store reports
+//! the highest writer it ever held (and every opening of metadata leaves out some numbers at random, so that a restored
+//! backup does not name the same again before it has heard of any store). A store that holds one of which nothing is written down says that this metadata knows
+//! less than it once did: files referred to blocks in a future that was lost here. Nothing such is deleted (blocks of unknown writers are `future`, see
 //! judge.rs), and beyond that nothing at all is collected: whoever restores the right backup after all finds
 //! everything. An operator ends that state by accepting the loss; unknown writers are closed ones from then on.
 
@@ -13,9 +14,10 @@ use crate::limits::{SCAN_ROWS, WRITER_ROWS_MAX};
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::tx::Tx;
+use crate::writers;
 use bytes::Bytes;
-use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
+use cairn_proto::pb::{self, WriterState};
 use cairn_proto::status::{Code, Status};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -68,11 +70,12 @@ async fn rows_below<K: Key>(tx: &mut Tx, end: &K) -> Op<Vec<(K, K::Row)>> {
 impl Meta {
     /// Notes the highest writer a store reports, before the counter is raised above it.
     pub(crate) async fn note_highest_writer(&self, highest: u64) -> Result<(), Status> {
-        if self.inner.rollback.load(Ordering::Acquire) >= highest {
+        let known = self.inner.writers_known.load(Ordering::Acquire).max(self.inner.rollback.load(Ordering::Acquire));
+        if highest <= known {
             return Ok(());
         }
         let found = transact!(self, Durability::Durable, async |tx: &mut Tx| {
-            if self.inner.counters.is_issued(&*self.inner.engine, counter::WRITER, highest).await? {
+            if writers::state_of(tx, highest).await? != WriterState::Unknown {
                 return Ok(false);
             }
             tx.put(&KEY, &rows::Setting { value: Bytes::copy_from_slice(&highest.to_le_bytes()) });
@@ -85,6 +88,8 @@ impl Meta {
                 "a store holds blocks of a writer that this metadata never named: it was rolled back"
             );
             self.bump_map();
+        } else {
+            self.inner.writers_known.fetch_max(highest, Ordering::AcqRel);
         }
         Ok(())
     }

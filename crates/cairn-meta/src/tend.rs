@@ -38,6 +38,10 @@ pub(crate) struct Tending {
 impl Meta {
     /// Brings the members of groups in order. A bounded step; true when something changed.
     pub(crate) async fn tend_members(&self) -> Result<bool, Status> {
+        if self.is_rolled_back() {
+            // Which members hold what is not known any more: nobody is let go until an operator has looked.
+            return Ok(false);
+        }
         let version = self.inner.map_version.load(Ordering::Acquire);
         if self.inner.members_settled_at.load(Ordering::Acquire) == version {
             return Ok(false);

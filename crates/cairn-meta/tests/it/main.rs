@@ -10,6 +10,8 @@ mod judge;
 mod moves;
 mod names;
 mod once;
+mod policies;
+mod rollback;
 mod sessions;
 mod support;
 mod tree;

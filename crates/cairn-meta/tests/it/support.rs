@@ -72,8 +72,14 @@ impl World {
     }
 
     pub async fn over(engine: Arc<dyn Engine>) -> Self {
+        Self::seeded(engine, 7).await
+    }
+
+    /// Whose random choices follow from `seed`.
+    pub async fn seeded(engine: Arc<dyn Engine>, seed: u64) -> Self {
         let clock = Arc::new(ManualClock::default());
-        let meta = Meta::open(engine, options(clock.clone())).await.expect("metadata opens");
+        let options = MetaOptions { seed, ..options(clock.clone()) };
+        let meta = Meta::open(engine, options).await.expect("metadata opens");
         let mut world = Self { meta, clock, session: 0, writer: 0, seq: AtomicU64::new(0), block: AtomicU64::new(0) };
         world.session = world.open_session().await;
         world.writer = world.open_writer(world.session).await;
