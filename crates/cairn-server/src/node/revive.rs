@@ -51,7 +51,7 @@ enum Ailment {
 fn ailment(slot: &StoreSlot) -> Option<Ailment> {
     match slot.store() {
         None => Some(Ailment::Closed),
-        Some(store) => store.usage().poisoned.map(|poisoned| Ailment::Poisoned(poisoned.to_string())),
+        Some(store) => store.usage().read_only().map(Ailment::Poisoned),
     }
 }
 

@@ -321,9 +321,9 @@ impl StoreSlot {
 
     /// Why it takes no writes; empty when it does.
     pub(crate) fn trouble(&self, usage: &Usage) -> String {
-        match &usage.poisoned {
+        match usage.read_only() {
             _ if !self.is_open() => self.fault(),
-            Some(poisoned) => poisoned.to_string(),
+            Some(reason) => reason,
             None if usage.free_bytes < u64::from(BLOCK_LEN_DEFAULT) => FULL.to_owned(),
             None => String::new(),
         }

@@ -24,6 +24,7 @@ impl Source for NodeSource {
         let stores: Vec<StoreFigures> = self.node.stores.iter().enumerate().map(StoreFigures::of).collect();
         self.measure_stores(page, &stores)?;
         measure_queues(page, &stores)?;
+        measure_space(page, &stores)?;
         self.measure_disks(page, &stores)?;
         self.measure_duties(page)?;
         self.measure_scrub(page)?;
@@ -259,6 +260,38 @@ fn measure_queues(page: &mut Page<'_>, stores: &[StoreFigures]) -> fmt::Result {
     counter("cairn_node_store_sync_waiters_total", help, |counts| counts.sync_waiters)?;
     let help = "Blocks that were found bad, torn ones after a crash included.";
     counter("cairn_node_store_quarantines_total", help, |counts| counts.quarantined)
+}
+
+/// What stores do to get space back.
+fn measure_space(page: &mut Page<'_>, stores: &[StoreFigures]) -> fmt::Result {
+    let mut gauge = |name, help, value: fn(&StoreCounts) -> u64| {
+        page.gauge(name, help, |family| {
+            stores.iter().try_for_each(|store| family.count(&store.labels(), value(&store.counts)))
+        })
+    };
+    let help = "Bytes of files of removed segments that wait to be used again.";
+    gauge("cairn_node_store_recycled_bytes", help, |counts| counts.recycled_bytes)?;
+    let help = "Bytes of deleted blocks that were not given back to the file system yet.";
+    gauge("cairn_node_store_dead_bytes", help, |counts| counts.dead_bytes)?;
+    let mut counter = |name, help, value: fn(&StoreCounts) -> u64| {
+        page.counter(name, help, |family| {
+            stores.iter().try_for_each(|store| family.count(&store.labels(), value(&store.counts)))
+        })
+    };
+    let help = "Bytes of deleted blocks given back to the file system.";
+    counter("cairn_node_store_punched_bytes_total", help, |counts| counts.punched_bytes)?;
+    let help = "Segments that compaction emptied.";
+    counter("cairn_node_store_compacted_segments_total", help, |counts| counts.compacted_segments)?;
+    let help = "Blocks that compaction moved.";
+    counter("cairn_node_store_moved_blocks_total", help, |counts| counts.moved_blocks)?;
+    let help = "Bytes that compaction moved.";
+    counter("cairn_node_store_moved_bytes_total", help, |counts| counts.moved_bytes)?;
+    let help = "Segments that were removed.";
+    counter("cairn_node_store_removed_segments_total", help, |counts| counts.removed_segments)?;
+    let help = "Segments made in files that were used before.";
+    counter("cairn_node_store_recycled_segments_total", help, |counts| counts.recycled_segments)?;
+    let help = "Blocks that the operating system could not read.";
+    counter("cairn_node_store_read_errors_total", help, |counts| counts.read_errors)
 }
 
 /// The console of a storage node.
