@@ -132,7 +132,7 @@ pub const CALM_STALL: Duration = Duration::from_millis(250);
 /// Rate of copies to a store at first, in bytes a second.
 pub const REPAIR_RATE_FIRST: f64 = 64.0 * 1024.0 * 1024.0;
 /// What it is lowered to at most: repair never stands still.
-pub const REPAIR_RATE_MIN: f64 = 1024.0 * 1024.0;
+pub const REPAIR_RATE_MIN: f64 = 4.0 * 1024.0 * 1024.0;
 /// What it grows by in each step.
 pub const REPAIR_RATE_STEP: f64 = 4.0 * 1024.0 * 1024.0;
 /// Time between two changes of the rate.

@@ -67,14 +67,20 @@ fn action(side: Side, writer: WriterState, verdict: Verdict) -> Action {
     }
 }
 
+/// The next comparison of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Next {
+    due: Instant,
+    /// Counts comparisons of this group, so that its other members take turns.
+    turn: usize,
+}
+
 /// When which group is compared next.
 #[derive(Default)]
 struct Schedule {
-    due: BTreeMap<(StoreId, PgId), Instant>,
+    next: BTreeMap<(StoreId, PgId), Next>,
     up: HashSet<NodeId>,
     openings: BTreeMap<StoreId, Incarnation>,
-    /// Counts comparisons, so that other members take turns.
-    turn: usize,
     begun: bool,
 }
 
@@ -91,24 +97,34 @@ impl Schedule {
         let up = view.nodes_up();
         let back: HashSet<NodeId> =
             if self.begun { up.difference(&self.up).copied().collect() } else { HashSet::new() };
-        let mut due = BTreeMap::new();
+        let mut all = BTreeMap::new();
         for (store, opening) in stores {
             let reopened = self.openings.insert(*store, *opening).is_some_and(|known| known != *opening);
             for pg in view.complete_memberships(*store) {
                 let returned = view.sources(pg, *store).iter().any(|source| back.contains(&source.peer.node));
-                let next = match self.due.get(&(*store, pg)) {
+                let next = match self.next.get(&(*store, pg)) {
                     Some(next) if !returned && !reopened => *next,
-                    None if !self.begun => now + spread(),
-                    _ => now,
+                    Some(next) => Next { due: now, ..*next },
+                    None if !self.begun => Next { due: now + spread(), turn: 0 },
+                    None => Next { due: now, turn: 0 },
                 };
-                due.insert((*store, pg), next);
+                all.insert((*store, pg), next);
             }
         }
-        (self.due, self.up, self.begun) = (due, up, true);
+        (self.next, self.up, self.begun) = (all, up, true);
     }
 
-    fn next(&self, now: Instant) -> Option<(StoreId, PgId)> {
-        self.due.iter().find(|(_, due)| **due <= now).map(|(key, _)| *key)
+    /// A group that is due, and whose turn it is.
+    fn due(&self, now: Instant) -> Option<(StoreId, PgId, usize)> {
+        let (key, next) = self.next.iter().find(|(_, next)| next.due <= now)?;
+        Some((key.0, key.1, next.turn))
+    }
+
+    /// It was compared, and is again at that time.
+    fn done(&mut self, store: StoreId, pg: PgId, due: Instant) {
+        if let Some(next) = self.next.get_mut(&(store, pg)) {
+            *next = Next { due, turn: next.turn + 1 };
+        }
     }
 }
 
@@ -125,9 +141,8 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
         let open = node.stores.iter().filter_map(|slot| Some((slot.id()?, slot.incarnation()?)));
         let period = node.compare_every;
         schedule.see(&view, &open.collect::<Vec<_>>(), cairn_net::now(), || period.mul_f64(rng.f64()));
-        while let Some((store, pg)) = schedule.next(cairn_net::now()) {
-            schedule.turn += 1;
-            let compared = stop.run_until_cancelled(compare(&node, store, pg, schedule.turn));
+        while let Some((store, pg, turn)) = schedule.due(cairn_net::now()) {
+            let compared = stop.run_until_cancelled(compare(&node, store, pg, turn));
             let pause = match compared.await {
                 None => return,
                 Some(Ok(())) => period,
@@ -136,7 +151,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                     period.min(JUDGE_TIMEOUT)
                 }
             };
-            schedule.due.insert((store, pg), cairn_net::now() + pause.mul_f64(0.8 + 0.4 * rng.f64()));
+            schedule.done(store, pg, cairn_net::now() + pause.mul_f64(0.8 + 0.4 * rng.f64()));
         }
     }
 }
@@ -346,6 +361,68 @@ async fn report_lacking(node: &Node, store: StoreId, pg: PgId, blocks: &[BlockId
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Three groups in which our store 1 is full beside stores 2 and 3, each on a node of its own number.
+    fn view(up: &[u32]) -> ClusterView {
+        let node = |id: u32| pb::NodeInfo {
+            id,
+            addr: format!("127.0.0.1:{id}"),
+            state: if up.contains(&id) { NodeState::Up } else { NodeState::Suspect } as i32,
+            stores: vec![pb::StoreInfo { id, ..Default::default() }],
+            ..Default::default()
+        };
+        let member = |store| pb::Member { store, state: MemberState::Full as i32 };
+        let group =
+            |id| pb::PgInfo { id, epoch: 1, replicas: 3, members: (1..=3).map(member).collect(), ..Default::default() };
+        let page = pb::ClusterMapReply {
+            version: 1,
+            nodes: (1..=3).map(node).collect(),
+            pgs: (1..=2).map(group).collect(),
+            ..Default::default()
+        };
+        let mut view = ClusterView::default();
+        view.absorb(&page);
+        view
+    }
+
+    #[test]
+    fn every_group_is_compared_with_every_other_member_in_turn() {
+        let mut schedule = Schedule::default();
+        let now = cairn_net::now();
+        schedule.see(&view(&[1, 2, 3]), &[(StoreId(1), Incarnation(1))], now, || Duration::ZERO);
+        let mut turns: BTreeMap<PgId, Vec<usize>> = BTreeMap::new();
+        for round in 0..4 {
+            let now = now + Duration::from_secs(round);
+            while let Some((store, pg, turn)) = schedule.due(now) {
+                turns.entry(pg).or_default().push(turn % 2);
+                schedule.done(store, pg, now + Duration::from_secs(1));
+            }
+        }
+        assert_eq!(turns.into_values().collect::<Vec<_>>(), [[0, 1, 0, 1], [0, 1, 0, 1]]);
+    }
+
+    #[test]
+    fn a_member_that_returns_and_a_store_opened_again_are_compared_at_once() {
+        let mut schedule = Schedule::default();
+        let now = cairn_net::now();
+        let later = || Duration::from_secs(100);
+        let mut opening = Incarnation(1);
+        schedule.see(&view(&[1, 2]), &[(StoreId(1), opening)], now, later);
+        assert_eq!(schedule.due(now), None, "spread over the period at first");
+        schedule.see(&view(&[1, 2]), &[(StoreId(1), opening)], now, later);
+        assert_eq!(schedule.due(now), None);
+        schedule.see(&view(&[1, 2, 3]), &[(StoreId(1), opening)], now, later);
+        for pg in [PgId(1), PgId(2)] {
+            assert_eq!(schedule.due(now), Some((StoreId(1), pg, 0)));
+            schedule.done(StoreId(1), pg, now + later());
+        }
+        assert_eq!(schedule.due(now), None);
+        opening = Incarnation(2);
+        schedule.see(&view(&[1, 2, 3]), &[(StoreId(1), opening)], now, later);
+        assert_eq!(schedule.due(now), Some((StoreId(1), PgId(1), 1)));
+        schedule.see(&view(&[1, 2, 3]), &[], now, later);
+        assert_eq!(schedule.due(now), None, "a store that is not open is not compared");
+    }
 
     const SIDES: [Side; 2] = [Side::Here, Side::There];
     const STATES: [WriterState; 3] = [WriterState::Open, WriterState::Closed, WriterState::Unknown];

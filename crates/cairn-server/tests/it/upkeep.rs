@@ -115,12 +115,7 @@ async fn a_block_that_one_member_lost_in_silence_is_found_by_comparison() {
     let addr = cluster.nodes[2].as_ref().unwrap().addr().to_string();
     let store = cluster.client.store_at(&addr).await;
     // A member that deletes what it should not, and does not remember it.
-    let (_, groups) = cluster.client.map().await;
-    let epoch = groups.iter().find(|group| group.id.0 == lost.pg).unwrap().epoch.0;
-    let run = pb::Run { first: Some(id(lost.block)), count: 1 };
-    let delete = pb::DeleteBlocks { store, pg: lost.pg, pg_epoch: epoch, duty_epoch: 1, runs: vec![run] };
-    cluster.client.node(store, Kind::Delete(delete), Bytes::new()).await.unwrap();
-    assert!(!cluster.client.holds(store, &lost).await);
+    lose(&cluster, store, &lost).await;
     cluster.stop_node(3).await;
     cluster.client.close().await;
     start_comparing(&mut cluster, 3, &addr).await;
@@ -136,6 +131,81 @@ async fn a_block_that_one_member_lost_in_silence_is_found_by_comparison() {
             })
     })
     .await;
+    cluster.stop().await;
+}
+
+/// Makes a member delete what it should not, without a trace of it elsewhere.
+async fn lose(cluster: &Cluster, store: u32, file: &Stored) {
+    let (_, groups) = cluster.client.map().await;
+    let epoch = groups.iter().find(|group| group.id.0 == file.pg).unwrap().epoch.0;
+    let run = pb::Run { first: Some(id(file.block)), count: 1 };
+    let delete = pb::DeleteBlocks { store, pg: file.pg, pg_epoch: epoch, duty_epoch: 1, runs: vec![run] };
+    cluster.client.node(store, Kind::Delete(delete), Bytes::new()).await.unwrap();
+    assert!(!cluster.client.holds(store, file).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_compares_tells_metadata_what_another_one_lacks() {
+    let mut cluster = Cluster::start().await;
+    let lost = cluster.client.write_file("lost", content(100_000, 1)).await;
+    let addr = cluster.nodes[2].as_ref().unwrap().addr().to_string();
+    let store = cluster.client.store_at(&addr).await;
+    lose(&cluster, store, &lost).await;
+    // It forgets what it deleted, and compares nothing by itself for an hour.
+    cluster.stop_node(3).await;
+    cluster.start_node(3, &addr).await;
+    cluster.client.close().await;
+    let other = cluster.stop_node(1).await;
+    start_comparing(&mut cluster, 1, &other).await;
+    eventually("it was told, and has it back", async || cluster.client.holds(store, &lost).await).await;
+    eventually("nothing is lacking any more", async || cluster.client.status().await.degraded_runs == 0).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_store_that_returns_under_its_old_id_counts_only_when_it_is_whole_again() {
+    let mut cluster = Cluster::start().await;
+    let mut files = Vec::new();
+    for n in 0..10 {
+        files.push(cluster.client.write_file(&format!("f{n}"), content(100_000, n)).await);
+    }
+    let addr = cluster.nodes[2].as_ref().unwrap().addr().to_string();
+    let store = cluster.client.store_at(&addr).await;
+    let past = |beat: &pb::StoreBeat| beat.durable_records;
+    let before = past(&cluster.client.node_status(&addr).await.stores[0]);
+    // What it had is known to metadata by a heartbeat.
+    eventually("metadata knows what the store holds", async || {
+        let (nodes, _) = cluster.client.map().await;
+        let info = nodes.iter().flat_map(|node| &node.stores).find(|info| info.id == store).unwrap();
+        info.blocks >= 10
+    })
+    .await;
+    cluster.stop_node(3).await;
+    let dir = cluster.node_dir(3).join("store-1");
+    std::fs::remove_dir_all(dir.join("segments")).unwrap();
+    std::fs::remove_file(dir.join("checkpoint")).unwrap();
+    let epochs: Vec<u64> = cluster.client.map().await.1.iter().map(|group| group.epoch.0).collect();
+    cluster.start_node(3, &addr).await;
+    eventually("it is registered", async || {
+        cluster.client.node_status(&addr).await.stores.first().is_some_and(|beat| beat.id == store)
+    })
+    .await;
+    // The rule: a store that says less than before has lost its past, and its memberships begin anew.
+    assert!(before > 0);
+    eventually("it joined its groups anew", async || {
+        let (_, groups) = cluster.client.map().await;
+        groups.iter().zip(&epochs).all(|(group, before)| group.epoch.0 > *before)
+    })
+    .await;
+    eventually("it is full everywhere", async || {
+        let (_, groups) = cluster.client.map().await;
+        groups.iter().all(|group| group.members.iter().all(|member| member.state == pb::MemberState::Full))
+    })
+    .await;
+    // Full means whole: nothing was taken for granted.
+    for file in &files {
+        assert!(cluster.client.holds(store, file).await, "{}", file.block);
+    }
     cluster.stop().await;
 }
 
