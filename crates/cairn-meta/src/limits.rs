@@ -98,6 +98,8 @@ pub const DEBTS_DROPPED_PER_TX: usize = 1024;
 pub const JOINS_PER_TARGET: usize = 2;
 /// Joins under way at once that copy from one store, as far as metadata begins them.
 pub const JOINS_PER_SOURCE: usize = 4;
+/// A join that has copied nothing for so long no longer keeps others from beginning.
+pub const JOIN_STALLED_AFTER: Duration = Duration::from_secs(180);
 /// Changes of groups begun by one look through them.
 pub const CHANGES_PER_LOOK: usize = 64;
 /// Percent of its capacity to which moves may fill a store.

@@ -72,10 +72,16 @@ pub(crate) fn moved(row: &Pg, from: u32, to: u32) -> Next {
     Some(with_members(row, members, None))
 }
 
-/// As [`moved`], for a store whose copies are gone for good: it goes at once, or makes no way for anybody when it was
-/// leaving already.
+/// As [`moved`], for a store whose copies are gone, as far as anybody knows: it goes at once, or makes no way for anybody
+/// when it was leaving already. The only full member stays as one that leaves, until another is full: nobody may take what
+/// the rest has for everything.
 pub(crate) fn replaced(row: &Pg, from: u32, to: u32) -> Next {
     let state = state_of(row, from)?;
+    match (state, full(row).count()) {
+        (MemberState::Full, 1) => return moved(row, from, to),
+        (MemberState::Leaving, 0) => return None,
+        _ => {}
+    }
     let mut members = row.members.clone();
     if state != MemberState::Leaving {
         if state_of(row, to).is_some() {

@@ -35,6 +35,8 @@ pub(crate) struct Sized {
 pub(crate) struct Stand {
     pub places: BTreeMap<u32, Place>,
     pub groups: BTreeMap<u32, Sized>,
+    /// Joins, by group and store, that have not got on for minutes.
+    pub stalled: BTreeSet<(u32, u32)>,
 }
 
 /// A membership that should go from one store to another.
@@ -89,7 +91,7 @@ impl<'a> Loads<'a> {
         let expected = stand.places.iter().map(|(store, place)| (*store, place.used)).collect();
         let mut loads =
             Self { stand, expected, groups: BTreeMap::new(), incoming: BTreeMap::new(), outgoing: BTreeMap::new() };
-        for group in stand.groups.values() {
+        for (pg, group) in &stand.groups {
             for member in &group.row.members {
                 let expected = loads.expected.entry(member.store).or_default();
                 match member.state {
@@ -102,10 +104,11 @@ impl<'a> Loads<'a> {
                     *loads.groups.entry(member.store).or_default() += 1;
                 }
             }
-            if loads.goes_on(&group.row) {
-                for member in group.row.members.iter().filter(|member| member.state == MemberState::Joining) {
-                    *loads.incoming.entry(member.store).or_default() += 1;
-                }
+            let going_on = loads.going_on(*pg, &group.row);
+            for store in &going_on {
+                *loads.incoming.entry(*store).or_default() += 1;
+            }
+            if !going_on.is_empty() {
                 loads.count_sources(&group.row, None);
             }
         }
@@ -116,10 +119,14 @@ impl<'a> Loads<'a> {
         self.stand.places.get(&store).is_some_and(|place| place.live)
     }
 
-    /// A join of this group is under way and does not wait for somebody who is away: such a one takes nobody's time.
-    fn goes_on(&self, row: &rows::Pg) -> bool {
-        row.members.iter().any(|member| member.state == MemberState::Joining && self.live(member.store))
-            && members::full(row).all(|store| self.live(store))
+    /// Members whose join is under way. One that waits for somebody who is away, or has not got on for long, takes nobody's
+    /// time.
+    fn going_on(&self, pg: u32, row: &rows::Pg) -> Vec<u32> {
+        if !members::full(row).all(|store| self.live(store)) {
+            return Vec::new();
+        }
+        let joins = row.members.iter().filter(|member| member.state == MemberState::Joining).map(|member| member.store);
+        joins.filter(|store| self.live(*store) && !self.stand.stalled.contains(&(pg, *store))).collect()
     }
 
     fn sources<'r>(&'r self, row: &'r rows::Pg, from: Option<u32>) -> impl Iterator<Item = u32> + 'r {

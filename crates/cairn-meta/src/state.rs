@@ -129,9 +129,13 @@ pub(crate) struct Cluster {
     pub sealed: BTreeSet<u32>,
     /// More silent nodes or failed stores than may be lost at once.
     pub alarm: bool,
-    /// When that ended last: whoever is silent then is given time anew, lest a zone that comes back node by node be
+    /// When that began last.
+    pub alarm_since: Duration,
+    /// When that ended last: whoever fell silent with it is given time anew, lest a zone that comes back node by node be
     /// taken for lost with the first of them.
-    pub calm_since: Duration,
+    pub calm_since: Option<Duration>,
+    /// Joins under way, by group and store: the bytes that had been copied when that changed last, and when that was.
+    pub joining: BTreeMap<(u32, u32), (u64, Duration)>,
     /// When silence was judged last.
     pub judged: Option<Duration>,
     /// The memberships as they were looked through last.
@@ -160,21 +164,21 @@ pub(crate) fn was_paused(judged: Option<Duration>, now: Duration) -> bool {
 
 impl Cluster {
     /// Silent nodes are more than a third of all, or a whole zone of several: rather our own trouble than theirs. The
-    /// same for stores that failed. Who is lost already and has no membership to lose any more is not counted, so that
-    /// one may be lost after another.
+    /// same for stores that failed. Who has no membership to lose is not counted, so that one may be lost after another.
     fn too_many_silent(&self, now: Duration) -> bool {
         let mut silent = 0;
         let mut zones: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut count = 0;
         for (id, node) in self.nodes.iter().filter(|(_, node)| !node.row.replaced) {
             let mut stores = self.stores.iter().filter(|(_, store)| store.row.node == *id);
-            if node.state == NodeState::Out && stores.all(|(store, _)| self.survey.holds_nothing(*store)) {
+            let is_silent = now.saturating_sub(node.last_seen) >= self.patience.suspect_after;
+            if is_silent && self.survey.is_known() && stores.all(|(store, _)| self.survey.holds_nothing(*store)) {
                 continue;
             }
             let zone = zones.entry(&node.row.zone).or_default();
             zone.0 += 1;
             count += 1;
-            if now.saturating_sub(node.last_seen) >= self.patience.suspect_after {
+            if is_silent {
                 silent += 1;
                 zone.1 += 1;
             }
@@ -187,7 +191,7 @@ impl Cluster {
         let (mut failed, mut count) = (0, 0);
         for (id, store) in self.stores.iter().filter(|(_, store)| store.row.replaced_by == 0) {
             let replaced = self.nodes.get(&store.row.node).is_none_or(|node| node.row.replaced);
-            if replaced || (store.lost && self.survey.holds_nothing(*id)) {
+            if replaced || (store.failed_since.is_some() && self.survey.holds_nothing(*id)) {
                 continue;
             }
             count += 1;
@@ -200,6 +204,8 @@ impl Cluster {
     pub(crate) fn judge(&mut self, now: Duration) -> bool {
         if was_paused(self.judged.replace(now), now) {
             for node in self.nodes.values_mut() {
+                // Its time begins anew, but nothing is put on it before it is heard.
+                node.heard &= node.state == NodeState::Up;
                 node.last_seen = now;
             }
             for store in self.stores.values_mut() {
@@ -209,17 +215,22 @@ impl Cluster {
         let hold = self.too_many_silent(now);
         if hold != self.alarm {
             self.alarm = hold;
-            self.calm_since = now;
             if hold {
+                self.alarm_since = now;
                 tracing::warn!("too many nodes or stores are silent at once: none is taken for lost");
+            } else {
+                self.calm_since = Some(now);
             }
         }
         let mut changed = false;
         let patience = self.patience;
-        let hold = hold || now.saturating_sub(self.calm_since) < patience.out_after && self.calm_since > Duration::ZERO;
+        // Who fell silent when the alarm began has time anew from its end on; who did so long before has not.
+        let lately = self.calm_since.is_some_and(|since| now.saturating_sub(since) < patience.out_after);
+        let begun = self.alarm_since.saturating_sub(patience.suspect_after * 2);
+        let holds = |silent_since: Duration| hold || (lately && silent_since >= begun);
         for (id, node) in &mut self.nodes {
             let silent = now.saturating_sub(node.last_seen);
-            let state = state_after(node.row.replaced, silent, hold, patience);
+            let state = state_after(node.row.replaced, silent, holds(node.last_seen), patience);
             // Who is out stays out until heard of: an alarm that comes later brings nobody back.
             let state =
                 if node.state == NodeState::Out && state == NodeState::Suspect { NodeState::Out } else { state };
@@ -230,8 +241,9 @@ impl Cluster {
             }
         }
         for (id, store) in &mut self.stores {
-            let long = store.failed_since.is_some_and(|since| now.saturating_sub(since) >= patience.out_after);
-            let lost = long && (store.lost || !hold);
+            let lost = store
+                .failed_since
+                .is_some_and(|since| now.saturating_sub(since) >= patience.out_after && (store.lost || !holds(since)));
             if lost != store.lost {
                 tracing::info!(store = id, lost, "store state");
                 store.lost = lost;
@@ -370,21 +382,46 @@ mod tests {
 
     #[test]
     fn a_zone_that_comes_back_node_by_node_is_given_time_anew() {
-        let nodes = [("a", 0), ("a", 0), ("b", 999), ("b", 999), ("b", 999), ("c", 999), ("c", 999)];
+        let nodes = [("a", 0), ("a", 0), ("b", 0), ("b", 0), ("b", 0), ("c", 0), ("c", 0)];
         let mut zones = cluster(&nodes);
         let hear = |cluster: &mut Cluster, now: u64, heard: &[u32]| {
             let now = Duration::from_secs(now);
             heard.iter().for_each(|node| cluster.nodes.get_mut(node).expect("a node").last_seen = now);
             cluster.judge(now);
         };
-        hear(&mut zones, 1000, &[]);
+        for now in 1..1000 {
+            hear(&mut zones, now, &[3, 4, 5, 6, 7]);
+        }
         assert!(zones.alarm);
-        for now in 1001..1600 {
+        for now in 1000..1600 {
             hear(&mut zones, now, &[1, 3, 4, 5, 6, 7]);
             assert!(!zones.alarm && zones.nodes[&2].state == NodeState::Suspect, "at {now}");
         }
-        hear(&mut zones, 1601, &[1, 3, 4, 5, 6, 7]);
+        hear(&mut zones, 1600, &[1, 3, 4, 5, 6, 7]);
         assert_eq!(zones.nodes[&2].state, NodeState::Out);
+    }
+
+    #[test]
+    fn a_silence_from_long_before_an_alarm_is_not_forgiven_by_it() {
+        let mut cluster = cluster(&[("", 0), ("", 0), ("", 0), ("", 0)]);
+        for now in 1..=600u64 {
+            let at = Duration::from_secs(now);
+            // Node 1 is dead from the start, node 2 is gone for a quarter of a minute.
+            let heard: &[u32] = if (300..315).contains(&now) { &[3, 4] } else { &[2, 3, 4] };
+            heard.iter().for_each(|node| cluster.nodes.get_mut(node).expect("a node").last_seen = at);
+            cluster.judge(at);
+            assert_eq!(cluster.alarm, (309..315).contains(&now), "at {now}");
+        }
+        assert_eq!(cluster.nodes[&1].state, NodeState::Out);
+    }
+
+    #[test]
+    fn nothing_is_put_on_a_dead_node_after_a_pause() {
+        let mut cluster = cluster(&[("", 0), ("", 999), ("", 999), ("", 999)]);
+        cluster.judge(Duration::from_secs(1000));
+        assert_eq!(cluster.nodes[&1].state, NodeState::Out);
+        cluster.judge(Duration::from_secs(2000));
+        assert!(!cluster.nodes[&1].heard && cluster.nodes[&2].heard);
     }
 
     #[test]

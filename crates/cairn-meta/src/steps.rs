@@ -81,7 +81,9 @@ pub(crate) fn decide(stand: &Stand, tasks: &[OpenTask], moves: &[MoveRow]) -> St
     let mut loads = Loads::new(stand);
     for (pg, group) in &stand.groups {
         let row = &group.row;
+        // What is away may be back or be lost without a change of the map.
         steps.unsettled |= members::leaving(row).next().is_some();
+        steps.unsettled |= row.members.iter().any(|member| !is_live(stand, member.store));
         if steps.complete.len() < CHANGES_PER_LOOK && may_complete(stand, row) {
             steps.complete.push(*pg);
         }
@@ -124,8 +126,12 @@ fn repair(
     taken: &mut BTreeSet<u32>,
     steps: &mut Steps,
 ) {
-    // An operator said where these go.
-    let replaced = |store: u32| tasks.iter().any(|t| t.row.kind == TaskKind::Replace && t.from.contains(&store));
+    // An operator said where these go, as long as they can go there.
+    let takes = |store: &u32| stand.places.get(store).is_some_and(|place| place.takes);
+    let replaced = |store: u32| {
+        let named = |task: &&OpenTask| task.row.kind == TaskKind::Replace && task.from.contains(&store);
+        tasks.iter().filter(named).any(|task| task.to.iter().any(takes))
+    };
     let mut endangered: Vec<(usize, u32, u32)> = Vec::new();
     let mut left: BTreeMap<u32, String> = BTreeMap::new();
     for (pg, group) in &stand.groups {
@@ -200,11 +206,12 @@ fn drain(
                 continue;
             }
             let from = member.store;
-            // A live copy is given up only where nothing else is missing.
+            // A live copy that is whole is given up only where nothing else is missing.
             let lost = is_lost(stand, from);
             let is_last = member.state == MemberState::Full && members::full(&group.row).count() == 1;
             let alone = lost && is_last && group.row.members.len() > 1;
-            if alone || !(lost || plan::is_settled(stand, &group.row)) {
+            let whole = member.state == MemberState::Full;
+            if alone || (whole && !lost && !plan::is_settled(stand, &group.row)) {
                 why.get_or_insert_with(|| format!("group {pg} is not complete"));
                 continue;
             }

@@ -60,6 +60,11 @@ impl Survey {
         survey
     }
 
+    /// True once the groups were looked through.
+    pub(crate) fn is_known(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// True when it is known that nobody relies on the store any more.
     pub(crate) fn holds_nothing(&self, store: u32) -> bool {
         self.held.as_ref().is_some_and(|held| held.get(&store).is_none_or(|held| held.kept == 0))

@@ -12,7 +12,7 @@ use crate::plan::{self, PlannedMove};
 use crate::rows;
 use crate::state::Cluster;
 use crate::steps::{MoveRow, OpenTask, is_open};
-use crate::tend::{Look, forget_old_tasks, stores_of};
+use crate::tend::{Look, make_room, stores_of};
 use crate::tx::Tx;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::pb::{self, TaskKind, TaskState};
@@ -258,7 +258,9 @@ impl Meta {
             if tasks.iter().any(|(key, row)| is_open(row) && !known.contains(&key.task)) {
                 return fail(Code::Conflict, "another task began meanwhile: look at it, and try again");
             }
-            forget_old_tasks(tx).await?;
+            if !make_room(tx).await? {
+                return fail(Code::Conflict, format!("{TASKS_OPEN_MAX} tasks run or wait already"));
+            }
             let task = tx.next_number(counter::TASK).await?;
             tx.put(&keys::Task { task }, row);
             mark_draining(tx, &subject.from, drains).await?;

@@ -3,7 +3,7 @@
 use crate::error::Op;
 use crate::keys::{self, counter};
 use crate::kv::Durability;
-use crate::limits::{ALARMS_MAX, GROUPS_MAX, TASKS_KEPT_MAX, TASKS_OPEN_MAX};
+use crate::limits::{ALARMS_MAX, GROUPS_MAX, JOIN_STALLED_AFTER, TASKS_KEPT_MAX, TASKS_OPEN_MAX};
 use crate::members;
 use crate::meta::{Meta, transact};
 use crate::moves::Changed;
@@ -74,8 +74,8 @@ impl Meta {
         let groups: Vec<(u32, rows::Pg)> = groups.into_iter().map(|(key, row)| (key.pg, row)).collect();
         let moves = moves.into_iter().map(|(key, row)| (key.pg, key.from, row)).collect();
         let now = self.now();
-        let cluster = self.inner.cluster.lock();
-        let stand = stand_of(&cluster, groups, now);
+        let mut cluster = self.inner.cluster.lock();
+        let stand = stand_of(&mut cluster, groups, now);
         let open = tasks.into_iter().filter(|(_, row)| steps::is_open(row));
         let tasks = open.map(|(key, row)| {
             let stores = |node, store| stores_of(&cluster, node, store);
@@ -137,11 +137,14 @@ impl Meta {
                 Account::Task(task) => *task,
                 Account::Repair(store) => match repairs.get(store) {
                     Some(task) => *task,
-                    None => {
-                        let task = self.open_repair(*store).await?;
-                        repairs.insert(*store, task);
-                        task
-                    }
+                    None => match self.open_repair(*store).await? {
+                        Some(task) => {
+                            repairs.insert(*store, task);
+                            task
+                        }
+                        // When some of the others have ended.
+                        None => continue,
+                    },
                 },
             };
             changed |= self.begin(look, task, planned).await?;
@@ -189,9 +192,12 @@ impl Meta {
         }
     }
 
-    /// The task on whose account the memberships of a lost store move.
-    async fn open_repair(&self, store: u32) -> Result<u64, Status> {
+    /// The task on whose account the memberships of a lost store move; `None` while there are too many.
+    async fn open_repair(&self, store: u32) -> Result<Option<u64>, Status> {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
+            if !make_room(tx).await? {
+                return Ok(None);
+            }
             let task = tx.next_number(counter::TASK).await?;
             let row = rows::Task {
                 kind: TaskKind::Repair,
@@ -208,9 +214,8 @@ impl Meta {
                 started_ns: tx.now_ns,
                 ended_ns: 0,
             };
-            forget_old_tasks(tx).await?;
             tx.put(&keys::Task { task }, &row);
-            Ok(task)
+            Ok(Some(task))
         })
     }
 
@@ -227,14 +232,14 @@ impl Meta {
     }
 }
 
-/// Makes room for one more task among those that ended.
-pub(crate) async fn forget_old_tasks(tx: &mut Tx) -> Op<()> {
+/// Makes room for one more task, by forgetting some that ended; false when too many have not.
+pub(crate) async fn make_room(tx: &mut Tx) -> Op<bool> {
     let tasks = tx.table::<keys::Task>(TASKS_OPEN_MAX + TASKS_KEPT_MAX + 1).await?;
     let ended: Vec<_> = tasks.iter().filter(|(_, row)| !steps::is_open(row)).collect();
     for (key, _) in ended.iter().take((ended.len() + 1).saturating_sub(TASKS_KEPT_MAX)) {
         tx.delete(key);
     }
-    Ok(())
+    Ok(tasks.len() - ended.len() < TASKS_OPEN_MAX)
 }
 
 /// Stores that a task names: one, or all of a node.
@@ -245,7 +250,30 @@ pub(crate) fn stores_of(cluster: &Cluster, node: u32, store: u32) -> BTreeSet<u3
     cluster.stores.iter().filter(named).map(|(id, _)| *id).collect()
 }
 
-fn stand_of(cluster: &Cluster, groups: Vec<(u32, rows::Pg)>, now: Duration) -> Stand {
+/// Joins that have copied nothing for so long that others need not wait for them. One that has been waiting for its turn
+/// on its node is among them, and is counted again when it goes on.
+fn stalled_joins(cluster: &mut Cluster, groups: &[(u32, rows::Pg)], now: Duration) -> BTreeSet<(u32, u32)> {
+    let before = std::mem::take(&mut cluster.joining);
+    let mut stalled = BTreeSet::new();
+    for (pg, row) in groups {
+        for member in row.members.iter().filter(|member| member.state == MemberState::Joining) {
+            let key = (*pg, member.store);
+            let live = cluster.stores.get(&member.store);
+            let join = live.and_then(|live| live.joins.iter().find(|join| join.pg == *pg));
+            let done = join.map_or(0, |join| join.bytes_done);
+            let (done, since) = before.get(&key).filter(|known| known.0 == done).copied().unwrap_or((done, now));
+            if now.saturating_sub(since) >= JOIN_STALLED_AFTER {
+                stalled.insert(key);
+            }
+            cluster.joining.insert(key, (done, since));
+        }
+    }
+    stalled
+}
+
+fn stand_of(cluster: &mut Cluster, groups: Vec<(u32, rows::Pg)>, now: Duration) -> Stand {
+    let stalled = stalled_joins(cluster, &groups, now);
+    let cluster = &*cluster;
     let place = |store: &crate::state::StoreLive| {
         let domains = cluster.nodes.get(&store.row.node).map(|node| &node.row);
         let domains = domains.map(|row| [row.zone.clone(), row.rack.clone(), row.host.clone()]).unwrap_or_default();
@@ -268,7 +296,7 @@ fn stand_of(cluster: &Cluster, groups: Vec<(u32, rows::Pg)>, now: Duration) -> S
         let bytes = sizes.get(&pg).copied().unwrap_or(0);
         (pg, Sized { row, bytes })
     };
-    Stand { places, groups: groups.into_iter().map(sized).collect() }
+    Stand { places, groups: groups.into_iter().map(sized).collect(), stalled }
 }
 
 /// What an operator has to look at, each a sentence.

@@ -60,6 +60,10 @@ fn what_is_gone_for_good_goes_at_once() {
     assert_eq!(states(replaced(&group, 1, 4)), Some((8, vec![(2, Full), (3, Leaving), (4, Joining)])));
     assert_eq!(states(replaced(&group, 3, 4)), Some((8, vec![(1, Full), (2, Full)])));
     assert_eq!(states(replaced(&group, 1, 2)), None);
+    let last = row(&[(1, Full), (2, Joining)]);
+    let next = replaced(&last, 1, 4).expect("replaced");
+    assert_eq!(states(Some(next.clone())), Some((8, vec![(1, Leaving), (2, Joining), (4, Joining)])));
+    assert_eq!(states(replaced(&next, 1, 4)), None, "nobody is full");
 }
 
 #[test]

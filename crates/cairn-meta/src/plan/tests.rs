@@ -21,7 +21,7 @@ fn group(members: &[u32], bytes: u64) -> Sized {
 
 fn stand(stores: &[(&str, u64, u64)], groups: &[(&[u32], u64)]) -> Stand {
     let groups = groups.iter().enumerate().map(|(at, (members, bytes))| (at as u32 + 1, group(members, *bytes)));
-    Stand { places: places(stores), groups: groups.collect() }
+    Stand { places: places(stores), groups: groups.collect(), ..Stand::default() }
 }
 
 #[test]
@@ -54,6 +54,21 @@ fn why_there_is_no_target() {
     // A join that waits for a member who is away takes nobody's time.
     busy.places.get_mut(&2).expect("a store").live = false;
     assert_eq!(Loads::new(&busy).target(&busy.groups[&1], 1, None, true), Ok(4));
+}
+
+#[test]
+fn a_join_that_does_not_get_on_keeps_no_other_from_beginning() {
+    let four = [("", 100, 0), ("", 100, 0), ("", 100, 0), ("", 100, 0)];
+    let mut stand = stand(&four, &[(&[1, 2, 3], 1), (&[1, 2, 3], 1), (&[1, 2, 3], 1)]);
+    for pg in [2, 3] {
+        let row = &mut stand.groups.get_mut(&pg).expect("a group").row;
+        row.members[0].state = MemberState::Leaving;
+        row.members.push(Member { store: 4, state: MemberState::Joining });
+    }
+    let target = |stand: &Stand| Loads::new(stand).target(&stand.groups[&1], 1, None, true);
+    assert_eq!(target(&stand), Err(Nowhere::Busy));
+    stand.stalled.insert((2, 4));
+    assert_eq!(target(&stand), Ok(4));
 }
 
 #[test]
@@ -103,7 +118,7 @@ proptest! {
         let names = ["a", "b", "c"];
         let stores: Vec<(&str, u64, u64)> =
             capacities.iter().zip(&zones).map(|(tib, zone)| (names[usize::from(*zone)], tib << 40, 0)).collect();
-        let mut stand = Stand { places: places(&stores), groups: BTreeMap::new() };
+        let mut stand = Stand { places: places(&stores), ..Stand::default() };
         for (at, (seed, size)) in groups.iter().enumerate() {
             let mut all: Vec<u32> = stand.places.keys().copied().collect();
             fastrand::Rng::with_seed(*seed).shuffle(&mut all);
@@ -141,7 +156,7 @@ proptest! {
     fn many_small_groups_end_within_a_few_percent(seed in any::<u64>(), fresh in 1usize..3) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let old = 6;
-        let mut stand = Stand { places: places(&vec![("", 1 << 40, 0); old + fresh]), groups: BTreeMap::new() };
+        let mut stand = Stand { places: places(&vec![("", 1 << 40, 0); old + fresh]), ..Stand::default() };
         for pg in 1..=200u32 {
             let mut all: Vec<u32> = (1..=old as u32).collect();
             rng.shuffle(&mut all);

@@ -672,3 +672,57 @@ async fn there_are_groups_for_every_replica_count_in_use() {
         assert_eq!(info.members.len(), info.replicas as usize, "{info:?}");
     }
 }
+
+#[tokio::test]
+async fn a_dead_node_that_holds_nothing_is_no_reason_for_an_alarm_after_a_restart() {
+    let mut fleet = Fleet::of(5).await;
+    fleet.pass(601, &[1, 2, 3, 4]).await;
+    fleet.finish(&[1, 2, 3, 4]).await;
+    fleet.world.meta = Meta::open(fleet.engine.clone(), options(fleet.world.clock.clone())).await.expect("opens");
+    for index in 1..=4 {
+        fleet.world.register(index, index, false).await;
+    }
+    // Another one is lost before the time of the first is over again.
+    fleet.pass(601, &[1, 2, 3]).await;
+    assert!(fleet.world.status().await.alarms.is_empty(), "{:?}", fleet.world.status().await.alarms);
+    fleet.finish(&[1, 2, 3]).await;
+    fleet.assert_whole(3).await;
+    assert!(fleet.states(4).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_join_that_stands_still_does_not_stop_the_others() {
+    let mut fleet = Fleet::of(4).await;
+    fleet.pass(601, &[1, 2, 3]).await;
+    fleet.add(5).await;
+    // Nobody completes anything: a block is lost, say. The other groups are given new members all the same.
+    fleet.pass(2000, &[1, 2, 3, 5]).await;
+    let states = fleet.states(4).await;
+    assert_eq!(states.keys().collect::<Vec<_>>(), [&MemberState::Leaving], "{states:?}");
+}
+
+#[tokio::test]
+async fn a_joining_membership_can_be_drained() {
+    let mut fleet = Fleet::of(3).await;
+    fleet.add(4).await;
+    fleet.add(5).await;
+    fleet.settle().await;
+    fleet.start(fleet.drain(1, false)).await.expect("begun");
+    fleet.settle().await;
+    let joining = [4u8, 5];
+    let store = joining.map(|index| fleet.store(index));
+    let map = fleet.world.map().await;
+    let joins =
+        |info: &&pb::PgInfo| info.members.iter().any(|m| m.state() == MemberState::Joining && store.contains(&m.store));
+    let group = map.pgs.iter().find(joins).expect("a move").clone();
+    let newcomer = group.members.iter().find(|m| m.state() == MemberState::Joining).expect("a newcomer").store;
+    let index = joining[usize::from(newcomer == store[1])];
+    fleet.add(6).await;
+    fleet.start(fleet.drain(index, false)).await.expect("begun");
+    // Although it has not become full, and does not.
+    fleet.pass(600, &[1, 2, 3, 4, 5, 6]).await;
+    let map = fleet.world.map().await;
+    let now = map.pgs.iter().find(|info| info.id == group.id).expect("there");
+    let member = now.members.iter().find(|member| member.store == newcomer).expect("a member");
+    assert_eq!(member.state(), MemberState::Leaving, "{now:?}");
+}
