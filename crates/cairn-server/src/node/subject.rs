@@ -243,10 +243,6 @@ fn measure_queues(page: &mut Page<'_>, stores: &[StoreFigures]) -> fmt::Result {
     gauge("cairn_node_store_queue_requests", help, |counts| counts.waiting_requests as u64)?;
     let help = "Payload that waits in the store to be written.";
     gauge("cairn_node_store_queue_bytes", help, |counts| counts.waiting_bytes as u64)?;
-    let help = "Bytes kept for reuse: files of removed segments.";
-    gauge("cairn_node_store_recycled_bytes", help, |counts| counts.recycled_bytes)?;
-    let help = "Bytes of dead payloads that were not given back yet.";
-    gauge("cairn_node_store_dead_bytes", help, |counts| counts.dead_bytes)?;
     let mut counter = |name, help, value: fn(&StoreCounts) -> u64| {
         page.counter(name, help, |family| {
             stores.iter().try_for_each(|store| family.count(&store.labels(), value(&store.counts)))
@@ -262,17 +258,6 @@ fn measure_queues(page: &mut Page<'_>, stores: &[StoreFigures]) -> fmt::Result {
     counter("cairn_node_store_sync_rounds_total", help, |counts| counts.sync_rounds)?;
     let help = "Requests that those rounds answered.";
     counter("cairn_node_store_sync_waiters_total", help, |counts| counts.sync_waiters)?;
-    let help = "Blocks that the operating system could not read.";
-    counter("cairn_node_store_read_errors_total", help, |counts| counts.read_errors)?;
-    let help = "Segments from which compaction moved what was left.";
-    counter("cairn_node_store_compacted_segments_total", help, |counts| counts.compacted_segments)?;
-    counter("cairn_node_store_moved_blocks_total", "Blocks that compaction moved.", |counts| counts.moved_blocks)?;
-    counter("cairn_node_store_moved_bytes_total", "Bytes that compaction moved.", |counts| counts.moved_bytes)?;
-    counter("cairn_node_store_removed_segments_total", "Segments removed.", |counts| counts.removed_segments)?;
-    let help = "New segments in files that were used before.";
-    counter("cairn_node_store_recycled_segments_total", help, |counts| counts.recycled_segments)?;
-    let help = "Bytes of dead payloads given back to the file system.";
-    counter("cairn_node_store_punched_bytes_total", help, |counts| counts.punched_bytes)?;
     let help = "Blocks that were found bad, torn ones after a crash included.";
     counter("cairn_node_store_quarantines_total", help, |counts| counts.quarantined)
 }
