@@ -303,3 +303,6 @@ fn follow(
 pub(crate) fn is_open(row: &rows::Task) -> bool {
     matches!(row.state, TaskState::Running | TaskState::Waiting)
 }
+
+#[cfg(test)]
+mod tests;
