@@ -49,7 +49,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "1 of 5 nodes killed and never back: out, its replicas are made anew on the others",
         " and .failed==0 and .incomplete_groups_max>0",
         &["kill"],
-        false,
+        true,
         nodes::kill
     ),
     scenario!(
@@ -57,7 +57,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "1 of 5 nodes frozen until it was replaced everywhere, then it goes on",
         " and .failed==0 and .incomplete_groups_max>0",
         &["stop"],
-        false,
+        true,
         nodes::freeze
     ),
     scenario!(
@@ -65,7 +65,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "1 of 5 nodes killed, its directory removed, started again under its address",
         " and .failed==0 and .incomplete_groups_max>0",
         &["wipe"],
-        false,
+        true,
         nodes::wipe
     ),
     scenario!(
@@ -73,7 +73,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "2 of 5 nodes killed one after the other, the second when the first was healed",
         " and .failed==0 and .fired.kill==2",
         &["kill"],
-        false,
+        true,
         nodes::two
     ),
     scenario!(
@@ -97,7 +97,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "1 of 3 zones with 2 nodes each killed for long: an alarm, no group changes, the zone comes back",
         " and .failed==0 and .fired.kill==2 and .alarms_seen>0 and .groups_changed==0",
         &["kill"],
-        false,
+        true,
         nodes::zone
     ),
     scenario!(
@@ -105,7 +105,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "the disk of 1 of 5 nodes filled up by somebody else (loop device), later there is room again",
         " and .failed==0 and .full_seen",
         &["full"],
-        false,
+        true,
         disks::full
     ),
     scenario!(
@@ -113,7 +113,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "the disk of 1 of 5 nodes fails every read and write with EIO (loop device)",
         " and .failed==0 and .store_troubles_seen>0",
         &["eio"],
-        false,
+        true,
         disks::eio
     ),
     scenario!(
@@ -121,7 +121,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "all machines lose power, again and again: killed, and what their disks (loop devices) had not synced is gone",
         " and .cuts>0 and .fired.power==6*.cuts",
         &["power"],
-        false,
+        true,
         disks::power
     ),
     scenario!(
@@ -129,7 +129,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "bits flipped in 1,000 random places of the segments of 2 of 5 running nodes, then a scrub; restarted, then another",
         " and .failed==0 and .places>0 and .damaged>0 and .undetected==0 and .ledger_open==0 and .found_again==0",
         &["rot"],
-        false,
+        true,
         disks::rot
     ),
     scenario!(
@@ -137,7 +137,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "1 of 5 nodes drained, until it holds nothing",
         " and .failed==0 and .left_on_drained==0 and .empty_after_s>=0",
         &["drain"],
-        false,
+        true,
         tasks::drain
     ),
     scenario!(
@@ -145,7 +145,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "a sixth node started and filled up with its share",
         " and .failed==0 and .new_node_groups>0 and .new_node_share>=0.5",
         &["add"],
-        false,
+        true,
         tasks::add
     ),
     scenario!(
@@ -153,7 +153,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "1 of 5 nodes drained, every process killed in between and started again: the drain goes on to its end",
         " and .moves_left_at_kill>0 and .left_on_drained==0 and .drain_state==\"done\"",
         &["drain", "kill"],
-        false,
+        true,
         tasks::restart
     ),
 ];

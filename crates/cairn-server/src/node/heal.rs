@@ -96,7 +96,7 @@ async fn heal_missing(node: &Node, slot: &Arc<StoreSlot>, store: StoreId) -> usi
         match outcome {
             Ok(_) => drop(node.ledger.found(store, key.block, pg, MISSING, finder)),
             // It was deleted everywhere meanwhile.
-            Err(CopyError::Nowhere { .. }) => node.ledger.close(store, key.block, Closing::Deleted),
+            Err(CopyError::Nowhere { .. }) => drop(node.ledger.close(store, key.block, Closing::Deleted)),
             Err(error) => {
                 tracing::debug!(block = %key, %error, "missing block not fetched yet");
                 node.ledger.trouble(store, key.block, error.to_string());
@@ -136,8 +136,7 @@ async fn close_one(node: &Node, slot: &Arc<StoreSlot>, store: StoreId, open: Ope
     let key = BlockKey::replica(open.block);
     let Ok(read) = slot.ask(move |store| store.verify_on_disk(key)).await else { return true };
     if let Some(closing) = closing(&read, &open.cause) {
-        node.ledger.close(store, open.block, closing);
-        if open.finder == Finder::Scrub.name() {
+        if node.ledger.close(store, open.block, closing).is_some_and(|finder| finder == Finder::Scrub.name()) {
             slot.scrub.repaired();
         }
         return false;

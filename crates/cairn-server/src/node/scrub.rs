@@ -143,7 +143,8 @@ impl Scrub {
     /// A defect that scrub found was repaired and read again.
     pub(crate) fn repaired(&self) {
         let mut record = self.record.lock();
-        record.repaired = (record.repaired + 1).min(record.found);
+        // May come before the batch in which it was found is counted.
+        record.repaired += 1;
     }
 
     pub(crate) fn to_pb(&self, store: StoreId) -> pb::StoreScrub {
@@ -156,7 +157,7 @@ impl Scrub {
             bytes_done: record.bytes_done,
             bytes_total: record.bytes_total.max(record.bytes_done),
             found: record.found,
-            repaired: record.repaired,
+            repaired: record.repaired.min(record.found),
             last_complete_ns: record.last_complete_ns,
             behind: record.is_behind(self.period, wall_ns()),
         }

@@ -205,7 +205,14 @@ impl Ledger {
     /// count of quarantined blocks still tells of them.
     pub(crate) fn found(&self, store: StoreId, block: BlockId, pg: PgId, cause: &str, finder: Finder) -> bool {
         let mut state = self.state.lock();
-        if state.open.len() >= REPAIRED_WAITING_MAX || state.open.contains_key(&(store, block)) {
+        if let Some(number) = state.open.get(&(store, block)).copied() {
+            // Whoever closes it tells scrub then, which has counted it.
+            if let Some(entry) = state.entries.get_mut(&number).filter(|_| finder == Finder::Scrub) {
+                entry.finder = finder.name().to_owned();
+            }
+            return false;
+        }
+        if state.open.len() >= REPAIRED_WAITING_MAX {
             return false;
         }
         tracing::warn!(node = %state.node, %store, %block, cause, finder = finder.name(), "defect found");
@@ -229,10 +236,13 @@ impl Ledger {
     }
 
     /// Ends a defect: the block was read again from the disk, or is not wanted any more.
-    pub(crate) fn close(&self, store: StoreId, block: BlockId, closing: Closing) {
+    ///
+    /// Who had found it; `None` when there was no open entry.
+    pub(crate) fn close(&self, store: StoreId, block: BlockId, closing: Closing) -> Option<String> {
         let mut state = self.state.lock();
-        let Some(number) = state.open.remove(&(store, block)) else { return };
-        let Some(mut entry) = state.entries.remove(&number) else { return };
+        let number = state.open.remove(&(store, block))?;
+        let mut entry = state.entries.remove(&number)?;
+        let finder = entry.finder.clone();
         tracing::info!(node = %state.node, %store, %block, cause = entry.cause, result = closing.name(), "defect ended");
         entry.closed_ns = crate::clock::wall_ns();
         entry.result = closing.name().to_owned();
@@ -244,6 +254,7 @@ impl Ledger {
         state.take_in(entry);
         drop(state);
         self.changed.notify_one();
+        Some(finder)
     }
 
     /// Why a defect is still open.
@@ -362,6 +373,17 @@ mod tests {
 
     fn told(ledger: &Ledger) -> Vec<(u32, bool)> {
         ledger.take(STORE).iter().map(|d| (d.block.expect("always named").seq, d.repaired)).collect()
+    }
+
+    #[test]
+    fn what_scrub_finds_too_is_told_to_scrub_when_it_ends() {
+        let ledger = Ledger::default();
+        let found = |finder| ledger.found(STORE, block(1), PG, "bad payload", finder);
+        assert!(found(Finder::Read));
+        assert!(!found(Finder::Scrub));
+        assert!(!found(Finder::Read), "it stays scrub's");
+        assert_eq!(ledger.close(STORE, block(1), Closing::Repaired).as_deref(), Some("scrub"));
+        assert_eq!(ledger.close(STORE, block(1), Closing::Repaired), None);
     }
 
     #[test]
