@@ -146,6 +146,11 @@ async fn catch_up_batch(
         node.wakes.map.notify_one();
         return Ok(());
     }
+    if let Err(error) = node.raise_fence(batch.pg).await {
+        progress.left += batch.rows.len();
+        progress.trouble.get_or_insert_with(|| format!("the epoch is not kept: {error}"));
+        return Ok(());
+    }
     let blocks: Vec<BlockId> = batch.rows.iter().flat_map(|(_, blocks)| blocks).copied().collect();
     let held = node.hold(slot, batch.pg, &blocks).await;
     progress.copied += held.copied;

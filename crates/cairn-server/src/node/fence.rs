@@ -119,6 +119,19 @@ impl Fence {
         Ok(())
     }
 
+    /// Copies are brought in for a membership of this epoch: a verdict of a lower one is refused from now on, also after a
+    /// crash.
+    pub(crate) fn raise(&self, disk: &dyn Disk, pg: PgId, pg_epoch: PgEpoch) -> io::Result<()> {
+        let mut seen = self.seen.lock();
+        if pg_epoch.0 > seen.pgs.get(&pg.0).copied().unwrap_or(0) {
+            let mut next = seen.clone();
+            next.pgs.insert(pg.0, pg_epoch.0);
+            keep(disk, &next)?;
+            *seen = next;
+        }
+        Ok(())
+    }
+
     /// Admits what metadata says on the authority of a duty alone, about blocks and not about a membership, or refuses it.
     /// When it returns Ok, lower epochs are refused from now on, also after a crash.
     pub(crate) fn admit_duty(&self, disk: &dyn Disk, duty_epoch: u64) -> Result<(), AdmitError> {
@@ -183,6 +196,24 @@ mod tests {
             assert!(fence.admit_duty(&disk, 6).is_err());
             assert!(fence.admit(&disk, command(6, 1, 3), PgEpoch(0)).is_err());
             assert!(fence.admit(&disk, command(7, 1, 2), PgEpoch(0)).is_err(), "groups are remembered");
+        }
+    }
+
+    #[test]
+    fn bringing_copies_in_refuses_verdicts_of_earlier_epochs() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let disk = RealDisk::open(dir.path()).expect("it is free");
+        let fence = Fence::load(&disk).expect("none yet");
+        fence.admit(&disk, command(5, 1, 3), PgEpoch(0)).expect("first");
+        fence.raise(&disk, PgId(1), PgEpoch(7)).expect("kept");
+        fence.raise(&disk, PgId(1), PgEpoch(2)).expect("nothing to keep");
+        for fence in [Fence::load(&disk).expect("kept"), fence] {
+            assert!(matches!(
+                fence.admit(&disk, command(5, 1, 6), PgEpoch(0)),
+                Err(AdmitError::Stale(Stale::Group { .. }))
+            ));
+            fence.admit(&disk, command(5, 1, 7), PgEpoch(0)).expect("of this epoch");
+            fence.admit(&disk, command(5, 2, 1), PgEpoch(0)).expect("another group");
         }
     }
 

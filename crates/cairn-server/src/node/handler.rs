@@ -149,6 +149,7 @@ impl NodeHandler {
         let key = BlockKey { block: block_id(get.block.as_ref())?, shard: shard(get.shard)? };
         let copies = ctx.peer.role == pb::Role::Node;
         if copies {
+            self.node.trusted(slot)?;
             // Another member copies: it waits for its turn as copies to this store do.
             in_time(ctx.deadline, async {
                 slot.repair_turn().await;
@@ -262,6 +263,7 @@ impl NodeHandler {
 
     async fn list(&self, list: pb::ListBlocks) -> Result<pb::ListBlocksReply, Status> {
         let slot = self.node.store(list.store)?;
+        self.node.trusted(slot)?;
         let _permit = self.node.gates.reads.admit()?;
         let after = match &list.after {
             Some(after) => Some(BlockKey::replica(block_id(Some(after))?)),
@@ -293,6 +295,7 @@ impl NodeHandler {
 
     async fn inventory_digest(&self, ask: pb::InventoryDigest) -> Result<pb::InventoryDigestReply, Status> {
         let slot = self.node.store(ask.store)?;
+        self.node.trusted(slot)?;
         let _permit = self.node.gates.reads.admit()?;
         let parts = ask.parts;
         if parts == 0 || parts > DIGEST_PARTS_MAX || ask.part.is_some_and(|part| part >= parts) {

@@ -13,7 +13,7 @@ use cairn_net::Identity;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
 use cairn_proto::status::Code;
-use cairn_proto::{ClusterId, NodeId, StoreId};
+use cairn_proto::{ClusterId, Incarnation, NodeId, StoreId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -96,6 +96,8 @@ async fn register(node: &Node) -> Result<Duration, RegisterError> {
     };
     // A directory in which no store was ever found has nothing to be registered.
     let known: Vec<&StoreSlot> = node.stores.iter().map(|slot| &**slot).filter(|slot| slot.uuid().is_some()).collect();
+    let stores: Vec<pb::StoreBeat> = known.iter().map(|slot| node.beat(slot)).collect();
+    let openings = stores.iter().map(|beat| Incarnation(beat.incarnation)).collect();
     let ask = pb::RegisterNode {
         uuid: Bytes::copy_from_slice(&uuid),
         boot_id: Bytes::copy_from_slice(&node.boot.0),
@@ -103,7 +105,7 @@ async fn register(node: &Node) -> Result<Duration, RegisterError> {
         zone: node.zone.clone(),
         rack: node.rack.clone(),
         host: node.host.clone(),
-        stores: known.iter().map(|slot| node.beat(slot)).collect(),
+        stores,
         cluster_id: cluster.map_or_else(Bytes::new, |cluster| Bytes::copy_from_slice(&cluster.0)),
     };
     let reply = match node.meta.call(Kind::RegisterNode(ask)).await? {
@@ -115,6 +117,8 @@ async fn register(node: &Node) -> Result<Duration, RegisterError> {
     let kept = granted.clone();
     blocking(move || home.identity.lock().register(&home.disk, kept)).await?;
     node.take_identity(&granted)?;
+    // What was opened again while metadata was asked is none of these, and registered next.
+    *node.registered.lock() = openings;
     Ok(period(reply.heartbeat_ms))
 }
 
@@ -179,8 +183,8 @@ async fn beat_until_forgotten(node: &Node, period: Duration) {
     let mut silent = false;
     loop {
         sleep(period).await; // tidy: sleep-ok(the period of the heartbeat)
-        if node.stores.iter().any(|slot| slot.uuid().is_some() && slot.id().is_none()) {
-            // A store was found after the node had registered.
+        if node.stores.iter().any(|slot| slot.is_open() && node.trusted(slot).is_err()) {
+            // A store was found, or opened again, after the node had registered: what it says is compared then.
             return;
         }
         match beat(node).await {

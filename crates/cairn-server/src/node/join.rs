@@ -69,6 +69,7 @@ async fn complete(node: &Node, slot: &Arc<StoreSlot>, join: Join) -> Result<(), 
     if view.epoch(join.pg) != join.epoch {
         return Err("the group has moved on".to_owned());
     }
+    node.raise_fence(join.pg).await.map_err(|error| format!("the epoch is not kept: {error}"))?;
     let required = view.required_inventories(join.pg, join.store);
     let sources = view.join_sources(join.pg, join.store);
     if let Some(lost) = required.iter().find(|store| !sources.iter().any(|source| source.store == **store)) {

@@ -289,6 +289,7 @@ fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, opened: Opened
         misses: Node::no_misses(),
         missing: Mutex::default(),
         ledger,
+        registered: Mutex::default(),
         caught_up_once: false.into(),
         catch_up_stuck: false.into(),
         draining: false.into(),

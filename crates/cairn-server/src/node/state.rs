@@ -13,14 +13,15 @@ use crate::limits::{
     VERIFIES_MAX, WARM_BLOCKS, WARM_FOR, WRITES_MAX,
 };
 use crate::links::{MetaClient, Peers};
+use crate::tasks::blocking;
 use crate::view::ClusterView;
 use arc_swap::ArcSwap;
 use cairn_net::SharedIdentity;
 use cairn_proto::status::{Code, Status};
-use cairn_proto::{BootId, NodeId, PgId, StoreId};
+use cairn_proto::{BootId, Incarnation, NodeId, PgId, StoreId};
 use cairn_store::{BlockKey, RealDisk};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -117,6 +118,8 @@ pub(crate) struct Node {
     /// Reported blocks that are not here but should be.
     pub(crate) missing: Mutex<BTreeMap<(StoreId, BlockKey), (PgId, Finder)>>,
     pub(crate) ledger: Arc<Ledger>,
+    /// Openings of stores that metadata has seen, and compared with what it knew of them.
+    pub(crate) registered: Mutex<BTreeSet<Incarnation>>,
     /// The degraded rows were looked through once in this life of the process.
     pub(crate) caught_up_once: AtomicBool,
     /// The last look at the degraded rows left some that could not be caught up.
@@ -184,6 +187,23 @@ impl Node {
         } else {
             Status::new(Code::WrongPeer, format!("store {id} is not on node {}", self.id()))
         })
+    }
+
+    /// Copies are brought into a group from now on, under its lock: no verdict of an earlier epoch purges any more.
+    pub(crate) async fn raise_fence(&self, pg: PgId) -> std::io::Result<()> {
+        let (home, epoch) = (self.home.clone(), self.view.load().epoch(pg));
+        blocking(move || home.fence.raise(&home.disk, pg, epoch)).await
+    }
+
+    /// A store that has lost its past does not know it: until metadata has compared what it says with what it said before,
+    /// what it lists is no inventory, and what it does not have may be lacking.
+    ///
+    /// UNAVAILABLE before the node was registered with this opening of the store.
+    pub(crate) fn trusted(&self, slot: &StoreSlot) -> Result<(), Status> {
+        if slot.incarnation().is_some_and(|opening| self.registered.lock().contains(&opening)) {
+            return Ok(());
+        }
+        Err(Status::new(Code::Unavailable, "the store is not registered since it was opened").retry_after_ms(200))
     }
 
     /// Numbers of our stores, as far as they have one.
