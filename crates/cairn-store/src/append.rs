@@ -36,6 +36,11 @@ pub struct Appender {
     /// Length of the file: more than `tail` when its space was written by a former life of it.
     file_len: u64,
     next_number: u64,
+    /// The active segment was ended, and its successor could not be made yet: nothing may be appended to it any more, since
+    /// half of a successor may be there.
+    ended: bool,
+    /// Snapshots taken for checkpoints.
+    snapshots: u64,
     /// Bytes and records since the last checkpoint was begun.
     since_checkpoint: (u64, u64),
     /// What is left of the free space above the reserve, as of the beginning of the batch.
@@ -146,6 +151,8 @@ impl Appender {
             tail: end.tail,
             file_len: end.file_len,
             next_number: end.next_number,
+            ended: false,
+            snapshots: 0,
             since_checkpoint: (0, 0),
             free: 0,
         }
@@ -314,7 +321,8 @@ impl Appender {
 
     /// Reserves the place of a record, in a new segment if this one is full.
     pub fn place(&mut self, run: &mut Run, len: u64) -> Result<Stamp, NoPlace> {
-        if self.tail > PAGE_LEN && self.tail + len > self.shared.options.segment_len() {
+        let is_full = self.tail > PAGE_LEN && self.tail + len > self.shared.options.segment_len();
+        if is_full || self.ended {
             self.flush(run);
             self.seal()?;
         }
@@ -330,6 +338,7 @@ impl Appender {
     /// Makes the active segment durable as a whole and begins a new one.
     fn seal(&mut self) -> Result<(), NoPlace> {
         self.end_segment().map_err(NoPlace::Poisoned)?;
+        self.ended = true;
         // A number is never tried twice: the file of a failed attempt may still be there.
         let generation = self.next_generation;
         self.next_generation += 1;
@@ -348,6 +357,7 @@ impl Appender {
         if made.len > PAGE_LEN {
             Counters::add(&self.shared.counters.recycled_segments, 1);
         }
+        self.ended = false;
         self.file = made.file;
         self.file_len = made.len;
         self.generation = generation;
@@ -488,6 +498,7 @@ impl Appender {
     /// A snapshot of everything up to the end of the log.
     pub fn checkpoint(&mut self) -> checkpoint::Job {
         self.since_checkpoint = (0, 0);
+        self.snapshots += 1;
         // Cleared before the catalog is copied: a change in between is written twice, never missed.
         self.shared.quarantine_changed.store(false, Ordering::Relaxed);
         checkpoint::Job {
@@ -496,12 +507,15 @@ impl Appender {
             segment: self.generation,
             offset: self.tail,
             next_number: self.next_number,
+            snapshot: self.snapshots,
         }
     }
 
     /// True when the last checkpoint does not have everything.
     pub fn is_ahead_of_checkpoint(&self) -> bool {
-        self.since_checkpoint.1 > 0 || self.shared.quarantine_changed.load(Ordering::Relaxed)
+        self.since_checkpoint.1 > 0
+            || self.shared.quarantine_changed.load(Ordering::Relaxed)
+            || self.shared.checkpoints.has_failed()
     }
 }
 

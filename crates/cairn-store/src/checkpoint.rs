@@ -18,6 +18,7 @@ use cairn_proto::{StoreUuid, WriterId};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 
 /// A snapshot to be written.
@@ -28,6 +29,8 @@ pub struct Job {
     pub segment: u32,
     pub offset: u64,
     pub next_number: u64,
+    /// Counts the snapshots of this opening.
+    pub snapshot: u64,
 }
 
 /// Why a checkpoint was not written. The old one still stands.
@@ -44,8 +47,10 @@ pub enum WriteError {
 pub struct Checkpoints {
     slot: Mutex<Slot>,
     changed: Condvar,
-    /// Position of the newest one written, as number of the next record; held while one is being written.
+    /// The newest snapshot written; held while one is being written.
     written: Mutex<u64>,
+    /// The last one was not written, so what changed before it is in none.
+    failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -59,6 +64,11 @@ impl Checkpoints {
     pub fn is_idle(&self) -> bool {
         let slot = self.slot.lock();
         slot.job.is_none() && !slot.busy
+    }
+
+    /// True when the last checkpoint could not be written.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     pub fn offer(&self, job: Job) {
@@ -109,13 +119,21 @@ pub fn len_of(blocks: u64) -> u64 {
 /// Makes what the snapshot describes durable, then the snapshot, then removes the segments that hold nothing.
 pub fn write(shared: &Shared, job: &Job) -> Result<(), WriteError> {
     let mut written = shared.checkpoints.written.lock();
-    if job.next_number < *written {
+    if job.snapshot < *written {
         // A newer one is there and may have removed segments that this one still names.
         return Ok(());
     }
-    shared.sync_up_to(&job.active, job.next_number - 1)?;
-    write_file(&*shared.disk, shared.uuid, job)?;
-    *written = job.next_number;
+    let done = shared.sync_up_to(&job.active, job.next_number - 1).map_err(WriteError::from);
+    let done = done.and_then(|()| {
+        write_file(&*shared.disk, shared.uuid, job).inspect_err(|_| {
+            // Half of one is of no use, and takes space that is kept for others.
+            let _ = shared.disk.remove(TEMPORARY_NAME);
+        })?;
+        Ok(())
+    });
+    shared.checkpoints.failed.store(done.is_err(), Ordering::Relaxed);
+    done?;
+    *written = job.snapshot;
     remove_segments(shared, &job.catalog.removable(job.segment))
 }
 
@@ -125,17 +143,21 @@ fn remove_segments(shared: &Shared, removable: &[u32]) -> Result<(), WriteError>
     if removable.is_empty() {
         return Ok(());
     }
-    let mut removed = Vec::with_capacity(removable.len());
+    let farewells: Vec<_> = {
+        let catalog = shared.catalog.read();
+        let known = removable.iter().filter_map(|generation| Some((*generation, catalog.segments.get(generation)?)));
+        known.map(|(generation, info)| (generation, farewell(info))).collect()
+    };
+    // A row goes only after its file: while a put is on the disk, its tombstone's segment has to know.
+    let (gone, refused) = shared.segments.remove(&farewells, shared.space().keep)?;
     let mut catalog = shared.catalog.write();
-    for generation in removable {
-        let info = catalog.segments.remove(*generation);
-        removed.push((*generation, info.map_or(Farewell::Remove, |info| farewell(&info))));
+    for generation in &gone {
+        catalog.segments.remove(*generation);
     }
     drop(catalog);
-    shared.reclaim.drop_segments(removable);
-    Counters::add(&shared.counters.removed_segments, removed.len());
-    shared.segments.remove(&removed, shared.space().keep)?;
-    Ok(())
+    shared.reclaim.drop_segments(&gone);
+    Counters::add(&shared.counters.removed_segments, gone.len());
+    refused.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Only written space is worth keeping: a file full of holes is no better than a new one.

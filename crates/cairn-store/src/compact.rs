@@ -116,7 +116,7 @@ impl Compaction {
         let is_there = |segment: u32| segment != self.generation && catalog.segments.contains_key(&segment);
         match found {
             // There may have been tombstones.
-            Found::Skipped(..) => false,
+            Found::Skipped { .. } => false,
             Found::Record(Record::Put(_, put), _) => put.replaces == 0 || !is_there(put.replaces),
             Found::Record(Record::Tombstone(_, entries), _) => {
                 let needed: Vec<_> = entries.into_iter().filter(|entry| is_there(entry.put_segment)).collect();

@@ -11,11 +11,11 @@ use crate::checkpoint;
 use crate::compact::{Compaction, Progress};
 use crate::counters::Counters;
 use crate::format::record::{Record, pad, put_header_len};
-use crate::limits::{MAINTENANCE_STEP_RECORDS, MAINTENANCE_YIELD, PAGE_LEN, PUNCH_COST};
+use crate::limits::{MAINTENANCE_STEP_BYTES, MAINTENANCE_STEP_RECORDS, MAINTENANCE_YIELD, PAGE_LEN, PUNCH_COST};
 use crate::scan::{Found, Pages, Scan};
 use crate::store::Shared;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,10 @@ pub struct Maintainer {
     job: Option<Job>,
     /// Segments that compaction could not empty, as they were then: not tried again before they have changed.
     tried: BTreeMap<u32, Shape>,
+    /// Of those, the ones for which there was no room, or which could not be read then.
+    blocked: BTreeSet<u32>,
+    /// Room when the last of them was blocked: with more they are tried again.
+    blocked_free: u64,
 }
 
 /// What of a segment decides whether compaction can empty it: its blocks, and the segments it waits for.
@@ -76,7 +80,7 @@ fn pause(cost: u64, rate: u64, clients_wait: bool) -> Duration {
 
 impl Maintainer {
     pub fn new(shared: Arc<Shared>, appender: Arc<Mutex<Appender>>) -> Self {
-        Self { shared, appender, job: None, tried: BTreeMap::new() }
+        Self { shared, appender, job: None, tried: BTreeMap::new(), blocked: BTreeSet::new(), blocked_free: 0 }
     }
 
     /// Does a bounded piece of work. Returns what it cost in bytes; `None` when there is nothing to do now.
@@ -89,7 +93,9 @@ impl Maintainer {
         self.shared.segments.give_back(keep);
         let dead = self.take_dead(keep);
         if !dead.is_empty() {
-            return Some(self.punch(&dead));
+            let cost = self.punch(&dead);
+            // On a tight disk somebody waits for the space.
+            return Some(if keep == 0 && self.shared.options.recycle_bytes != Some(0) { 0 } else { cost });
         }
         match self.job.take() {
             Some(Job::Compact(compaction)) => self.compact(compaction),
@@ -124,24 +130,35 @@ impl Maintainer {
 
     fn punch(&self, dead: &[DeadPayload]) -> u64 {
         for payload in dead {
-            let punched =
-                self.shared.segments.get(payload.segment).and_then(|file| file.punch(payload.offset, payload.len));
-            match punched {
-                Ok(()) => {
-                    self.shared.catalog.write().gave_back(payload.segment, payload.len);
-                    Counters::add(&self.shared.counters.punched_bytes, payload.len as usize);
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // It stays taken, which harms nothing.
-                Err(error) => {
-                    tracing::debug!(store = %self.shared.uuid, segment = payload.segment, %error, "dead payload not given back");
-                }
+            if self.punch_one(payload) {
+                self.shared.catalog.write().gave_back(payload.segment, payload.len);
             }
         }
         dead.len() as u64 * PUNCH_COST
     }
 
+    fn punch_one(&self, payload: &DeadPayload) -> bool {
+        let punched =
+            self.shared.segments.get(payload.segment).and_then(|file| file.punch(payload.offset, payload.len));
+        match punched {
+            Ok(()) => Counters::add(&self.shared.counters.punched_bytes, payload.len as usize),
+            // Gone with its segment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            // It stays taken, which harms nothing.
+            Err(error) => {
+                tracing::debug!(store = %self.shared.uuid, segment = payload.segment, %error, "dead payload not given back");
+                return false;
+            }
+        }
+        true
+    }
+
     fn begin(&mut self, keep: u64) -> Option<u64> {
+        if !self.blocked.is_empty() && self.shared.space().free > self.blocked_free {
+            for generation in std::mem::take(&mut self.blocked) {
+                self.tried.remove(&generation);
+            }
+        }
         let active = self.appender.lock().generation();
         let plan = {
             let catalog = self.shared.catalog.read();
@@ -223,8 +240,15 @@ impl Maintainer {
                 }
                 Some(cost)
             }
-            // Tried again at the next look.
-            Progress::Blocked => None,
+            Progress::Blocked => {
+                let generation = compaction.generation();
+                let shape = shape_of(&self.shared.catalog.read(), generation);
+                self.tried.insert(generation, shape);
+                self.blocked.insert(generation);
+                self.blocked_free = self.shared.space().free;
+                // Another one may be smaller.
+                Some(MAINTENANCE_STEP_BYTES)
+            }
         }
     }
 
@@ -250,12 +274,16 @@ impl Maintainer {
                 if self.shared.sync_up_to(&active, number).is_err() {
                     return 0;
                 }
-                let cost = self.punch(&dead);
+                // Some of them may have been given back, and counted, before: the sum is set at the end.
+                for payload in &dead {
+                    self.punch_one(payload);
+                }
+                let cost = dead.len() as u64 * PUNCH_COST;
                 if more {
                     self.job = Some(Job::LookUp(look_up));
                 } else {
                     let mut catalog = self.shared.catalog.write();
-                    catalog.segments.change(generation, |row| row.punched = row.punched.max(look_up.dead).min(row.len));
+                    catalog.segments.change(generation, |row| row.punched = look_up.dead.min(row.len));
                 }
                 cost + MAINTENANCE_STEP_RECORDS as u64 * PAGE_LEN
             }

@@ -208,6 +208,8 @@ impl Shared {
 
 /// True when a file can be read at all: then a place that cannot is a bad sector, and the block is to be fetched again.
 /// Otherwise the whole disk may be away, and may come back.
-fn is_reachable(file: &dyn DiskFile) -> bool {
+pub fn is_reachable(file: &dyn DiskFile) -> bool {
+    // Asked of the disk: the page cache would answer for it.
+    let _ = file.drop_cached(0, PAGE_LEN);
     file.read_at(0, &mut [0; PAGE_LEN as usize]).is_ok()
 }

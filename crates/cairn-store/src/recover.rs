@@ -229,6 +229,16 @@ struct Position {
     offset: u64,
 }
 
+/// A part of a segment without a valid header.
+#[derive(Clone, Copy)]
+struct Region {
+    from: u64,
+    to: u64,
+    /// Number of the record before.
+    number_before: u64,
+    unreadable: bool,
+}
+
 /// The active segment, when the log may go on in it.
 struct Reusable {
     generation: u32,
@@ -353,7 +363,9 @@ impl Recovery<'_> {
         if orphans.is_empty() {
             return Ok(());
         }
-        self.segments.remove(&orphans, 0).map_err(io_error("remove from", segment::DIR))
+        let removed = self.segments.remove(&orphans, 0);
+        let removed = removed.and_then(|(_, refused)| refused.map_or(Ok(()), Err));
+        removed.map_err(io_error("remove from", segment::DIR))
     }
 
     /// Reads the records behind the checkpoint. Returns the last segment if the log may go on there.
@@ -415,9 +427,16 @@ impl Recovery<'_> {
         let mut suspects = Vec::new();
         let mut regions = Vec::new();
         let mut unmarked = Vec::new();
+        let mut pinned = false;
         for found in scan {
             match found {
-                Found::Skipped(from, to) => regions.push((from, to, self.last_number)),
+                Found::Skipped { from, to, unreadable } => {
+                    if unreadable {
+                        self.pin(&*file, generation, from)?;
+                        pinned = true;
+                    }
+                    regions.push(Region { from, to, number_before: self.last_number, unreadable });
+                }
                 Found::Record(record, cause) => {
                     let stamp = record.stamp();
                     end = stamp.place.offset + record.total_len();
@@ -440,7 +459,8 @@ impl Recovery<'_> {
         if !unmarked.is_empty() {
             self.mark(&*file, unmarked, active).map_err(io_error("write to", &path))?;
         }
-        if !active || len < from {
+        // The log goes on in a new segment where this one has to be left as it is.
+        if !active || len < from || pinned {
             return Ok(None);
         }
         self.cut(&*file, &path, len, end)
@@ -510,9 +530,9 @@ impl Recovery<'_> {
     }
 
     /// `active` is the length of the active segment's file that a former life of it wrote: at its end that is no defect.
-    fn judge_regions(&mut self, segment: u32, regions: &[(u64, u64, u64)], len: u64, active: Option<u64>) {
-        for &(from, to, number_before) in regions {
-            let torn = active.is_some() && number_before >= self.synced;
+    fn judge_regions(&mut self, segment: u32, regions: &[Region], len: u64, active: Option<u64>) {
+        for &Region { from, to, number_before, unreadable } in regions {
+            let torn = active.is_some() && !unreadable && number_before >= self.synced;
             if torn && to == len {
                 self.report.torn_bytes += to.saturating_sub(from.max(active.unwrap_or(0)));
                 continue;
@@ -524,14 +544,21 @@ impl Recovery<'_> {
         }
     }
 
-    /// Makes the active segment end behind its last record; `None` when damaged records lie behind it that were
-    /// durable once: those are left for forensics and the log goes on in a new segment.
+    /// Part of a segment cannot be read, so records in it are unknown: it is never cut nor removed. When nothing of the file
+    /// can be read the whole disk may be away, and the store must not be taken for an empty one.
+    fn pin(&mut self, file: &dyn DiskFile, generation: u32, offset: u64) -> Result<(), OpenError> {
+        let mut first = [0; PAGE_LEN as usize];
+        let _ = file.drop_cached(0, PAGE_LEN);
+        let name = format!("{} at offset {offset}", segment::path(generation));
+        file.read_at(0, &mut first).map_err(io_error("read", &name))?;
+        self.catalog.segments.change_or_add(generation, |info| info.needs.insert(generation));
+        Ok(())
+    }
+
+    /// Makes the active segment end behind its last record.
     fn cut(&self, file: &dyn DiskFile, path: &str, len: u64, end: u64) -> Result<Option<u64>, OpenError> {
         if len == end {
             return Ok(Some(end));
-        }
-        if len > end && self.last_number < self.synced {
-            return Ok(None);
         }
         // A record whose payload was cut keeps its place; it is quarantined.
         file.set_len(end).map_err(io_error("cut", path))?;

@@ -22,8 +22,13 @@ pub const UNREADABLE_PAGES_MAX: u32 = 64;
 pub enum Found {
     /// A record, and what is wrong with its payload (when payloads are verified, or the file ends too early).
     Record(Record, Option<Cause>),
-    /// No valid header from the first offset up to the second.
-    Skipped(u64, u64),
+    /// No valid header.
+    Skipped {
+        from: u64,
+        to: u64,
+        /// Some of it could not be read, so nothing is known of what stands there.
+        unreadable: bool,
+    },
 }
 
 /// Reads the records of one segment in order.
@@ -73,10 +78,11 @@ impl Iterator for Scan<'_> {
 
     fn next(&mut self) -> Option<Found> {
         let from = self.offset;
-        let mut unreadable = 0;
+        let mut in_a_row = 0;
+        let mut unreadable = false;
         while self.offset < self.len {
             match self.record_at(self.offset) {
-                Ok(Some(_)) if self.offset > from => return Some(Found::Skipped(from, self.offset)),
+                Ok(Some(_)) if self.offset > from => return Some(Found::Skipped { from, to: self.offset, unreadable }),
                 Ok(Some(record)) => {
                     let cause = match &record {
                         Record::Put(_, put) => self.payload(put, self.offset + put_header_len(put.stored_len)),
@@ -87,17 +93,17 @@ impl Iterator for Scan<'_> {
                     return Some(Found::Record(record, cause));
                 }
                 Ok(None) => {
-                    unreadable = 0;
+                    in_a_row = 0;
                     self.offset += PAGE_LEN;
                 }
-                Err(_) if unreadable < UNREADABLE_PAGES_MAX => {
-                    unreadable += 1;
-                    self.offset += PAGE_LEN;
+                Err(_) => {
+                    unreadable = true;
+                    in_a_row += 1;
+                    self.offset = if in_a_row > UNREADABLE_PAGES_MAX { self.len } else { self.offset + PAGE_LEN };
                 }
-                Err(_) => self.offset = self.len,
             }
         }
-        (from < self.len).then_some(Found::Skipped(from, self.len))
+        (from < self.len).then_some(Found::Skipped { from, to: self.len, unreadable })
     }
 }
 
@@ -117,8 +123,14 @@ impl Pages {
             // Neighbours are wanted next only if the offset is near the last one.
             let near = offset >= self.start && offset <= self.start + self.window.len() as u64;
             let wanted = if near && !self.window.is_empty() { SCAN_WINDOW } else { RECORD_HEADER_MAX };
-            // One bad sector must not hide its neighbours.
-            self.fill(file, offset, wanted).or_else(|_| self.fill(file, offset, RECORD_HEADER_MAX))?;
+            // One bad sector must not hide its neighbours, nor one in a payload the header before it.
+            let filled = self.fill(file, offset, wanted).or_else(|_| self.fill(file, offset, RECORD_HEADER_MAX));
+            if let Err(error) = filled {
+                self.fill(file, offset, PAGE_LEN as usize)?;
+                if record::region_len(&self.window).is_ok_and(|len| len > self.window.len()) {
+                    return Err(error);
+                }
+            }
         }
         let from = (offset - self.start) as usize;
         let to = self.window.len().min(from + RECORD_HEADER_MAX);

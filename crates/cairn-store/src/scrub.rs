@@ -9,6 +9,7 @@ use crate::format::record::{self, Place, PutHeader, Record, put_header_len, put_
 use crate::format::{BlockKey, Cause, segment};
 use crate::index::{Entry, State};
 use crate::limits::{PAGE_LEN, RECORD_HEADER_MAX};
+use crate::read::is_reachable;
 use crate::scan::first_bad_chunk;
 use crate::store::{Shared, Store};
 use cairn_proto::PgId;
@@ -203,8 +204,13 @@ fn check(shared: &Shared, entry: &Entry, file: &dyn DiskFile) -> Result<(), Faul
             let short = file.len().is_ok_and(|len| len < payload + u64::from(entry.len));
             Err(Fault::Damaged(if short { Cause::Truncated } else { Cause::Payload }))
         }
-        Err(_) => Err(Fault::Damaged(Cause::Unreadable)),
+        Err(error) => Err(unreadable(file, error)),
     }
+}
+
+/// A place that cannot be read is a damaged block while others of the file can; else the whole disk may be away.
+fn unreadable(file: &dyn DiskFile, error: io::Error) -> Fault {
+    if is_reachable(file) { Fault::Damaged(Cause::Unreadable) } else { Fault::Failed(error) }
 }
 
 fn read_header(shared: &Shared, entry: &Entry, file: &dyn DiskFile, offset: u64) -> Result<PutHeader, Fault> {
@@ -213,7 +219,7 @@ fn read_header(shared: &Shared, entry: &Entry, file: &dyn DiskFile, offset: u64)
     match read_exact_at(file, offset, region) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Fault::Damaged(Cause::Truncated)),
-        Err(_) => return Err(Fault::Damaged(Cause::Unreadable)),
+        Err(error) => return Err(unreadable(file, error)),
     }
     let place = Place { segment: entry.segment, offset };
     match record::decode(region, shared.uuid, place) {

@@ -136,9 +136,12 @@ impl Segments {
         Ok(Made { file, len: recycled.len })
     }
 
-    /// Removes segments; durable when it returns. `keep` bounds the bytes of files kept for reuse.
-    pub fn remove(&self, removed: &[(u32, Farewell)], keep: u64) -> io::Result<()> {
+    /// Removes segments, oldest first, up to the first that cannot be; durable when it returns. Returns those that are
+    /// gone, and why not all are. `keep` bounds the bytes of files kept for reuse.
+    pub fn remove(&self, removed: &[(u32, Farewell)], keep: u64) -> io::Result<(Vec<u32>, Option<io::Error>)> {
         let mut kept = Vec::new();
+        let mut gone = Vec::new();
+        let mut refused = None;
         {
             // Under one lock, so that nobody opens a file between its removal and that of its handle.
             let mut open = self.open.lock();
@@ -152,17 +155,22 @@ impl Segments {
                     }
                     Farewell::Keep { .. } | Farewell::Remove => self.disk.remove(&path),
                 };
+                if done.is_err() {
+                    kept.retain(|file: &RecycledFile| file.generation != generation);
+                }
                 match done {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    Err(_) => kept.retain(|file| file.generation != generation),
-                    Ok(()) => {}
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        refused = Some(error);
+                        break;
+                    }
+                    Ok(()) | Err(_) => gone.push(generation),
                 }
             }
         }
         self.disk.sync_dir(segment::DIR)?;
         // Only now: a file under its old name again after a crash must still have its old header.
         self.recycled.add(kept);
-        Ok(())
+        Ok((gone, refused))
     }
 
     /// Gives the space of files kept for reuse back to the file system until at most `keep` bytes are left. Space that

@@ -104,12 +104,15 @@ impl Life {
         let (few, some) = (rng.u64(..6), rng.u64(..60));
         let segments = self.disk.segments();
         let segment = rng.choice(&segments).cloned();
-        let kind = rng.u32(..8);
+        let kind = rng.u32(..10);
+        let bytes = rng.usize(..400_000);
         self.disk.faults(|faults| match kind {
             0..4 => faults.power_for = Some(some),
             4 => faults.fail_sync_after = Some(few),
             5 => faults.fail_write_after = Some(few),
             6 => faults.fail_reads_of = segment,
+            7 => faults.fail_name_after = Some(few),
+            8 => faults.full_after = Some(bytes),
             _ => {}
         });
     }
@@ -174,14 +177,20 @@ fn run(seed: u64, seen: &mut Seen) {
     let lives = life.rng.usize(2..6);
     let mut lost_checkpoint = false;
     for turn in 0..lives {
-        // Power may fail while the store is opened, too.
+        // Power, or the disk, may fail while the store is opened, too.
         if life.rng.bool() {
             let changes = life.rng.u64(..30);
-            life.disk.faults(|faults| faults.power_for = Some(changes));
+            if life.rng.bool() {
+                life.disk.faults(|faults| faults.power_for = Some(changes));
+            } else {
+                life.misfortune();
+            }
+            let mut failed = true;
             if let Ok((store, _)) = Store::open(life.disk.mount(), life.options.clone()) {
                 life.batch(&store);
+                failed = store.usage().poisoned.is_some();
             }
-            life.disk.crash(&mut life.rng);
+            life.end(failed);
         }
         // The checkpoint is an optimization: without it the same blocks are found.
         let without_checkpoint = turn > 0 && life.rng.u32(..4) == 0;

@@ -2,7 +2,7 @@
 
 use crate::sim_disk::SimDisk;
 use crate::support::*;
-use cairn_store::{Durability, ErrorKind, PutError, ReadError, StoreOptions};
+use cairn_store::{Durability, ErrorKind, OpenError, PutError, ReadError, Store, StoreOptions};
 
 #[test]
 fn a_failed_sync_poisons_until_reopened_and_what_the_cache_shows_is_not_believed() {
@@ -281,4 +281,134 @@ fn an_unreadable_segment_header_or_checkpoint_is_survived() {
     assert!(matches!(store.read(key(1)), Err(ReadError::Io { .. })));
     put_durable(&store, 2, 1000);
     assert_eq!(read(&store, key(2)).unwrap(), content(2, 1000), "the log goes on in another file");
+}
+
+#[test]
+fn what_cannot_be_read_at_opening_is_neither_cut_nor_forgotten() {
+    const LEN: usize = 50_000;
+    const RECORD: u64 = 4096 + 53_248;
+    let header_of = |n: u64| 4096 + n * RECORD;
+    let name = "segments/00000001.seg";
+    // A bad sector in the last header, in one before, in a payload's first page, behind a crash.
+    for (at, lost) in [(header_of(3) + 100, Some(3)), (header_of(1) + 100, Some(1)), (header_of(3) + 4096 + 100, None)]
+    {
+        let disk = SimDisk::new();
+        let (store, _) = open(&disk, manual());
+        for n in 0..4 {
+            put_durable(&store, n, LEN);
+        }
+        disk.lose_power();
+        drop(store);
+        let before = disk.contents(name).unwrap();
+        disk.faults(|faults| faults.bad_sector = Some((name.into(), at)));
+        let (store, report) = open(&disk, manual());
+        assert!(report.is_damaged() && report.torn_bytes == 0, "{report:?}");
+        for n in (0..4).filter(|n| Some(*n) != lost && at < header_of(3) + 4096) {
+            assert_eq!(read(&store, key(n)).unwrap(), content(n, LEN));
+        }
+        if lost.is_none() {
+            assert!(matches!(store.read(key(3)), Err(ReadError::Quarantined { .. })), "its header was read");
+        }
+        put_durable(&store, 10, LEN);
+        let all: Vec<_> = (0..4).map(key).collect();
+        let there = all.iter().filter(|key| store.read(**key).is_ok()).copied().collect();
+        delete(&store, there).unwrap();
+        store.maintain();
+        store.checkpoint();
+        store.checkpoint();
+        if let Some(lost) = lost {
+            // The rest is dead; the file stays as it is for what may be in it.
+            assert!(disk.segments().contains(&name.to_owned()));
+            assert_eq!(disk.contents(name).unwrap().len(), before.len());
+            drop(store);
+            disk.faults(|faults| faults.bad_sector = None);
+            disk.vanish("checkpoint");
+            let (store, _) = open(&disk, manual());
+            assert_eq!(read(&store, key(lost)).unwrap(), content(lost, LEN), "found again");
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_away_is_not_an_empty_store() {
+    let disk = SimDisk::new();
+    let options = || StoreOptions { segment_len: 150_000, ..manual() };
+    let (store, _) = open(&disk, options());
+    for n in 0..6 {
+        put_durable(&store, n, 50_000);
+    }
+    drop(store);
+    disk.vanish("checkpoint");
+    let before: Vec<_> = disk.segments().iter().map(|name| disk.contents(name)).collect();
+    disk.faults(|faults| faults.fail_reads_of = Some("segments/00000001.seg".into()));
+    let refused = Store::open(disk.mount(), options()).err().unwrap();
+    assert!(
+        matches!(&refused, OpenError::Io { action: "read", name, .. } if name.contains("00000001.seg at offset")),
+        "{refused}"
+    );
+    disk.faults(|faults| faults.fail_reads_of = None);
+    assert_eq!(
+        disk.segments().iter().map(|name| disk.contents(name)).collect::<Vec<_>>(),
+        before,
+        "nothing was touched"
+    );
+    let (store, _) = open(&disk, options());
+    for n in 0..6 {
+        assert_eq!(read(&store, key(n)).unwrap(), content(n, 50_000));
+    }
+}
+
+#[test]
+fn an_ended_segment_takes_nothing_until_it_has_a_successor() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, StoreOptions { segment_len: 100_000, ..manual() });
+    put_durable(&store, 1, 80_000);
+    let len = disk.contents("segments/00000001.seg").unwrap().len();
+    disk.faults(|faults| faults.full_after = Some(100));
+    assert!(matches!(put(&store, put_of(key(2), content(2, 80_000), Durability::Durable)), Err(PutError::NoSpace(_))));
+    assert!(matches!(put(&store, put_of(key(3), content(3, 10), Durability::Durable)), Err(PutError::NoSpace(_))));
+    disk.faults(|faults| faults.full_after = None);
+    put_durable(&store, 3, 10);
+    assert_eq!(disk.contents("segments/00000001.seg").unwrap().len(), len, "the small one would have fitted");
+    assert_eq!(disk.segments().len(), 2);
+}
+
+#[test]
+fn a_segment_that_cannot_be_removed_keeps_its_tombstones() {
+    for after in 0..8 {
+        let disk = SimDisk::new();
+        let options = || StoreOptions { segment_len: 150_000, recycle_bytes: Some(0), ..manual() };
+        let (store, _) = open(&disk, options());
+        for n in 0..7 {
+            put_durable(&store, n, 50_000);
+        }
+        delete(&store, (0..6).map(key).collect()).unwrap();
+        for n in 20..24 {
+            put_durable(&store, n, 50_000);
+        }
+        delete(&store, [6, 20, 21, 22, 23].map(key).to_vec()).unwrap();
+        disk.faults(|faults| faults.fail_name_after = Some(after));
+        store.checkpoint();
+        store.checkpoint();
+        disk.faults(|faults| faults.fail_name_after = None);
+        disk.crash(&mut fastrand::Rng::with_seed(after));
+        drop(store);
+        disk.vanish("checkpoint");
+        let (store, _) = open(&disk, options());
+        assert_eq!(store.usage().blocks, 0, "after {after} changes of names");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_failed_leaves_nothing_and_is_made_up_for_at_closing() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk, manual());
+    put_durable(&store, 1, 1000);
+    store.quarantine(key(1), cairn_store::Cause::Payload);
+    disk.faults(|faults| faults.fail_write_after = Some(0));
+    store.checkpoint();
+    assert!(!disk.names().contains(&"checkpoint.tmp".to_owned()), "it would take space that is kept for others");
+    drop(store);
+    let (store, report) = open(&disk, manual());
+    assert_eq!((report.scanned_records, store.quarantined().len()), (0, 1));
 }

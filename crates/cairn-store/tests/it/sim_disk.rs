@@ -55,6 +55,8 @@ pub struct Faults {
     pub fail_reads_of: Option<String>,
     /// Reads that touch this byte of this file fail.
     pub bad_sector: Option<(String, u64)>,
+    /// Changes of names (remove, rename, sync of a directory) that succeed before the next one fails.
+    pub fail_name_after: Option<u64>,
     /// A write takes at most this many bytes.
     pub short_writes: Option<usize>,
     /// Bytes that can still be written before the disk is full, whatever it says about its space.
@@ -346,6 +348,7 @@ impl Disk for Mount {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state()?;
         state.powered()?;
+        state.name_change()?;
         state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         state.pending_names.push(NameChange::Unlink(name.into()));
         Ok(())
@@ -354,6 +357,7 @@ impl Disk for Mount {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state()?;
         state.powered()?;
+        state.name_change()?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.into(), inode);
         state.pending_names.push(NameChange::Rename(from.into(), to.into()));
@@ -363,6 +367,7 @@ impl Disk for Mount {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut state = self.state()?;
         state.powered()?;
+        state.name_change()?;
         let (here, elsewhere) = std::mem::take(&mut state.pending_names).into_iter().partition(|change| match change {
             NameChange::Link(name, _) | NameChange::Unlink(name) | NameChange::Rename(name, _) => parent(name) == dir,
         });
@@ -386,6 +391,12 @@ impl SimFile {
     fn with<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.disk.state();
         if state.life == self.life { work(&mut state) } else { Err(dead()) }
+    }
+}
+
+impl State {
+    fn name_change(&mut self) -> io::Result<()> {
+        if strikes(&mut self.faults.fail_name_after) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
     }
 }
 
