@@ -2,8 +2,10 @@
 //!
 //! A request comes in at `handler.rs`, which asks one store (`slot.rs`). Beside it run the duties, one file each:
 //! `heartbeat.rs` (registration, usage, defects), `map.rs` (the cluster map), `catch_up.rs` (degraded runs), `heal.rs`
-//! (bad blocks), `join.rs` (new memberships), `audit.rs` (after a crash), which copy blocks through `copy.rs`,
-//! `sweep.rs`, which deletes those without a file, `purge.rs`, which deletes those of groups that were left, and `revive.rs`, which opens stores again that failed.
+//! (bad blocks), `join.rs` (new memberships) and `audit.rs` (after a crash), which copy blocks through `copy.rs`;
+//! `scrub.rs`, which reads everything back, and `compare.rs`, which holds groups against other members, both of which find
+//! what `ledger/` keeps account of; `sweep.rs` and `purge.rs`, which delete blocks without a file and those of groups that
+//! were left; `revive.rs`, which opens stores again that failed. `calm.rs` says when all of them should wait.
 
 mod audit;
 mod calm;
