@@ -196,7 +196,7 @@ pub fn segment(path: &Path) -> Result<Inspection, InspectError> {
     segment_in(path, file)
 }
 
-/// As [`segment`], of a file that is open, on whatever disk; `path` is what errors call it.
+/// As [`segment()`], of a file that is open, on whatever disk; `path` is what errors call it.
 pub fn segment_in(path: &Path, file: Arc<dyn DiskFile>) -> Result<Inspection, InspectError> {
     let io = |source| InspectError::Io { path: path.to_owned(), source };
     let len = file.len().map_err(io)?;
