@@ -430,7 +430,11 @@ impl Appender {
             Ok(()) => {
                 self.file_len = start;
                 self.note_unwritten();
-                NoPlace::NoSpace(NoSpace { needed: len, free: 0 })
+                // Durable before anybody is told: a tombstone that was refused must not come back behind a later answer.
+                match self.shared.sync_whole(&self.file, self.shared.log.written()) {
+                    Ok(()) => NoPlace::NoSpace(NoSpace { needed: len, free: 0 }),
+                    Err(poisoned) => NoPlace::Poisoned(poisoned),
+                }
             }
             Err(error) => NoPlace::Poisoned(self.shared.poison("cut a segment back", error)),
         }

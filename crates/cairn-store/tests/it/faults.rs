@@ -412,3 +412,43 @@ fn a_checkpoint_that_failed_leaves_nothing_and_is_made_up_for_at_closing() {
     let (store, report) = open(&disk, manual());
     assert_eq!((report.scanned_records, store.quarantined().len()), (0, 1));
 }
+
+#[test]
+fn a_segment_that_was_cut_back_is_sealed_at_that_length() {
+    for seed in 0..20 {
+        let disk = SimDisk::new();
+        let options = || StoreOptions { segment_len: 100_000, ..manual() };
+        let (store, _) = open(&disk, options());
+        put_durable(&store, 1, 70_000);
+        disk.faults(|faults| faults.full_after = Some(6000));
+        assert!(put(&store, put_of(key(2), content(2, 10_000), Durability::Durable)).is_err());
+        disk.faults(|faults| faults.full_after = None);
+        // Nothing was written since the last sync but what was taken back.
+        put_durable(&store, 3, 70_000);
+        disk.crash(&mut fastrand::Rng::with_seed(seed));
+        drop(store);
+        let (_, report) = open(&disk, options());
+        assert!(!report.is_damaged(), "seed {seed}: {report:?}");
+    }
+}
+
+#[test]
+fn a_delete_that_was_refused_does_not_come_back() {
+    for seed in 0..20 {
+        let disk = SimDisk::new();
+        let (store, _) = open(&disk, manual());
+        put_durable(&store, 1, 70_000);
+        // The tombstone fits, the rest of its batch does not: all of it is taken back.
+        disk.faults(|faults| faults.full_after = Some(6000));
+        let deleted = begin_delete(&store, vec![key(1)]);
+        let stored = begin_put(&store, put_of(key(2), content(2, 10_000), Durability::Durable));
+        store.run_pending();
+        assert!(deleted.recv().unwrap().is_err() && stored.recv().unwrap().is_err());
+        disk.faults(|faults| faults.full_after = None);
+        assert!(put(&store, put_of(key(1), content(1, 70_000), Durability::Durable)).unwrap().existed);
+        disk.crash(&mut fastrand::Rng::with_seed(seed));
+        drop(store);
+        let (store, _) = open(&disk, manual());
+        assert_eq!(read(&store, key(1)).unwrap(), content(1, 70_000), "seed {seed}");
+    }
+}
