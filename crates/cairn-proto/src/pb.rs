@@ -575,10 +575,10 @@ pub struct LedgerEntry {
     /// Why it is bad: "payload", "header", "missing", ...
     #[prost(string, tag = "6")]
     pub cause: ::prost::alloc::string::String,
-    /// Who found it: "scrub", "read", "open", "compare", "peer".
+    /// Who found it: "scrub", "read", "open", "compare".
     #[prost(string, tag = "7")]
     pub finder: ::prost::alloc::string::String,
-    /// Empty = open. Otherwise how it ended: "repaired" (copied, and read again from the disk), "written again", "deleted".
+    /// Empty = open. Otherwise how it ended: "repaired" (a good copy was read back from the disk) or "deleted".
     #[prost(string, tag = "8")]
     pub result: ::prost::alloc::string::String,
     #[prost(int64, tag = "9")]

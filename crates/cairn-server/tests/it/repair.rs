@@ -2,7 +2,6 @@
 
 use crate::support::{Cluster, Stored, content, eventually, id};
 use cairn_proto::pb::MemberState;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 async fn degraded_runs_end(cluster: &Cluster) {
@@ -62,27 +61,13 @@ async fn a_wiped_node_becomes_full_again() {
     cluster.stop().await;
 }
 
-/// Flips one byte of the file's content in a node's segments.
-fn flip(cluster: &Cluster, number: usize, file: &Stored) {
-    let needle = &file.content[1000..1064];
-    for segment in cluster.segments(number) {
-        let bytes = std::fs::read(&segment).unwrap();
-        if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
-            let disk = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
-            disk.write_all_at(&[bytes[at] ^ 0x10], at as u64).unwrap();
-            return;
-        }
-    }
-    panic!("the content is in no segment of node {number}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_byte_is_reported_and_repaired() {
     let mut cluster = Cluster::start().await;
     let file = cluster.client.write_file("a", content(500_000, 1)).await;
     let addr = cluster.nodes[1].as_ref().unwrap().addr().to_string();
     let store = cluster.client.store_at(&addr).await;
-    flip(&cluster, 2, &file);
+    cluster.flip(2, &file);
     assert!(!cluster.client.holds(store, &file).await, "the flip is there");
     cluster.client.report_corrupt(store, &file).await;
     store_holds(&cluster, store, &file).await;
@@ -179,7 +164,7 @@ async fn a_block_torn_everywhere_is_dropped_and_no_defect() {
         std::fs::remove_dir_all(cluster.node_dir(number)).unwrap();
         std::fs::rename(image.join(number.to_string()), cluster.node_dir(number)).unwrap();
         // The last record of a log that was not closed, its content not as it was written: a write under way.
-        flip(&cluster, number, &torn);
+        cluster.flip(number, &torn);
     }
     for (index, addr) in addrs.iter().enumerate() {
         cluster.start_node(index + 1, addr).await;
@@ -204,7 +189,7 @@ async fn a_block_torn_on_one_member_is_fetched_again() {
     let addr = cluster.stop_node(2).await;
     std::fs::remove_dir_all(cluster.node_dir(2)).unwrap();
     std::fs::rename(&image, cluster.node_dir(2)).unwrap();
-    flip(&cluster, 2, &torn);
+    cluster.flip(2, &torn);
     cluster.start_node(2, &addr).await;
     let store = cluster.client.store_at(&addr).await;
     store_holds(&cluster, store, &torn).await;

@@ -10,6 +10,7 @@ use cairn_proto::placement::Group;
 use cairn_proto::status::{Code, Status};
 use cairn_proto::{BlockId, BootId, NodeId, Shard};
 use cairn_server::{LocalCluster, LocalClusterConfig, MetaServer, NodeServer};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,20 @@ impl Cluster {
 
     pub fn node_dir(&self, number: usize) -> PathBuf {
         self.dir.path().join(format!("node-{number}"))
+    }
+
+    /// Flips one byte of the file's content in a node's segments.
+    pub fn flip(&self, number: usize, file: &Stored) {
+        let needle = &file.content[1000..1064];
+        for segment in self.segments(number) {
+            let bytes = std::fs::read(&segment).unwrap();
+            if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
+                let disk = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+                disk.write_all_at(&[bytes[at] ^ 0x10], at as u64).unwrap();
+                return;
+            }
+        }
+        panic!("the content is in no segment of node {number}");
     }
 
     /// Segment files of a node's store.

@@ -6,22 +6,7 @@ use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::response::Kind as Answer;
 use cairn_proto::pb::{self};
 use cairn_server::NodeServer;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
-
-/// Flips one byte of the file's content in a node's segments.
-fn rot(cluster: &Cluster, number: usize, file: &Stored) {
-    let needle = &file.content[1000..1064];
-    for segment in cluster.segments(number) {
-        let bytes = std::fs::read(&segment).unwrap();
-        if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
-            let disk = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
-            disk.write_all_at(&[bytes[at] ^ 0x10], at as u64).unwrap();
-            return;
-        }
-    }
-    panic!("the content is in no segment of node {number}");
-}
 
 async fn scrub(cluster: &Cluster, addr: &str, start: bool) -> pb::StoreScrub {
     let ask = Kind::Scrub(pb::ScrubStores { store: 0, start });
@@ -47,8 +32,8 @@ async fn a_scrub_finds_rot_that_nobody_reads_and_the_ledger_tells_of_its_repair(
     }
     let addr = cluster.nodes[1].as_ref().unwrap().addr().to_string();
     let store = cluster.client.store_at(&addr).await;
-    rot(&cluster, 2, &files[1]);
-    rot(&cluster, 2, &files[4]);
+    cluster.flip(2, &files[1]);
+    cluster.flip(2, &files[4]);
     let begun = scrub(&cluster, &addr, true).await;
     assert!(begun.pass >= 1 && (begun.asked || !begun.running));
     eventually("a whole pass was made and both are repaired", async || {
