@@ -203,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn is_started_frozen_killed_and_started_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let process = process(dir.path(), "echo ready; echo said >&2; sleep 1000");
+        let process = process(dir.path(), "echo said >&2; echo ready; sleep 1000");
         assert!(process.kill().is_err());
         for _ in 0..2 {
             process.spawn().expect("starts");
