@@ -9,6 +9,7 @@
     reason = "a fault injector works on the machine itself: clocks, sockets, processes"
 )]
 
+pub mod appends;
 pub mod bits;
 pub mod cluster;
 pub mod cost;
@@ -31,3 +32,4 @@ pub mod run;
 pub mod scenario;
 pub mod slots;
 pub mod whole;
+pub mod zombie;

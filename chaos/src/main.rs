@@ -69,6 +69,13 @@ enum Command {
     },
     /// List the scenarios
     List,
+    /// The writer of AC13 that is frozen
+    #[command(hide = true)]
+    Zombie {
+        /// The metadata server
+        #[arg(long)]
+        meta: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -115,6 +122,7 @@ async fn run(args: &Args) -> Result<bool> {
             all().iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.about));
             return Ok(true);
         }
+        Command::Zombie { meta } => return cairn_chaos::zombie::serve(meta).await.map(|()| true),
         Command::Run { name, seed, short } => (named(name), *seed, if *short { Form::Short } else { Form::Full }),
         Command::All { seed } => (all(), *seed, Form::Full),
         Command::Short { seed } => {

@@ -1,8 +1,10 @@
 //! The scenarios: what is broken, under which load, and by which criterion a run is judged.
 
 mod bits;
+mod fence;
 mod heal;
 mod layer;
+mod once;
 mod reads;
 mod writes;
 
@@ -60,7 +62,15 @@ pub struct Scenario {
 
 /// All of them, in the order of the table.
 pub fn all() -> Vec<&'static Scenario> {
-    let tables = [reads::SCENARIOS, writes::SCENARIOS, bits::SCENARIOS, layer::SCENARIOS, heal::SCENARIOS];
+    let tables = [
+        reads::SCENARIOS,
+        writes::SCENARIOS,
+        bits::SCENARIOS,
+        layer::SCENARIOS,
+        once::SCENARIOS,
+        fence::SCENARIOS,
+        heal::SCENARIOS,
+    ];
     tables.into_iter().flatten().collect()
 }
 

@@ -30,8 +30,8 @@ Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0
 Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
 ~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
 replicas, listen, base_port, console, processes, suspect_after, out_after; [meta_server] data, listen, console,
-replicas, suspect_after, out_after; [node] data, stores, listen, advertise, console, zone, rack, host, capacity,
-scrub_period, compare_period, repair_rate.
+replicas, suspect_after, out_after, session_lease; [node] data, stores, listen, advertise, console, zone, rack, host,
+capacity, scrub_period, compare_period, repair_rate.
 
 Try it:  cairn up &   cairn put -r /usr/share/doc /doc   cairn ls -l /doc   cairn status"
 )]
@@ -188,6 +188,9 @@ pub struct MetaRole {
     /// Other nodes take over from one that was silent this long [default: 10m]
     #[arg(long, value_name = "TIME", env = "CAIRN_META_SERVER_OUT_AFTER", hide_env_values = true)]
     pub out_after: Option<Span>,
+    /// The session of a client that was silent this long ends, and with it what it held [default: 90s]
+    #[arg(long, value_name = "TIME", env = "CAIRN_META_SERVER_SESSION_LEASE", hide_env_values = true)]
+    pub session_lease: Option<Span>,
     /// Write the process id to this file, remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,

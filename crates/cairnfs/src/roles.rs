@@ -99,6 +99,7 @@ pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Res
     let mut config = MetaServerConfig { replicas, console, ..MetaServerConfig::new(data, listen) };
     config.suspect_after = args.suspect_after.or(file.suspect_after).map_or(config.suspect_after, Span::get);
     config.out_after = args.out_after.or(file.out_after).map_or(config.out_after, Span::get);
+    config.session_lease = args.session_lease.or(file.session_lease).map_or(config.session_lease, Span::get);
     let server = tokio::select! {
         started = patiently(|| MetaServer::start(config.clone(), Arc::new(TcpNet))) => started?,
         () = signals.received() => return Err(Failure::Interrupted),

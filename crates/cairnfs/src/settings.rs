@@ -301,6 +301,7 @@ pub struct MetaSettings {
     pub replicas: Option<Replicas>,
     pub suspect_after: Option<Span>,
     pub out_after: Option<Span>,
+    pub session_lease: Option<Span>,
 }
 
 /// Table `[node]`.
