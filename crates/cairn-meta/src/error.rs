@@ -68,6 +68,21 @@ pub enum OpenError {
         /// Newest version this program can take part in.
         known: u32,
     },
+    /// A dump was being loaded into the engine and is not whole.
+    #[error("the engine is half loaded from {from}: load that dump again, it begins anew")]
+    Loading {
+        /// What was being loaded.
+        from: String,
+    },
+    /// The namespace was moved to another engine.
+    #[error("the namespace went to {to}: start the server on that engine")]
+    Migrated {
+        /// Where to.
+        to: String,
+    },
+    /// The engine holds no namespace.
+    #[error("the engine is empty")]
+    Empty,
     /// A row that everything starts from is missing or damaged.
     #[error("metadata is damaged: {what}")]
     Damaged {

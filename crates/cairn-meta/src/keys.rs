@@ -260,6 +260,9 @@ keys! {
         position: u64 } -> rows::Raw;
 }
 
+/// First byte behind every key of the namespace: what begins with it or a later one belongs to an engine itself.
+pub const NAMESPACE_END: u8 = 0x60;
+
 /// Names of [`Setting`] rows.
 pub mod setting {
     /// Version of the rows' formats.
@@ -273,6 +276,10 @@ pub mod setting {
     pub const ROLLBACK: &[u8] = b"rollback";
     /// A byte for each replica count that a directory has or had; absent while that is the root's alone.
     pub const REPLICA_COUNTS: &[u8] = b"replica_counts";
+    /// Where the dump comes from that is being loaded; no server opens what is half loaded.
+    pub const LOADING: &[u8] = b"loading";
+    /// Where the namespace went, or is going; no server opens what was left behind.
+    pub const MIGRATED_TO: &[u8] = b"migrated_to";
 }
 
 /// Numbers of [`Counter`] rows.

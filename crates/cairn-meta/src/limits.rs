@@ -139,3 +139,16 @@ const _: () = {
 
 /// Inodes whose names one page of a check counts in memory.
 pub const CHECKED_INODES_MAX: u64 = 1 << 18;
+
+/// Rows, and bytes of rows, that one transaction of loading a dump writes, where the engine takes so many.
+pub const LOAD_ROWS_PER_TX: usize = 4096;
+/// See [`LOAD_ROWS_PER_TX`].
+pub const LOAD_BYTES_PER_TX: usize = 1 << 20;
+/// Numbers left out, at least, of every kind when a namespace goes on from a former moment.
+pub const NUMBERS_JUMPED: u64 = 1 << 32;
+/// As [`NUMBERS_JUMPED`], of kinds with numbers of 32 bits: groups, stores, nodes.
+pub const IDS_JUMPED: u64 = 1 << 16;
+/// As [`NUMBERS_JUMPED`], of openings of metadata.
+pub const DUTY_EPOCHS_JUMPED: u64 = 1 << 16;
+/// Changes of a group that storage nodes may have seen since a backup was taken.
+pub const GROUP_EPOCHS_JUMPED: u64 = 1 << 20;

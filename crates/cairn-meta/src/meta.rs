@@ -11,6 +11,7 @@ use crate::limits::{
     SESSIONS_MAX, STORES_MAX, SUSPECT_AFTER_MIN, WRITERS_SKIPPED_MAX,
 };
 use crate::rows;
+use crate::settings;
 use crate::slot::Step;
 use crate::state::{Cluster, NodeLive, NodeState, Patience, SessionLive, Sessions, StoreLive, Totals};
 use crate::tx::{Effects, Tx};
@@ -421,11 +422,6 @@ fn opened<T>(result: Op<T>) -> Result<Option<T>, OpenError> {
     }
 }
 
-fn version_of(row: &rows::Setting, what: &str) -> Result<u32, OpenError> {
-    let bytes = row.value[..].try_into().map_err(|_| OpenError::Damaged { what: what.into() })?;
-    Ok(u32::from_le_bytes(bytes))
-}
-
 /// Checks or makes what everything starts from. `None` when the engine asked to begin again.
 async fn first_transaction(
     mut tx: Tx,
@@ -433,36 +429,15 @@ async fn first_transaction(
     fresh_id: [u8; 16],
     skipped: u64,
 ) -> Result<Option<(Tx, Opened)>, OpenError> {
-    let key = |name: &'static [u8]| keys::Setting { name: Bytes::from_static(name) };
-    let names = [key(setting::FORMAT_VERSION), key(setting::CLUSTER_VERSION), key(setting::CLUSTER_ID)];
-    let Some(mut settings) = opened(tx.get_many(&names).await)? else { return Ok(None) };
-    let id = settings.pop().flatten();
-    let cluster = settings.pop().flatten();
-    let format = settings.pop().flatten();
-    let cluster_id = match (format, cluster, id) {
-        (Some(format), Some(cluster), Some(id)) => {
-            let found = version_of(&format, "format version")?;
-            if found > FORMAT_VERSION {
-                return Err(OpenError::NewerFormat { found, known: FORMAT_VERSION });
-            }
-            let found = version_of(&cluster, "cluster version")?;
-            if found > CLUSTER_VERSION {
-                return Err(OpenError::NewerCluster { found, known: CLUSTER_VERSION });
-            }
-            ClusterId::from_slice(&id.value).ok_or_else(|| OpenError::Damaged { what: "cluster id".into() })?
-        }
-        (None, None, None) => {
+    let names = settings::NAMES.map(|name| keys::Setting { name: Bytes::from_static(name) });
+    let Some(values) = opened(tx.get_many(&names).await)? else { return Ok(None) };
+    let values: Vec<Option<Bytes>> = values.into_iter().map(|row| row.map(|row| row.value)).collect();
+    let cluster_id = match settings::judge(&values)? {
+        Some(found) => found.cluster_id,
+        None => {
             make_namespace(&mut tx, options, fresh_id);
             ClusterId(fresh_id)
         }
-        (Some(format), ..) => {
-            let found = version_of(&format, "format version")?;
-            if found > FORMAT_VERSION {
-                return Err(OpenError::NewerFormat { found, known: FORMAT_VERSION });
-            }
-            return Err(OpenError::Damaged { what: "settings are incomplete".into() });
-        }
-        _ => return Err(OpenError::Damaged { what: "the format version is missing".into() }),
     };
     let patience = Patience { suspect_after: options.suspect_after, out_after: options.out_after };
     let Some(()) = opened(skip_writers(&mut tx, skipped).await)? else { return Ok(None) };

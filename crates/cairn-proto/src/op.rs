@@ -72,6 +72,9 @@ ops! {
     SCAN_RUNS = 533, "scan_runs", ScanRuns, false;
     CHECK_ROWS = 534, "check_rows", CheckRows, false;
     ACCEPT_ROLLBACK = 535, "accept_rollback", AcceptRollback, false;
+    APPEND_METALOG = 560, "append_metalog", AppendMetalog, false;
+    LIST_METALOG = 561, "list_metalog", ListMetalog, false;
+    FETCH_METALOG = 562, "fetch_metalog", FetchMetalog, false;
     STAT = 769, "stat", Stat, false;
     READ_DIR = 770, "read_dir", ReadDir, false;
     MKDIR = 771, "mkdir", Mkdir, true;
@@ -87,11 +90,14 @@ ops! {
     COMMIT = 781, "commit", Commit, true;
     GET_EXTENTS = 782, "get_extents", GetExtents, false;
     SET_POLICY = 783, "set_policy", SetPolicy, true;
+    DUMP_ROWS = 848, "dump_rows", DumpRows, false;
+    UPGRADE_STATUS = 849, "upgrade_status", UpgradeStatus, false;
+    FINALIZE_UPGRADE = 850, "finalize_upgrade", FinalizeUpgrade, false;
 }
 
 /// True for the ops that storage nodes serve; the others go to metadata.
 pub const fn is_node_op(op: u16) -> bool {
-    op < OPEN_SESSION
+    op < OPEN_SESSION || (op >= APPEND_METALOG && op <= FETCH_METALOG)
 }
 
 #[cfg(test)]

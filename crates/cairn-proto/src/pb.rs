@@ -121,7 +121,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 848, 849, 850"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -151,6 +151,13 @@ pub mod request {
         InventoryDigest(super::InventoryDigest),
         #[prost(message, tag = "266")]
         ListLedger(super::ListLedger),
+        /// Storage node: the log of an embedded metadata engine.
+        #[prost(message, tag = "560")]
+        AppendMetalog(super::AppendMetalog),
+        #[prost(message, tag = "561")]
+        ListMetalog(super::ListMetalog),
+        #[prost(message, tag = "562")]
+        FetchMetalog(super::FetchMetalog),
         /// Metadata: sessions and cluster.
         #[prost(message, tag = "513")]
         OpenSession(super::OpenSession),
@@ -229,6 +236,13 @@ pub mod request {
         GetExtents(super::GetExtents),
         #[prost(message, tag = "783")]
         SetPolicy(super::SetPolicy),
+        /// Metadata: tools.
+        #[prost(message, tag = "848")]
+        DumpRows(super::DumpRows),
+        #[prost(message, tag = "849")]
+        UpgradeStatus(super::UpgradeStatus),
+        #[prost(message, tag = "850")]
+        FinalizeUpgrade(super::FinalizeUpgrade),
     }
 }
 /// Where a server spent its time on a request, in microseconds.
@@ -256,7 +270,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 848, 849, 560, 561, 562"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -322,6 +336,16 @@ pub mod response {
         Commit(super::CommitReply),
         #[prost(message, tag = "782")]
         GetExtents(super::GetExtentsReply),
+        #[prost(message, tag = "848")]
+        DumpRows(super::DumpRowsReply),
+        #[prost(message, tag = "849")]
+        UpgradeStatus(super::UpgradeStatusReply),
+        #[prost(message, tag = "560")]
+        AppendMetalog(super::AppendMetalogReply),
+        #[prost(message, tag = "561")]
+        ListMetalog(super::ListMetalogReply),
+        #[prost(message, tag = "562")]
+        FetchMetalog(super::FetchMetalogReply),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1618,6 +1642,179 @@ pub struct SetPolicy {
     #[prost(bool, optional, tag = "4")]
     pub relaxed: ::core::option::Option<bool>,
 }
+// ---------------------------------------------------------------- tools
+
+/// First frame of a dump (docs/formats/dump.md).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpHeader {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster_id: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub format_version: u32,
+    #[prost(uint32, tag = "3")]
+    pub cluster_version: u32,
+    /// Name of the engine, and its own number of the moment; for people.
+    #[prost(string, tag = "4")]
+    pub engine: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub position: u64,
+    /// Wall time, nanoseconds since 1970.
+    #[prost(int64, tag = "6")]
+    pub taken_ns: i64,
+    #[prost(string, tag = "7")]
+    pub software: ::prost::alloc::string::String,
+}
+/// The next piece of a dump of all rows, as bytes of the format of dump.md. The server holds one snapshot for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpRows {
+    /// 0 = begin one.
+    #[prost(uint64, tag = "1")]
+    pub dump: u64,
+    /// Number of the piece, counted from 0; the last one may be asked for again.
+    #[prost(uint64, tag = "2")]
+    pub piece: u64,
+    /// Nothing more is wanted: the snapshot is let go.
+    #[prost(bool, tag = "3")]
+    pub cancel: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpRowsReply {
+    #[prost(uint64, tag = "1")]
+    pub dump: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+    /// This is the last piece; the snapshot was let go.
+    #[prost(bool, tag = "3")]
+    pub end: bool,
+    /// So far, for progress.
+    #[prost(uint64, tag = "4")]
+    pub rows: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpgradeStatus {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpgradeStatusReply {
+    /// The version at which the cluster works.
+    #[prost(uint32, tag = "1")]
+    pub cluster_version: u32,
+    /// The version that this server would finalize.
+    #[prost(uint32, tag = "2")]
+    pub newest: u32,
+    /// Servers and nodes, with what they run.
+    #[prost(message, repeated, tag = "3")]
+    pub software: ::prost::alloc::vec::Vec<Software>,
+    /// Why it cannot be finalized now; empty = it can, or there is nothing to be finalized.
+    #[prost(string, repeated, tag = "4")]
+    pub obstacles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Software {
+    /// "metadata server" or "storage node".
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub id: u32,
+    /// As it says itself; empty = it says nothing, as older programs do.
+    #[prost(string, tag = "4")]
+    pub version: ::prost::alloc::string::String,
+    /// Newest cluster version it can take part in; 0 = it does not say.
+    #[prost(uint32, tag = "5")]
+    pub newest: u32,
+    /// It was heard of lately.
+    #[prost(bool, tag = "6")]
+    pub live: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FinalizeUpgrade {
+    /// The version that the operator saw; another one is refused.
+    #[prost(uint32, tag = "1")]
+    pub to: u32,
+}
+/// Appends to the log of an embedded metadata engine that a storage node keeps (docs/formats/dump.md).
+/// Body: records.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AppendMetalog {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster_id: ::prost::bytes::Bytes,
+    /// Opening of metadata that the records are of.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(enumeration = "MetalogFile", tag = "3")]
+    pub file: i32,
+    /// Where in the file the body goes: its length so far.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// Of a snapshot: it is whole with this; what is older of this cluster is dropped.
+    #[prost(bool, tag = "5")]
+    pub complete: bool,
+    /// The commit of the snapshot, or the first of the log file.
+    #[prost(uint64, tag = "6")]
+    pub first: u64,
+    /// The last commit in the body.
+    #[prost(uint64, tag = "7")]
+    pub last: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AppendMetalogReply {
+    /// Durable length of the file.
+    #[prost(uint64, tag = "1")]
+    pub len: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListMetalog {
+    /// Empty = of all clusters.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster_id: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MetalogPart {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(enumeration = "MetalogFile", tag = "3")]
+    pub file: i32,
+    #[prost(uint64, tag = "4")]
+    pub first: u64,
+    #[prost(uint64, tag = "5")]
+    pub last: u64,
+    #[prost(uint64, tag = "6")]
+    pub len: u64,
+    /// Of a snapshot.
+    #[prost(bool, tag = "7")]
+    pub complete: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListMetalogReply {
+    #[prost(message, repeated, tag = "1")]
+    pub parts: ::prost::alloc::vec::Vec<MetalogPart>,
+}
+/// Body of the reply: the bytes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchMetalog {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(enumeration = "MetalogFile", tag = "3")]
+    pub file: i32,
+    #[prost(uint64, tag = "4")]
+    pub first: u64,
+    #[prost(uint64, tag = "5")]
+    pub offset: u64,
+    #[prost(uint32, tag = "6")]
+    pub len: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchMetalogReply {
+    /// Length of the whole file.
+    #[prost(uint64, tag = "1")]
+    pub len: u64,
+}
 // ---------------------------------------------------------------- connection
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -2107,6 +2304,35 @@ impl Kind {
             "KIND_FILE" => Some(Self::File),
             "KIND_DIRECTORY" => Some(Self::Directory),
             "KIND_SYMLINK" => Some(Self::Symlink),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MetalogFile {
+    Unknown = 0,
+    Snapshot = 1,
+    Log = 2,
+}
+impl MetalogFile {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "METALOG_FILE_UNKNOWN",
+            Self::Snapshot => "METALOG_FILE_SNAPSHOT",
+            Self::Log => "METALOG_FILE_LOG",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "METALOG_FILE_UNKNOWN" => Some(Self::Unknown),
+            "METALOG_FILE_SNAPSHOT" => Some(Self::Snapshot),
+            "METALOG_FILE_LOG" => Some(Self::Log),
             _ => None,
         }
     }

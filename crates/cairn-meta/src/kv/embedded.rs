@@ -6,14 +6,14 @@
 //!
 //! A failed write or fsync poisons fjall; then every call fails until the process is started again.
 
-use super::group::{Backend, Group, Job, Published, View, Writes};
+use super::group::{Backend, Group, Job, Published, View, ViewSnapshot, Writes};
 use super::occ::{OccTxn, Submit};
 use super::stats::{CommitCounts, CommitStats};
-use super::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, Order, Txn};
+use super::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, Order, Snapshot, Txn};
 use crate::clock::Clock;
 use async_trait::async_trait;
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use parking_lot::{Mutex, RwLock};
 use std::ops::Bound;
 use std::path::Path;
@@ -55,7 +55,7 @@ struct FjallBackend {
 }
 
 struct FjallView {
-    snapshot: Snapshot,
+    snapshot: fjall::Snapshot,
     rows: Keyspace,
 }
 
@@ -221,6 +221,13 @@ impl Engine for EmbeddedEngine {
         }
         let base = self.published.read().clone();
         Ok(Box::new(OccTxn::new(base, self.shared.clone(), LIMITS)))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, EngineError> {
+        if let Some(failure) = self.shared.failure.get() {
+            return Err(failure.clone());
+        }
+        Ok(Box::new(ViewSnapshot(self.published.read().clone())))
     }
 
     fn limits(&self) -> Limits {

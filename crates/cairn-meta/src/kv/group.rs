@@ -1,7 +1,8 @@
 //! Group commit: validates waiting transactions in order and applies all valid ones as one write.
 
 use super::window::{ReadSet, WINDOW_KEYS_MAX, Window};
-use super::{CommitOutcome, Durability, EngineError, KeyRange, Order};
+use super::{CommitOutcome, Durability, EngineError, KeyRange, Order, Snapshot};
+use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -31,6 +32,23 @@ pub(super) trait Backend: Send + Sync + 'static {
 pub(super) struct Published<V> {
     pub seq: u64,
     pub view: V,
+}
+
+/// A published view as a snapshot: it remembers nothing of what was read.
+pub(super) struct ViewSnapshot<V: View>(pub(super) Arc<Published<V>>);
+
+#[async_trait]
+impl<V: View> Snapshot for ViewSnapshot<V> {
+    async fn scan(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        if range.is_empty() || limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.0.view.scan(range, limit, Order::Forward)
+    }
+
+    fn position(&self) -> u64 {
+        self.0.seq
+    }
 }
 
 /// A transaction that waits for its commit.

@@ -1,9 +1,9 @@
 //! The engine over a map in memory, for tests and for simulation: the same validation and group commit as the embedded
 //! one, no thread, no disk. Commits happen inside the call, one at a time, so that a single-threaded run is repeatable.
 
-use super::group::{Backend, Group, Job, Published, View, Writes};
+use super::group::{Backend, Group, Job, Published, View, ViewSnapshot, Writes};
 use super::occ::{OccTxn, Submit};
-use super::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, Order, Txn};
+use super::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, Order, Snapshot, Txn};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -139,6 +139,10 @@ impl Engine for MapEngine {
     async fn begin(&self) -> Result<Box<dyn Txn>, EngineError> {
         let base = self.published.read().clone();
         Ok(Box::new(OccTxn::new(base, self.inline.clone(), LIMITS)))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, EngineError> {
+        Ok(Box::new(ViewSnapshot(self.published.read().clone())))
     }
 
     fn limits(&self) -> Limits {

@@ -8,11 +8,13 @@ mod embedded;
 mod group;
 mod map;
 mod occ;
+mod snapshot;
 mod stats;
 mod window;
 
 pub use embedded::{EmbeddedEngine, EmbeddedOptions};
 pub use map::MapEngine;
+pub use snapshot::Snapshot;
 pub use stats::CommitCounts;
 
 use async_trait::async_trait;
@@ -124,6 +126,13 @@ pub enum EngineError {
 pub trait Engine: Send + Sync + 'static {
     /// Begins a transaction at a snapshot that holds every transaction committed before this call.
     async fn begin(&self) -> Result<Box<dyn Txn>, EngineError>;
+
+    /// All rows as they are now, for a long reading. It holds every transaction committed before this call.
+    ///
+    /// An engine overrides this where a transaction would remember what it read.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, EngineError> {
+        Ok(Box::new(snapshot::TxnSnapshot(self.begin().await?)))
+    }
 
     /// Bounds of one transaction.
     fn limits(&self) -> Limits;

@@ -3,6 +3,7 @@
 mod checks;
 mod cluster;
 mod concurrency;
+mod dump;
 mod durability;
 mod engine;
 mod extents;
@@ -15,3 +16,4 @@ mod rollback;
 mod sessions;
 mod support;
 mod tree;
+mod upgrade;
