@@ -38,6 +38,7 @@ impl Meta {
         let at = path::at(ask.at.as_ref());
         let last = if ask.follow { Last::Follow } else { Last::Keep };
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.looks_only();
             let inode = path::find(tx, &at, last).await?;
             let row = tx.inode(inode).await?;
             whole_attr(tx, inode, &row).await.map(Reply::Attr)
@@ -60,7 +61,7 @@ impl Meta {
             let key = keys::DirTimes { inode };
             let old = tx.get_unvalidated(&key).await?.map_or(row.mtime_ns, |times| times.mtime_ns);
             let mtime_ns = ask.mtime_ns.unwrap_or(old);
-            tx.put(&key, &rows::DirTimes { mtime_ns, ctime_ns: tx.now_ns });
+            tx.put(&key, &rows::DirTimes { mtime_ns, ctime_ns: tx.now_ns, birth: tx.birth });
         }
         // Creates in a directory read its row: one that only gets new times does not meet them.
         let only_times = ask.mode.is_none() && ask.uid.is_none() && ask.gid.is_none() && ask.atime_ns.is_none();
@@ -74,6 +75,7 @@ impl Meta {
         let at = path::at(ask.at.as_ref());
         let limit = if ask.limit == 0 { PAGE_ROWS_MAX } else { (ask.limit as usize).min(PAGE_ROWS_MAX) };
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.looks_only();
             let dir = path::find(tx, &at, Last::Follow).await?;
             tx.directory(dir).await?;
             let mut reply = pb::ReadDirReply { entries: Vec::new(), end: false, dir };

@@ -85,6 +85,7 @@ async fn extent_of(tx: &mut Tx, lacking: &mut Lacking, row: Placed) -> Op<pb::Ex
 impl Meta {
     pub(crate) async fn get_extents(&self, ask: &pb::GetExtents) -> Result<Reply, Status> {
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.looks_only();
             let row = tx.file(ask.inode).await?;
             let end = ask.offset.saturating_add(ask.len).min(FILE_LEN_MAX).max(ask.offset);
             let mut reply = pb::GetExtentsReply {

@@ -236,7 +236,10 @@ impl Meta {
         if !known {
             return Err(Status::new(Code::NotFound, format!("store {} is not known here", ask.store)));
         }
-        let verdicts = transact!(self, Durability::Relaxed, async |tx: &mut Tx| judge(tx, &asked, blocks).await)?;
+        let verdicts = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.looks_only();
+            judge(tx, &asked, blocks).await
+        })?;
         // As long as what is here may be too old, nothing is dead for good.
         let stopped = self.is_rolled_back();
         let held = |verdict| if stopped && verdict == Verdict::Dead { Verdict::Undecided } else { verdict };

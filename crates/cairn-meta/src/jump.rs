@@ -19,7 +19,7 @@ const fn jump_of(number: u8) -> u64 {
         // 32 bits each.
         counter::PG | counter::STORE | counter::NODE => IDS_JUMPED,
         // What is found by its number alone inside metadata, and known to nobody else.
-        counter::SNAPSHOT | counter::TASK => 0,
+        counter::TASK => 0,
         _ => NUMBERS_JUMPED,
     }
 }

@@ -12,6 +12,8 @@ use bytes::Bytes;
 pub trait Key: Sized {
     /// First byte of every such key.
     const TAG: u8;
+    /// Snapshots see rows of this type: they carry a birth, and are kept when they change.
+    const VERSIONED: bool = is_versioned(Self::TAG);
     /// What stands there.
     type Row: rows::Row;
 
@@ -25,6 +27,11 @@ pub trait Key: Sized {
     fn all() -> KeyRange {
         KeyRange::prefix(&[Self::TAG])
     }
+}
+
+/// True for the tags of keys whose rows snapshots see.
+pub const fn is_versioned(tag: u8) -> bool {
+    matches!(tag, 0x10..=0x15)
 }
 
 /// A field of a key: written so that the order of the bytes is the order of the values.
@@ -154,14 +161,15 @@ keys! {
     /// An extended attribute.
     Xattr = 0x14 { /// Its inode.
         inode: u64, /// Its name.
-        name: Bytes } -> rows::Raw;
+        name: Bytes } -> rows::Xattr;
     /// The target of a symbolic link.
     Symlink = 0x15 { /// The link.
         inode: u64 } -> rows::Symlink;
-    /// A row as it stood up to a snapshot: whoever looks at snapshot s takes the first with `birth` >= s.
+    /// A row as it stood up to a snapshot: whoever looks at snapshot s takes the first with `snapshot` >= s, and of it only
+    /// what was written before s.
     History = 0x16 { /// The key of the row.
-        key: Escaped, /// The last snapshot that sees this value.
-        snapshot: u64 } -> rows::Raw;
+        key: Escaped, /// The newest snapshot when the row was changed: the last that sees this value.
+        snapshot: u64 } -> rows::History;
     /// References of clones to a range of blocks.
     SharedRange = 0x17 { /// The inode the blocks were written for.
         inode: u64, /// Their writer.
@@ -274,6 +282,8 @@ pub mod setting {
     /// The highest writer that a store holds and metadata never gave out, u64; there only until an operator accepts that
     /// metadata was rolled back.
     pub const ROLLBACK: &[u8] = b"rollback";
+    /// The number of the newest snapshot and that of the newest one that still exists, u64 each; absent before the first.
+    pub const SNAPSHOTS: &[u8] = b"snapshots";
     /// A byte for each replica count that a directory has or had; absent while that is the root's alone.
     pub const REPLICA_COUNTS: &[u8] = b"replica_counts";
     /// Where the dump comes from that is being loaded; no server opens what is half loaded.
@@ -296,8 +306,6 @@ pub mod counter {
     pub const STORE: u8 = 5;
     /// Nodes.
     pub const NODE: u8 = 6;
-    /// Snapshots; the newest one is the `birth` of what changes now.
-    pub const SNAPSHOT: u8 = 7;
     /// Openings of metadata: duty epochs, and the high half of cluster map versions.
     pub const DUTY_EPOCH: u8 = 8;
     /// Changes of memberships.

@@ -6,6 +6,7 @@
 //! [`clock::Clock`], disk through [`kv::Engine`], randomness through a seed.
 
 mod attrs;
+mod changes;
 mod checks;
 pub mod clock;
 mod cluster;
@@ -16,6 +17,7 @@ mod error;
 mod extents;
 mod gauges;
 mod groups;
+mod history;
 mod judge;
 mod jump;
 pub mod keys;

@@ -37,7 +37,7 @@ impl Placed {
             Content::Inline(bytes) => Content::Inline(bytes.slice(..usize::try_from(len).ok()?.min(bytes.len()))),
             Content::Blocks(run) => Content::Blocks(run.clone()),
         };
-        Some(Placed { offset: self.offset, extent: Extent { len, content, birth: self.extent.birth } })
+        Some(Placed { offset: self.offset, extent: Extent { len, content, ..self.extent.clone() } })
     }
 
     /// What remains from `at` on.
@@ -60,7 +60,7 @@ impl Placed {
                 })
             }
         };
-        Some(Placed { offset: at, extent: Extent { len, content, birth: self.extent.birth } })
+        Some(Placed { offset: at, extent: Extent { len, content, ..self.extent.clone() } })
     }
 }
 
@@ -184,6 +184,7 @@ pub(crate) fn continued(before: &Placed, next: &Placed) -> Option<Placed> {
         && (u64::from(run.skip) + before.extent.len).is_multiple_of(u64::from(run.block_len))
         && run.seq.checked_add(blocks) == Some(new.seq)
         && run.pgs.len() == 1
+        && before.extent.born == next.extent.born
         && Run { seq: 0, skip: 0, ..run.clone() } == Run { seq: 0, skip: 0, ..new.clone() };
     continues.then(|| Placed {
         offset: before.offset,

@@ -157,10 +157,11 @@ fn put_garbage(tx: &mut Tx, blocks: &Blocks) {
 
 /// A run of freshly written blocks.
 pub(crate) fn placed_run(offset: u64, len: u64, run: rows::Run, birth: u64) -> Placed {
-    Placed { offset, extent: rows::Extent { len, content: Content::Blocks(run), birth } }
+    Placed { offset, extent: rows::Extent { len, content: Content::Blocks(run), birth, born: birth } }
 }
 
 /// Inline content.
 pub(crate) fn placed_inline(offset: u64, bytes: bytes::Bytes, birth: u64) -> Placed {
-    Placed { offset, extent: rows::Extent { len: bytes.len() as u64, content: Content::Inline(bytes), birth } }
+    let extent = rows::Extent { len: bytes.len() as u64, content: Content::Inline(bytes), birth, born: birth };
+    Placed { offset, extent }
 }

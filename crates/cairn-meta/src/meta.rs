@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::cluster::has_failed;
 use crate::counters::Counters;
 use crate::error::{Fault, Op, OpenError, engine_status};
+use crate::history::Head;
 use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
 use crate::limits::{
@@ -14,7 +15,7 @@ use crate::rows;
 use crate::settings;
 use crate::slot::Step;
 use crate::state::{Cluster, NodeLive, NodeState, Patience, SessionLive, Sessions, StoreLive, Totals};
-use crate::tx::{Effects, Tx};
+use crate::tx::{Effects, Sealed, Tx};
 use bytes::Bytes;
 use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCK_LEN_MIN, CHUNK_LEN, PAGE_BYTES_MAX, REPLICAS_MAX};
 use cairn_proto::pb::request::Kind;
@@ -82,7 +83,8 @@ pub(crate) struct Inner {
     pub(crate) moves_done: AtomicU64,
     pub(crate) moved_bytes: AtomicU64,
     pub(crate) beats_written: Mutex<Option<Duration>>,
-    birth: u64,
+    /// The newest snapshots, as the transaction knew them that looked last; see history.rs.
+    pub(crate) head: Mutex<Head>,
     /// See rollback.rs; 0 = none.
     pub(crate) rollback: AtomicU64,
     /// The highest writer that a store reported and that is written down.
@@ -167,7 +169,7 @@ pub(crate) use transact;
 struct Opened {
     cluster_id: ClusterId,
     duty_epoch: u64,
-    birth: u64,
+    head: Head,
     rollback: u64,
     cluster: Cluster,
     sessions: Sessions,
@@ -186,7 +188,7 @@ impl Meta {
         let fresh_id = new_uuid(&mut rng);
         let skipped = rng.u64(..WRITERS_SKIPPED_MAX);
         let opened = loop {
-            let tx = begin(&*engine, &options, 0).await?;
+            let tx = begin(&*engine, &options, Head::default()).await?;
             let attempt = first_transaction(tx, &options, fresh_id, skipped).await?;
             let Some((tx, opened)) = attempt else { continue };
             match tx.inner.commit(Durability::Durable).await {
@@ -212,7 +214,7 @@ impl Meta {
             moves_done: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
             beats_written: Mutex::new(None),
-            birth: opened.birth,
+            head: Mutex::new(opened.head),
             rollback: AtomicU64::new(opened.rollback),
             writers_known: AtomicU64::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
@@ -326,14 +328,23 @@ impl Meta {
             attempts.turn = Some(self.inner.turn.lock().await);
         }
         attempts.count += 1;
-        let begun = begin(&*self.inner.engine, &self.inner.options, self.inner.birth).await;
+        let head = *self.inner.head.lock();
+        let begun = begin(&*self.inner.engine, &self.inner.options, head).await;
         begun.map_err(|error| engine_status(&error))
     }
 
     /// Commits what an attempt made; `None` runs it again. Part of [`transact`].
-    pub(crate) async fn finish<T>(&self, tx: Tx, made: Op<T>, durability: Durability) -> Result<Option<T>, Status> {
-        let value = match made {
-            Ok(value) => value,
+    pub(crate) async fn finish<T>(&self, mut tx: Tx, made: Op<T>, durability: Durability) -> Result<Option<T>, Status> {
+        let sealed = match made {
+            Ok(value) => tx.seal().await.map(|sealed| (value, sealed)),
+            Err(fault) => Err(fault),
+        };
+        let value = match sealed {
+            Ok((value, Sealed::Ready)) => value,
+            Ok((_, Sealed::Moved(head))) => {
+                *self.inner.head.lock() = head;
+                return Ok(None);
+            }
             Err(Fault::Engine(EngineError::Conflict)) => return Ok(None),
             Err(Fault::Engine(error)) => return Err(engine_status(&error)),
             Err(Fault::Status(status)) => return Err(*status),
@@ -403,9 +414,9 @@ impl Meta {
     }
 }
 
-async fn begin(engine: &dyn Engine, options: &MetaOptions, birth: u64) -> Result<Tx, EngineError> {
+async fn begin(engine: &dyn Engine, options: &MetaOptions, head: Head) -> Result<Tx, EngineError> {
     let inner = engine.begin().await?;
-    Ok(Tx { inner, effects: Effects::default(), now_ns: options.clock.now_ns(), birth })
+    Ok(Tx::new(inner, options.clock.now_ns(), head))
 }
 
 /// A random (version 4) UUID.
@@ -443,6 +454,8 @@ async fn first_transaction(
     let Some(()) = opened(skip_writers(&mut tx, skipped).await)? else { return Ok(None) };
     let loaded = load(&mut tx, options.clock.monotonic(), patience, cluster_id).await;
     let Some(loaded) = opened(loaded)? else { return Ok(None) };
+    // Rows that snapshots see are written in a new namespace alone, where there is no snapshot.
+    let Some(_) = opened(tx.seal().await)? else { return Ok(None) };
     Ok(Some((tx, loaded)))
 }
 
@@ -474,7 +487,7 @@ fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
         parent: InodeId::ROOT.0,
         birth: tx.birth,
     };
-    tx.put(&keys::Inode { inode: InodeId::ROOT.0 }, &root);
+    tx.put_new(&keys::Inode { inode: InodeId::ROOT.0 }, &root);
     tx.touch_dir(InodeId::ROOT.0);
     tx.put(&keys::Usage { server: 0 }, &rows::Usage { inodes: 1, file_bytes: 0 });
 }
@@ -491,7 +504,7 @@ async fn skip_writers(tx: &mut Tx, count: u64) -> Op<()> {
 /// Reads the tables that are kept in memory and counts this opening.
 async fn load(tx: &mut Tx, now: Duration, patience: Patience, cluster_id: ClusterId) -> Op<Opened> {
     let duty_epoch = tx.next_number(counter::DUTY_EPOCH).await?;
-    let birth = tx.get(&keys::Counter { counter: counter::SNAPSHOT }).await?.map_or(0, |row| row.next - 1);
+    let head = Head::load(tx).await?;
     let rollback = crate::rollback::load(tx).await?;
     let mut cluster = Cluster { patience, ..Cluster::default() };
     for (key, row) in tx.table::<keys::Node>(STORES_MAX).await? {
@@ -518,5 +531,5 @@ async fn load(tx: &mut Tx, now: Duration, patience: Patience, cluster_id: Cluste
     let usage = tx.get(&keys::Usage { server: 0 }).await?;
     let usage = usage.unwrap_or(rows::Usage { inodes: 1, file_bytes: 0 });
     let totals = Totals { inodes: usage.inodes, file_bytes: usage.file_bytes, dirty: false };
-    Ok(Opened { cluster_id, duty_epoch, birth, rollback, cluster, sessions, totals })
+    Ok(Opened { cluster_id, duty_epoch, head, rollback, cluster, sessions, totals })
 }

@@ -155,8 +155,8 @@ impl Meta {
         let attr = ask.attr.unwrap_or_default();
         let row = new_row(tx, Kind::Directory, slot.dir, &slot.dir_row, &attr).await?;
         let inode = self.new_inode_number().await?;
-        tx.put(&keys::Inode { inode }, &row);
-        let times = rows::DirTimes { mtime_ns: row.mtime_ns, ctime_ns: row.ctime_ns };
+        tx.put_new(&keys::Inode { inode }, &row);
+        let times = rows::DirTimes { mtime_ns: row.mtime_ns, ctime_ns: row.ctime_ns, birth: tx.birth };
         tx.put(&keys::DirTimes { inode }, &times);
         put_dentry(tx, slot.dir, &slot.name, inode, Kind::Directory);
         tx.effects.inodes += 1;
@@ -179,7 +179,7 @@ impl Meta {
         let dir_row = tx.directory(dir).await?;
         let row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default()).await?;
         let inode = self.new_inode_number().await?;
-        tx.put(&keys::Inode { inode }, &row);
+        tx.put_new(&keys::Inode { inode }, &row);
         put_dentry(tx, dir, &name, inode, Kind::File);
         tx.effects.inodes += 1;
         Ok(Reply::Attr(attr_of(inode, &row, None, Bytes::new())))
@@ -201,8 +201,8 @@ impl Meta {
         row.mode = 0o777;
         row.size = ask.target.len() as u64;
         let inode = self.new_inode_number().await?;
-        tx.put(&keys::Inode { inode }, &row);
-        tx.put(&keys::Symlink { inode }, &rows::Symlink { target: ask.target.clone() });
+        tx.put_new(&keys::Inode { inode }, &row);
+        tx.put_new(&keys::Symlink { inode }, &rows::Symlink { target: ask.target.clone(), birth: tx.birth });
         put_dentry(tx, slot.dir, &slot.name, inode, Kind::Symlink);
         tx.effects.inodes += 1;
         Ok(Reply::Attr(attr_of(inode, &row, None, ask.target.clone())))

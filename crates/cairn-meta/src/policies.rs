@@ -89,7 +89,7 @@ impl Meta {
         tx.put(&keys::Inode { inode }, &row);
         let times = keys::DirTimes { inode };
         let mtime_ns = tx.get_unvalidated(&times).await?.map_or(row.mtime_ns, |times| times.mtime_ns);
-        tx.put(&times, &rows::DirTimes { mtime_ns, ctime_ns: tx.now_ns });
+        tx.put(&times, &rows::DirTimes { mtime_ns, ctime_ns: tx.now_ns, birth: tx.birth });
         whole_attr(tx, inode, &row).await.map(Reply::Attr)
     }
 }

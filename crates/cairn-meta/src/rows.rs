@@ -16,12 +16,20 @@ pub struct RowError {
 }
 
 /// Value of a row.
-pub trait Row: Sized {
+pub trait Row: Sized + Clone {
     /// Version byte and fields.
     fn encode(&self) -> Vec<u8>;
 
     /// Reverses [`Row::encode`].
     fn decode(bytes: &[u8]) -> Result<Self, RowError>;
+
+    /// Of a row that snapshots see: the newest snapshot when it was last changed. 0 = before the first one.
+    fn birth(&self) -> u64 {
+        0
+    }
+
+    /// Gives a row that snapshots see its birth.
+    fn stamp(&mut self, _birth: u64) {}
 }
 
 trait Field: Sized {
@@ -290,7 +298,7 @@ impl Field for Content {
 macro_rules! rows {
     ($(
         $(#[$doc:meta])*
-        $name:ident = $version:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* }
+        $name:ident $([$stamped:ident])? = $version:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* }
         $(+ $later:literal { $($(#[$later_doc:meta])* $added:ident: $added_type:ty),* })?
     )*) => {
         $(
@@ -331,6 +339,16 @@ macro_rules! rows {
                     };
                     decode().ok_or(RowError { row: stringify!($name) })
                 }
+
+                $(
+                    fn birth(&self) -> u64 {
+                        self.$stamped
+                    }
+
+                    fn stamp(&mut self, birth: u64) {
+                        self.$stamped = birth;
+                    }
+                )?
             }
         )*
     };
@@ -349,7 +367,7 @@ rows! {
     /// A row whose key says everything.
     Unit = 1 {}
     /// An inode.
-    Inode = 1 {
+    Inode[birth] = 1 {
         /// What it is.
         kind: Kind,
         /// Permission bits.
@@ -386,22 +404,33 @@ rows! {
         birth: u64
     }
     /// Times of a directory.
-    DirTimes = 1 { /// Last change of its names.
+    DirTimes[birth] = 1 { /// Last change of its names.
         mtime_ns: i64, /// Last change of names or attributes.
-        ctime_ns: i64 }
+        ctime_ns: i64 } + 2 { /// Snapshot of the last change.
+        birth: u64 }
     /// Where a name leads.
-    Dentry = 1 { /// The inode.
+    Dentry[birth] = 1 { /// The inode.
         inode: u64, /// What it is.
         kind: Kind, /// Snapshot of the last change.
         birth: u64 }
     /// A piece of a file's map.
-    Extent = 1 { /// Bytes of the file.
+    Extent[birth] = 1 { /// Bytes of the file.
         len: u64, /// What holds them.
         content: Content, /// Snapshot of the last change.
-        birth: u64 }
+        birth: u64 } + 2 { /// Snapshot when its blocks were first committed; what is cut from the row keeps it.
+        born: u64 }
     /// A symbolic link.
-    Symlink = 1 { /// Where it leads.
-        target: Bytes }
+    Symlink[birth] = 1 { /// Where it leads.
+        target: Bytes } + 2 { /// Snapshot of the last change.
+        birth: u64 }
+    /// An extended attribute.
+    Xattr[birth] = 1 { /// Its value.
+        value: Bytes, /// Snapshot of the last change.
+        birth: u64 }
+    /// A row as snapshots see it.
+    History = 1 { /// Birth of the row: snapshots above it see the row.
+        birth: u64, /// The encoded row.
+        row: Bytes }
     /// A map generation to be dropped.
     MapDrop = 1 { /// Snapshot when it was dropped.
         birth: u64 }
@@ -510,6 +539,11 @@ rows! {
         /// The members have changed; until then it is only planned.
         begun: bool
     }
+    /// Blocks that nothing refers to any more.
+    Garbage = 1 { /// How many, at least 1.
+        count: u32 } + 2 { /// Snapshot when they were first committed.
+        born: u64, /// Newest snapshot when the last reference was dropped: those above `born` up to this one see the blocks.
+        dropped: u64 }
     /// How many consecutive blocks, or writers, a row is about.
     RunLen = 1 { /// At least 1.
         count: u32 }

@@ -1,9 +1,12 @@
 //! A transaction in terms of typed keys and rows, with what has to happen in memory once it is committed.
 
+use crate::changes::{Change, Changes, is_validated};
 use crate::error::{Fault, Op, fail};
+use crate::history::{self, Head};
 use crate::keys::{self, Key};
 use crate::kv::{KeyRange, Order, Txn};
 use crate::rows::{self, Row};
+use bytes::Bytes;
 use cairn_proto::status::Code;
 
 /// Changes of in-memory totals, applied when the transaction is known to be committed.
@@ -37,8 +40,23 @@ pub(crate) struct Tx {
     pub(crate) effects: Effects,
     /// Wall time of everything this transaction changes.
     pub(crate) now_ns: i64,
-    /// Snapshot number that changed rows carry.
+    /// Snapshot number that changed rows carry: the newest of `head`.
     pub(crate) birth: u64,
+    /// The newest snapshots, as this process knew them when the transaction began; [`Tx::seal`] makes sure of it.
+    pub(crate) head: Head,
+    /// What it does to rows that snapshots see.
+    changes: Changes,
+    /// Only looks: what it reads is not remembered.
+    looks: bool,
+}
+
+/// What [`Tx::seal`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sealed {
+    /// It can be committed.
+    Ready,
+    /// A snapshot was taken or deleted that this process did not know of: the transaction has to run again, from this.
+    Moved(Head),
 }
 
 fn bad_key<K: Key>() -> Fault {
@@ -49,9 +67,33 @@ fn bad_key<K: Key>() -> Fault {
 }
 
 impl Tx {
+    pub(crate) fn new(inner: Box<dyn Txn>, now_ns: i64, head: Head) -> Self {
+        let (effects, changes) = (Effects::default(), Changes::default());
+        Self { inner, effects, now_ns, birth: head.newest, head, changes, looks: false }
+    }
+
+    /// Says that nothing will be changed that snapshots see, so that nothing read has to be remembered: for operations
+    /// that read many rows.
+    pub(crate) fn looks_only(&mut self) {
+        self.looks = true;
+    }
+
+    fn saw(&mut self, key: &[u8], value: Option<&Bytes>) {
+        if !self.looks {
+            self.changes.see(key, value);
+        }
+    }
+
     /// The row at `key`.
     pub(crate) async fn get<K: Key>(&mut self, key: &K) -> Op<Option<K::Row>> {
-        let value = self.inner.get(&key.encode()).await?;
+        let key = key.encode();
+        if let Some(row) = self.changes.waiting(&key) {
+            return Ok(row.as_ref().map(|row| K::Row::decode(row)).transpose()?);
+        }
+        let value = self.inner.get(&key).await?;
+        if K::VERSIONED {
+            self.saw(&key, value.as_ref());
+        }
         Ok(value.map(|value| K::Row::decode(&value)).transpose()?)
     }
 
@@ -59,18 +101,45 @@ impl Tx {
     pub(crate) async fn get_many<K: Key>(&mut self, keys: &[K]) -> Op<Vec<Option<K::Row>>> {
         let encoded: Vec<_> = keys.iter().map(Key::encode).collect();
         let values = self.inner.get_many(&encoded).await?;
-        values.into_iter().map(|value| Ok(value.map(|value| K::Row::decode(&value)).transpose()?)).collect()
+        let mut rows = Vec::with_capacity(values.len());
+        for (key, value) in encoded.iter().zip(values) {
+            let row = match self.changes.waiting(key) {
+                Some(row) => row.as_ref().map(|row| K::Row::decode(row)).transpose()?,
+                None => {
+                    if K::VERSIONED {
+                        self.saw(key, value.as_ref());
+                    }
+                    value.map(|value| K::Row::decode(&value)).transpose()?
+                }
+            };
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
-    /// The row at `key`, which others may change without a conflict.
+    /// The row at `key`, which others may change without a conflict. Rows that snapshots see have to bear what
+    /// history.rs says of directory times.
     pub(crate) async fn get_unvalidated<K: Key>(&mut self, key: &K) -> Op<Option<K::Row>> {
-        let value = self.inner.read_unvalidated(&key.encode()).await?;
+        let key = key.encode();
+        if let Some(row) = self.changes.waiting(&key) {
+            return Ok(row.as_ref().map(|row| K::Row::decode(row)).transpose()?);
+        }
+        let value = self.inner.read_unvalidated(&key).await?;
+        if K::VERSIONED {
+            self.saw(&key, value.as_ref());
+        }
         Ok(value.map(|value| K::Row::decode(&value)).transpose()?)
     }
 
     /// At most `limit` rows of `range`.
     pub(crate) async fn scan<K: Key>(&mut self, range: &KeyRange, limit: usize, order: Order) -> Op<Vec<(K, K::Row)>> {
+        if K::VERSIONED {
+            self.reveal(Some(range)).await?;
+        }
         let found = self.inner.scan(range, limit, order).await?;
+        if K::VERSIONED {
+            found.iter().for_each(|(key, value)| self.saw(key, Some(value)));
+        }
         found
             .into_iter()
             .map(|(key, value)| Ok((K::decode(&key).ok_or_else(bad_key::<K>)?, K::Row::decode(&value)?)))
@@ -100,12 +169,82 @@ impl Tx {
         Ok(rows)
     }
 
+    /// Writes `row` at `key`. A row that snapshots see gets its birth here.
     pub(crate) fn put<K: Key>(&mut self, key: &K, row: &K::Row) {
-        self.inner.put(key.encode(), row.encode());
+        if K::VERSIONED {
+            let mut row = row.clone();
+            row.stamp(self.birth);
+            self.write(key.encode(), Some(row.encode()));
+        } else {
+            self.inner.put(key.encode(), row.encode());
+        }
+    }
+
+    /// As [`Tx::put`], of something with a number that was never given to anything: spares the look at what stood there.
+    pub(crate) fn put_new<K: Key>(&mut self, key: &K, row: &K::Row) {
+        self.changes.see_nothing(key.encode());
+        self.put(key, row);
     }
 
     pub(crate) fn delete<K: Key>(&mut self, key: &K) {
-        self.inner.delete(key.encode());
+        if K::VERSIONED {
+            self.write(key.encode(), None);
+        } else {
+            self.inner.delete(key.encode());
+        }
+    }
+
+    fn write(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
+        if self.changes.write(&key, row.as_ref()) {
+            self.hand_over(key, row);
+        }
+    }
+
+    fn hand_over(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
+        match row {
+            Some(row) => self.inner.put(key, row),
+            None => self.inner.delete(key),
+        }
+    }
+
+    /// Looks up what stood where this transaction wrote blindly, in `range` or everywhere, and gives the engine what it
+    /// wrote. Where nobody needs to know what stood there, it is not looked up.
+    async fn reveal(&mut self, range: Option<&KeyRange>) -> Op<()> {
+        for key in self.changes.blind_keys(range) {
+            let needed = self.head.live > 0 || key.first() == Some(&keys::Inode::TAG);
+            let old = match needed {
+                true if is_validated(&key) => self.inner.get(&key).await?,
+                true => self.inner.read_unvalidated(&key).await?,
+                false => None,
+            };
+            if let Some(row) = self.changes.reveal(&key, old) {
+                self.hand_over(key, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the operation's part of the transaction: every change of a row that snapshots see passes here, once, as the
+    /// row before and the row after. A transaction that changes none of them costs nothing here; any other reads one row.
+    ///
+    /// **Whoever has to act on changes of rows takes the list here**, behind `history::keep`: inodes for usage, names for
+    /// a feed ([`Change::of`]). Of an inode's row the former one is always known; of other blind rows only while there
+    /// are snapshots. What is written here must be rows that snapshots do not see; reads are as in any operation.
+    pub(crate) async fn seal(&mut self) -> Op<Sealed> {
+        if self.changes.is_empty() {
+            return Ok(Sealed::Ready);
+        }
+        if self.looks {
+            return fail(Code::Internal, "an operation that only looks has changed a row");
+        }
+        let head = Head::load(self).await?;
+        if head != self.head {
+            return Ok(Sealed::Moved(head));
+        }
+        self.reveal(None).await?;
+        let changes: Vec<Change> = self.changes.list();
+        history::keep(self, &changes)?;
+        Ok(Sealed::Ready)
     }
 
     /// Takes one number of `counter` inside this transaction: for kinds that are rarely made and should stay dense.
@@ -145,7 +284,7 @@ impl Tx {
 
     /// Notes that names in `dir` changed. Never reads: creates in one directory do not meet here.
     pub(crate) fn touch_dir(&mut self, dir: u64) {
-        let times = rows::DirTimes { mtime_ns: self.now_ns, ctime_ns: self.now_ns };
+        let times = rows::DirTimes { mtime_ns: self.now_ns, ctime_ns: self.now_ns, birth: self.birth };
         self.put(&keys::DirTimes { inode: dir }, &times);
     }
 }

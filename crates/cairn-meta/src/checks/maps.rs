@@ -140,7 +140,7 @@ mod tests {
 
     fn extent(len: u64, pgs: &[u32]) -> rows::Extent {
         let run = Run { inode: 5, writer: 1, seq: 0, skip: 0, block_len: 100, pgs: pgs.to_vec(), codec: 0, flags: 0 };
-        rows::Extent { len, content: Content::Blocks(run), birth: 0 }
+        rows::Extent { len, content: Content::Blocks(run), birth: 0, born: 0 }
     }
 
     #[test]
@@ -153,7 +153,8 @@ mod tests {
         assert_eq!(judge(10, &extent(0, &[1]), 0, None), Some(Fault::Len));
         assert_eq!(judge(10, &extent(u64::MAX, &[1]), 0, None), Some(Fault::Len));
         assert_eq!(judge(10, &extent(50, &[]), 0, None), Some(Fault::NoGroup));
-        let inline = |len| rows::Extent { len, content: Content::Inline(Bytes::from_static(b"abc")), birth: 0 };
+        let inline =
+            |len| rows::Extent { len, content: Content::Inline(Bytes::from_static(b"abc")), birth: 0, born: 0 };
         assert_eq!((judge(0, &inline(3), 0, Some(3)), judge(0, &inline(4), 0, Some(4))), (None, Some(Fault::Len)));
         for (skip, block_len) in [(0, 0), (100, 100), (7, 0)] {
             let mut bad = extent(50, &[1]);

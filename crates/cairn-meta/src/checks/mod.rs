@@ -142,6 +142,7 @@ impl Meta {
     async fn scan_extents(&self, cursor: &Bytes, limit: usize) -> Result<Reply, Status> {
         let range = range_behind::<keys::Extent>(cursor)?;
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.looks_only();
             let rows = tx.scan::<keys::Extent>(&range, limit, Order::Forward).await?;
             let mut page = RunPage::new(rows.len() == limit);
             let mut generation_of: Option<(u64, Option<u32>)> = None;

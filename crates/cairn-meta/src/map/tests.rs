@@ -7,7 +7,7 @@ const LEN: u32 = 10;
 
 fn blocks_row(offset: u64, len: u64, seq: u32, skip: u32) -> Placed {
     let run = Run { inode: 1, writer: 2, seq, skip, block_len: LEN, pgs: vec![7], codec: 0, flags: 0 };
-    Placed { offset, extent: Extent { len, content: Content::Blocks(run), birth: 0 } }
+    Placed { offset, extent: Extent { len, content: Content::Blocks(run), birth: 0, born: 0 } }
 }
 
 /// The block and the offset in it that holds byte `at` of the file.
@@ -25,7 +25,7 @@ fn ids(ranges: &[Blocks]) -> Vec<u32> {
 #[test]
 fn cutting_inline_content_slices_it() {
     let content = Content::Inline(Bytes::from_static(b"0123456789"));
-    let row = Placed { offset: 100, extent: Extent { len: 10, content, birth: 0 } };
+    let row = Placed { offset: 100, extent: Extent { len: 10, content, birth: 0, born: 0 } };
     let Cut { left, right } = cut(&row, &(103..105));
     let text = |part: Option<Placed>| match part.map(|part| (part.offset, part.extent)) {
         Some((offset, Extent { len, content: Content::Inline(bytes), .. })) => (offset, len, bytes),

@@ -47,8 +47,8 @@ fn run() -> Run {
 
 #[test]
 fn bytes_are_pinned() {
-    let extent = Extent { len: 1 << 30, content: Content::Blocks(run()), birth: 0 };
-    let small = Extent { len: 2, content: Content::Inline(Bytes::from_static(b"hi")), birth: 1 };
+    let extent = Extent { len: 1 << 30, content: Content::Blocks(run()), birth: 0, born: 300 };
+    let small = Extent { len: 2, content: Content::Inline(Bytes::from_static(b"hi")), birth: 1, born: 0 };
     let pg = Pg {
         epoch: 2,
         replicas: 3,
@@ -98,11 +98,14 @@ fn bytes_are_pinned() {
         (line(&Counter { next: 4097 }), "018120"),
         (line(&Raw { bytes: Bytes::from_static(b"x") }), "010178"),
         (line(&inode()), "0101a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00"),
-        (line(&DirTimes { mtime_ns: 1, ctime_ns: -2 }), "010203"),
+        (line(&DirTimes { mtime_ns: 1, ctime_ns: -2, birth: 4 }), "02 02 03 04"),
         (line(&Dentry { inode: 70_000, kind: Kind::Directory, birth: 0 }), "01f0a2040200"),
-        (line(&extent), "01 8080808004 02 f0a204 8120 0c 64 80808002 02 03 ac02 00 00 00"),
-        (line(&small), "01 02 01 02 6869 01"),
-        (line(&Symlink { target: Bytes::from_static(b"../x") }), "01042e2e2f78"),
+        (line(&extent), "02 8080808004 02 f0a204 8120 0c 64 80808002 02 03 ac02 00 00 00 ac02"),
+        (line(&small), "02 02 01 02 6869 01 00"),
+        (line(&Symlink { target: Bytes::from_static(b"../x"), birth: 4 }), "02 04 2e2e2f78 04"),
+        (line(&Xattr { value: Bytes::from_static(b"v"), birth: 300 }), "01 01 76 ac02"),
+        (line(&History { birth: 300, row: Bytes::from_static(&[1, 2]) }), "01 ac02 02 0102"),
+        (line(&Garbage { count: 64, born: 2, dropped: 300 }), "02 40 02 ac02"),
         (line(&MapDrop { birth: 3 }), "0103"),
         (line(&pg), "02 02 03 02 0101 c80102 00 02 01 ac02"),
         (line(&PgUsage { bytes: 128 }), "018001"),
@@ -140,6 +143,14 @@ fn rows_of_the_first_version_are_read() {
     let old = unhex("01 808080808020 01 02 00 0466756c6c");
     let beat = StoreBeat::decode(&old).expect("a beat of the first version");
     assert_eq!((beat.blocks, beat.durable_records), (2, 0));
+    let times = DirTimes::decode(&unhex("01 02 03")).expect("times of the first version");
+    assert_eq!((times.mtime_ns, times.birth), (1, 0));
+    let link = Symlink::decode(&unhex("01 04 2e2e2f78")).expect("a link of the first version");
+    assert_eq!((&link.target[..], link.birth), (&b"../x"[..], 0));
+    let extent = Extent::decode(&unhex("01 02 01 02 6869 01")).expect("an extent of the first version");
+    assert_eq!((extent.len, extent.birth, extent.born), (2, 1, 0));
+    let garbage = Garbage::decode(&unhex("01 40")).expect("garbage of the first version");
+    assert_eq!(garbage, Garbage { count: 64, born: 0, dropped: 0 });
     // The fields of the second version are not taken for rest of the first.
     assert!(StoreBeat::decode(&unhex("01 808080808020 01 02 00 0466756c6c ac02")).is_err());
 }
@@ -148,7 +159,7 @@ fn rows_of_the_first_version_are_read() {
 fn a_gigabyte_is_some_fifty_bytes() {
     use crate::keys::Key;
     let run = Run { pgs: vec![12], ..run() };
-    let row = Extent { len: 1 << 30, content: Content::Blocks(run), birth: 0 };
+    let row = Extent { len: 1 << 30, content: Content::Blocks(run), birth: 0, born: 0 };
     let key = crate::keys::Extent { inode: 70_000, generation: 0, offset: 1 << 30 };
     let bytes = key.encode().len() + row.encode().len();
     assert!(bytes <= 50, "{bytes} bytes");
@@ -163,9 +174,9 @@ fn a_count_that_lies_allocates_nothing() {
     (u64::MAX / 2).put(&mut bytes);
     assert!(Slot::decode(&bytes).is_err());
     // A run without a block length or without groups is no run.
-    let broken = Extent { len: 1, content: Content::Blocks(Run { block_len: 0, ..run() }), birth: 0 };
+    let broken = Extent { len: 1, content: Content::Blocks(Run { block_len: 0, ..run() }), birth: 0, born: 0 };
     assert!(Extent::decode(&broken.encode()).is_err());
-    let broken = Extent { len: 1, content: Content::Blocks(Run { pgs: vec![], ..run() }), birth: 0 };
+    let broken = Extent { len: 1, content: Content::Blocks(Run { pgs: vec![], ..run() }), birth: 0, born: 0 };
     assert!(Extent::decode(&broken.encode()).is_err());
 }
 

@@ -37,7 +37,7 @@ fn contradictory_pieces_are_refused() {
 fn inline_content_is_laid_over_with_zeros_between() {
     let row = |offset: u64, text: &'static [u8]| Placed {
         offset,
-        extent: Extent { len: text.len() as u64, content: Content::Inline(text.into()), birth: 0 },
+        extent: Extent { len: text.len() as u64, content: Content::Inline(text.into()), birth: 0, born: 0 },
     };
     assert_eq!(overlay(&[], 2, b"ab"), b"\0\0ab");
     assert_eq!(overlay(&[row(0, b"hello")], 1, b"EY"), b"hEYlo");

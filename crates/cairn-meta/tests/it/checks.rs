@@ -105,7 +105,7 @@ async fn each_contradiction_is_found_and_mended_if_that_is_possible() {
         codec: 0,
         flags: 0,
     };
-    let extent = |pg| rows::Extent { len: u64::from(BLOCK), content: Content::Blocks(run(pg)), birth: 0 };
+    let extent = |pg| rows::Extent { len: u64::from(BLOCK), content: Content::Blocks(run(pg)), birth: 0, born: 0 };
     let inode = get(&engine, &keys::Inode { inode: file }).await.expect("the file");
     // What --repair mends.
     let ghost = keys::Dentry { parent: 1, name: Bytes::from_static(b"ghost") };
