@@ -132,6 +132,9 @@ pub enum Command {
     /// Measure the storage engine alone: storing and reading blocks beside raw file I/O with the same syncs and beside a file
     /// per block, then opening stores of many blocks
     Engine(Engine),
+    /// Measure names: files made, looked at, listed, renamed and removed by many clients, beside the engine's committer alone
+    /// and a bare frame there and back
+    Metadata(Metadata),
     /// Open a store and say how long that took
     #[command(hide = true)]
     OpenStore {
@@ -149,6 +152,14 @@ pub struct Engine {
     /// Stores of so many blocks of 4 MiB are made (sparse: they take 45 bytes of disk a block) and opened
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1000000,10000000", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub blocks: Vec<u64>,
+}
+
+/// Under which loads names are measured.
+#[derive(clap::Args, Debug)]
+pub struct Metadata {
+    /// Clients at once, each with a connection of its own
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,16,64", value_parser = parse_count)]
+    pub clients: Vec<usize>,
 }
 
 /// Which clusters are looked at: every combination of the lists.

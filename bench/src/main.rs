@@ -19,6 +19,7 @@ mod cpu;
 mod engine;
 mod limits;
 mod machine;
+mod metadata;
 mod payload;
 mod repair;
 mod report;
@@ -90,6 +91,10 @@ async fn measure(args: &Args) -> Result<bool> {
     }
     if let Some(Command::Copysets(wanted)) = &args.command {
         write(args, &copysets::run(wanted)?)?;
+        return Ok(true);
+    }
+    if let Some(Command::Metadata(wanted)) = &args.command {
+        write(args, &metadata::run(args, wanted).await?)?;
         return Ok(true);
     }
     if let Some(Command::Engine(engine)) = &args.command {

@@ -76,3 +76,20 @@ pub fn round_trips(pool: &[u8], time: Duration) -> Result<Sample> {
     }
     Ok(watch.stop(Unit::Operations, count)?.with_latency(latency))
 }
+
+/// Frames without a body there and back per second, over one connection, with so many of them under way.
+pub fn pipelined(role: PeerRole, under_way: usize, time: Duration) -> Result<f64> {
+    let mut link = Link::start(role, 0, None)?;
+    let (begin, mut sent, mut back) = (Instant::now(), 0_u64, 0_u64);
+    while begin.elapsed() < time {
+        while sent - back < under_way as u64 {
+            let request = Frame::new(FrameType::Request, sent, &[]);
+            link.stream.write_all(&request.0).context("sending a frame")?;
+            sent += 1;
+        }
+        let (fixed, _) = Frame::read(&mut link.stream)?.context("the other process hung up")?;
+        ensure!(fixed.request_id == back, "frames came back in another order");
+        back += 1;
+    }
+    Ok(back as f64 / begin.elapsed().as_secs_f64())
+}
