@@ -24,6 +24,12 @@ pub enum ErrorKind {
     InvalidInput,
     /// The caller may not do this.
     PermissionDenied,
+    /// The file has as many names as one may have.
+    TooManyLinks,
+    /// There is no extended attribute of that name.
+    NoAttribute,
+    /// The two places count against different quotas: copy instead.
+    CrossDevice,
     /// Free space or add nodes.
     NoSpace,
     /// Servers could not be reached or were too busy; nothing was changed. Try again later.
@@ -57,6 +63,9 @@ impl ErrorKind {
             Self::DirectoryNotEmpty => "directory_not_empty",
             Self::InvalidInput => "invalid_input",
             Self::PermissionDenied => "permission_denied",
+            Self::TooManyLinks => "too_many_links",
+            Self::NoAttribute => "no_attribute",
+            Self::CrossDevice => "cross_device",
             Self::NoSpace => "no_space",
             Self::Unavailable => "unavailable",
             Self::Deadline => "deadline",
@@ -336,9 +345,12 @@ const fn kind_of(code: Code) -> ErrorKind {
         Code::NotADirectory => ErrorKind::NotADirectory,
         Code::IsADirectory => ErrorKind::IsADirectory,
         Code::NotEmpty => ErrorKind::DirectoryNotEmpty,
-        Code::NameTooLong | Code::TooManySymlinks | Code::Invalid | Code::CrossDevice => ErrorKind::InvalidInput,
-        Code::TooLarge => ErrorKind::TooLarge,
-        Code::Permission => ErrorKind::PermissionDenied,
+        Code::NameTooLong | Code::TooManySymlinks | Code::Invalid => ErrorKind::InvalidInput,
+        Code::CrossDevice => ErrorKind::CrossDevice,
+        Code::TooLarge | Code::AttributesFull => ErrorKind::TooLarge,
+        Code::Permission | Code::NotPermitted => ErrorKind::PermissionDenied,
+        Code::TooManyLinks => ErrorKind::TooManyLinks,
+        Code::NoAttribute => ErrorKind::NoAttribute,
         Code::NoSpace => ErrorKind::NoSpace,
         Code::Overloaded | Code::Unavailable | Code::StaleEpoch | Code::NoQuorum | Code::Io => ErrorKind::Unavailable,
         Code::Deadline | Code::Cancelled => ErrorKind::Deadline,
@@ -408,6 +420,8 @@ impl From<Error> for std::io::Error {
             ErrorKind::DirectoryNotEmpty => Io::DirectoryNotEmpty,
             ErrorKind::InvalidInput => Io::InvalidInput,
             ErrorKind::PermissionDenied => Io::PermissionDenied,
+            ErrorKind::TooManyLinks => Io::TooManyLinks,
+            ErrorKind::CrossDevice => Io::CrossesDevices,
             ErrorKind::NoSpace => Io::StorageFull,
             ErrorKind::Deadline => Io::TimedOut,
             ErrorKind::TooLarge => Io::FileTooLarge,
@@ -417,6 +431,7 @@ impl From<Error> for std::io::Error {
             | ErrorKind::Indeterminate
             | ErrorKind::Fenced
             | ErrorKind::Conflict
+            | ErrorKind::NoAttribute
             | ErrorKind::Other => Io::Other,
         };
         std::io::Error::new(kind, error)

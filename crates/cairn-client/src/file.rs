@@ -85,6 +85,7 @@ impl DfsClient {
                     attr: Some(options.attributes.to_pb(0o644)),
                     exclusive: options.exclusive,
                     follow: true,
+                    ..Default::default()
                 };
                 self.mutate(request::Kind::Create(create), options.relaxed).await?
             }
@@ -95,6 +96,9 @@ impl DfsClient {
             pb::Kind::Directory => {
                 let status = cairn_proto::status::Status::new(Code::IsADirectory, "only files can be opened");
                 return Err(Error::new("open", Cause::Status(status)));
+            }
+            pb::Kind::Fifo | pb::Kind::Socket | pb::Kind::CharDevice | pb::Kind::BlockDevice => {
+                return Err(Error::invalid("open", "a special file has no content to open"));
             }
             pb::Kind::Symlink | pb::Kind::Unknown => return Err(inner.unexpected("open")),
         }

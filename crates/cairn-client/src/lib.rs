@@ -61,7 +61,7 @@ pub use content::Content;
 pub use error::{Cause, Error, ErrorKind, FailureClass, NodeFailure, QuorumError, Sent};
 pub use file::File;
 pub use namespace::{DirEntry, FileKind, Metadata, ReadDir};
-pub use options::{Consistency, CreateOptions, OpenOptions, ReadOptions, SetAttributes};
+pub use options::{Consistency, CreateOptions, OpenOptions, ReadOptions, SetAttributes, SetTime};
 pub use ping::{NodePing, PingAnswer};
 pub use policy::breaker::{BreakerState, OpenReason};
 pub use policy::rounds::RetryPolicy;

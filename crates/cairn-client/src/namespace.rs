@@ -24,6 +24,14 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A socket of some machine.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
 }
 
 impl FileKind {
@@ -32,6 +40,10 @@ impl FileKind {
             pb::Kind::Directory => Self::Directory,
             pb::Kind::Symlink => Self::Symlink,
             pb::Kind::File | pb::Kind::Unknown => Self::File,
+            pb::Kind::Fifo => Self::Fifo,
+            pb::Kind::Socket => Self::Socket,
+            pb::Kind::CharDevice => Self::CharDevice,
+            pb::Kind::BlockDevice => Self::BlockDevice,
         }
     }
 }
@@ -360,7 +372,7 @@ impl DfsClient {
     pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let work = async {
-            let rename = pb::Rename { from: Some(at(from)?), to: Some(at(to)?), no_replace: false };
+            let rename = pb::Rename { from: Some(at(from)?), to: Some(at(to)?), ..Default::default() };
             self.mutate(request::Kind::Rename(rename), None).await.map(|_| ())
         };
         self.operation("rename", from, work).await
@@ -410,7 +422,7 @@ impl DfsClient {
                 let path = dir.join(&entry.name);
                 match entry.kind {
                     FileKind::Directory => stack.push((path, false)),
-                    FileKind::File | FileKind::Symlink => match self.remove_file(&path).await {
+                    _ => match self.remove_file(&path).await {
                         Err(error) if error.kind() != crate::ErrorKind::NotFound => return Err(error),
                         // Gone already is as good.
                         _ => {}
@@ -428,15 +440,7 @@ impl DfsClient {
     pub async fn set_attributes(&self, path: impl AsRef<Path>, change: SetAttributes) -> Result<Metadata, Error> {
         let path = path.as_ref();
         let work = async {
-            let set = pb::SetAttr {
-                at: Some(at(path)?),
-                follow: false,
-                mode: change.mode,
-                uid: change.uid,
-                gid: change.gid,
-                atime_ns: change.atime_ns,
-                mtime_ns: change.mtime_ns,
-            };
+            let set = change.to_pb(at(path)?, false);
             self.mutate_attr(request::Kind::SetAttr(set), None).await
         };
         self.operation("set_attributes", path, work).await

@@ -121,6 +121,7 @@ pub struct CreateOptions {
     pub(crate) mode: Option<u32>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    pub(crate) umask: u32,
     pub(crate) mtime_ns: Option<i64>,
     pub(crate) block_len: u32,
     pub(crate) replace: bool,
@@ -129,7 +130,7 @@ pub struct CreateOptions {
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        Self { mode: None, uid: 0, gid: 0, mtime_ns: None, block_len: 0, replace: true, relaxed: None }
+        Self { mode: None, uid: 0, gid: 0, umask: 0, mtime_ns: None, block_len: 0, replace: true, relaxed: None }
     }
 }
 
@@ -154,6 +155,13 @@ impl CreateOptions {
     /// Group.
     pub fn gid(mut self, gid: u32) -> Self {
         self.gid = gid;
+        self
+    }
+
+    /// Bits taken from the mode, as umask(2), unless the directory has a default ACL, which then decides instead
+    /// (default 0).
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.umask = umask;
         self
     }
 
@@ -189,8 +197,18 @@ impl CreateOptions {
             mtime_ns: self.mtime_ns,
             block_len: self.block_len,
             replicas: 0,
+            umask: self.umask,
         }
     }
+}
+
+/// A time that a file is to get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetTime {
+    /// The metadata server's clock, as UTIME_NOW.
+    Now,
+    /// Nanoseconds since 1970.
+    At(i64),
 }
 
 /// Attributes to change; absent ones stay.
@@ -202,8 +220,32 @@ pub struct SetAttributes {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
-    /// Time of last access, nanoseconds since 1970.
-    pub atime_ns: Option<i64>,
-    /// Time of last modification, nanoseconds since 1970.
-    pub mtime_ns: Option<i64>,
+    /// Time of last access.
+    pub atime: Option<SetTime>,
+    /// Time of last modification.
+    pub mtime: Option<SetTime>,
+    /// Length of a file: what lies behind is dropped, what is added reads as zeros. A file in many pieces is shortened in
+    /// several steps; everything else changes with the last of them.
+    pub size: Option<u64>,
+}
+
+impl SetAttributes {
+    pub(crate) fn to_pb(&self, at: cairn_proto::pb::At, follow: bool) -> cairn_proto::pb::SetAttr {
+        let at_ns = |time: Option<SetTime>| match time {
+            Some(SetTime::At(ns)) => Some(ns),
+            Some(SetTime::Now) | None => None,
+        };
+        cairn_proto::pb::SetAttr {
+            at: Some(at),
+            follow,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            atime_ns: at_ns(self.atime),
+            mtime_ns: at_ns(self.mtime),
+            size: self.size,
+            atime_now: self.atime == Some(SetTime::Now),
+            mtime_now: self.mtime == Some(SetTime::Now),
+        }
+    }
 }

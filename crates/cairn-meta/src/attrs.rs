@@ -1,13 +1,18 @@
 //! Attributes and listings.
 
+use crate::access::{self, Caller, READ, WRITE};
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::kv::{Durability, Order};
 use crate::meta::{Meta, transact};
 use crate::names::{MODE_BITS, attr_of};
-use crate::path::{self, Last};
+use crate::path::{self, Last, show};
+use crate::permit;
 use crate::rows::{self, Kind};
+use crate::slot::Step;
+use crate::truncate;
 use crate::tx::Tx;
+use crate::xattrs;
 use bytes::Bytes;
 use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
@@ -21,7 +26,9 @@ const ENTRIES_PER_STEP: usize = 128;
 /// Attributes of an inode whose row is at hand.
 pub(crate) async fn whole_attr(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<pb::Attr> {
     match row.kind {
-        Kind::File => Ok(attr_of(inode, row, None, Bytes::new())),
+        Kind::File | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
+            Ok(attr_of(inode, row, None, Bytes::new()))
+        }
         Kind::Directory => {
             let times = tx.get_unvalidated(&keys::DirTimes { inode }).await?;
             Ok(attr_of(inode, row, times.as_ref(), Bytes::new()))
@@ -33,51 +40,163 @@ pub(crate) async fn whole_attr(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op
     }
 }
 
+/// Writes the row of an inode whose attributes changed.
+pub(crate) async fn changed(tx: &mut Tx, inode: u64, row: &mut rows::Inode) -> Op<()> {
+    row.ctime_ns = tx.now_ns;
+    row.birth = tx.birth;
+    if row.kind == Kind::Directory {
+        // Its times are in a row of their own, which creates in it write.
+        let key = keys::DirTimes { inode };
+        let mtime_ns = tx.get_unvalidated(&key).await?.map_or(row.mtime_ns, |times| times.mtime_ns);
+        tx.put(&key, &rows::DirTimes { mtime_ns, ctime_ns: tx.now_ns, birth: tx.birth });
+    }
+    tx.put(&keys::Inode { inode }, row);
+    Ok(())
+}
+
+/// What is to be changed of an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Change {
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    atime_ns: Option<i64>,
+    mtime_ns: Option<i64>,
+    size: Option<u64>,
+}
+
+impl Change {
+    fn of(ask: &pb::SetAttr, now_ns: i64) -> Self {
+        Self {
+            mode: ask.mode.map(|mode| mode & MODE_BITS),
+            uid: ask.uid,
+            gid: ask.gid,
+            atime_ns: if ask.atime_now { Some(now_ns) } else { ask.atime_ns },
+            mtime_ns: if ask.mtime_now { Some(now_ns) } else { ask.mtime_ns },
+            size: ask.size,
+        }
+    }
+}
+
+/// Whether the caller may change what is asked; see chmod(2), chown(2), utimensat(2), truncate(2).
+async fn check_change(tx: &mut Tx, inode: u64, row: &rows::Inode, ask: &pb::SetAttr, shown: &[u8]) -> Op<()> {
+    let Some(caller) = tx.caller.clone() else { return Ok(()) };
+    if ask.mode.is_some() {
+        permit::own(Some(&caller), row, "the mode")?;
+    }
+    if (ask.uid.is_some() || ask.gid.is_some()) && !access::may_chown(&caller, (row.uid, row.gid), ask.uid, ask.gid) {
+        let message = format!("user {} may not change owner or group of {:?} so", caller.uid, show(shown));
+        return fail(Code::NotPermitted, message);
+    }
+    let sets_time = (ask.atime_ns.is_some() && !ask.atime_now) || (ask.mtime_ns.is_some() && !ask.mtime_now);
+    if sets_time {
+        permit::own(Some(&caller), row, "times to other than now")?;
+    } else if (ask.atime_now || ask.mtime_now) && !caller.owns(row.uid) {
+        permit::check(tx, inode, row, WRITE, shown).await?;
+    }
+    if ask.size.is_some() {
+        permit::check(tx, inode, row, WRITE, shown).await?;
+    }
+    Ok(())
+}
+
+/// Brings a change into `row`, which the caller writes; the length is not its business.
+async fn apply(tx: &mut Tx, inode: u64, row: &mut rows::Inode, change: &Change) -> Op<()> {
+    row.uid = change.uid.unwrap_or(row.uid);
+    row.gid = change.gid.unwrap_or(row.gid);
+    if let Some(mode) = change.mode {
+        row.mode = access::chmod(tx.caller.as_ref(), row.kind, row.gid, mode);
+        xattrs::chmod_acl(tx, inode, row).await?;
+    } else if change.uid.is_some() || change.gid.is_some() {
+        row.mode = access::without_privileges(row.kind, row.mode);
+    }
+    row.atime_ns = change.atime_ns.unwrap_or(row.atime_ns);
+    row.mtime_ns = change.mtime_ns.unwrap_or(row.mtime_ns);
+    row.ctime_ns = tx.now_ns;
+    row.birth = tx.birth;
+    Ok(())
+}
+
+/// The rights that a request names.
+pub(crate) fn check_want(want: u32) -> Op<u32> {
+    if want > 7 {
+        return fail(Code::Invalid, format!("{want} is no sum of 4 read, 2 write, 1 execute"));
+    }
+    Ok(want)
+}
+
 impl Meta {
-    pub(crate) async fn stat(&self, ask: &pb::Stat) -> Result<Reply, Status> {
+    pub(crate) async fn access(&self, ask: &pb::Access, caller: Option<&Caller>) -> Result<Reply, Status> {
         let at = path::at(ask.at.as_ref());
         let last = if ask.follow { Last::Follow } else { Last::Keep };
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             tx.looks_only();
+            tx.caller = caller.cloned();
+            let inode = path::find(tx, &at, last).await?;
+            let row = tx.inode(inode).await?;
+            permit::check(tx, inode, &row, check_want(ask.want)?, &at.path).await?;
+            whole_attr(tx, inode, &row).await.map(Reply::Attr)
+        })
+    }
+
+    pub(crate) async fn stat(&self, ask: &pb::Stat, caller: Option<&Caller>) -> Result<Reply, Status> {
+        let at = path::at(ask.at.as_ref());
+        let last = if ask.follow { Last::Follow } else { Last::Keep };
+        transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.looks_only();
+            tx.caller = caller.cloned();
             let inode = path::find(tx, &at, last).await?;
             let row = tx.inode(inode).await?;
             whole_attr(tx, inode, &row).await.map(Reply::Attr)
         })
     }
 
-    pub(crate) async fn set_attr(&self, tx: &mut Tx, ask: &pb::SetAttr) -> Op<Reply> {
+    pub(crate) async fn set_attr(&self, tx: &mut Tx, ask: &pb::SetAttr) -> Op<Step> {
         let at = path::at(ask.at.as_ref());
         let last = if ask.follow { Last::Follow } else { Last::Keep };
         let inode = path::find(tx, &at, last).await?;
         let mut row = tx.inode(inode).await?;
-        row.mode = ask.mode.map_or(row.mode, |mode| mode & MODE_BITS);
-        row.uid = ask.uid.unwrap_or(row.uid);
-        row.gid = ask.gid.unwrap_or(row.gid);
-        row.atime_ns = ask.atime_ns.unwrap_or(row.atime_ns);
-        row.mtime_ns = ask.mtime_ns.unwrap_or(row.mtime_ns);
-        row.ctime_ns = tx.now_ns;
-        row.birth = tx.birth;
+        let change = Change::of(ask, tx.now_ns);
+        if change == Change::default() {
+            return whole_attr(tx, inode, &row).await.map(|attr| Step::Done(Reply::Attr(attr)));
+        }
+        check_change(tx, inode, &row, ask, &at.path).await?;
+        if let Some(size) = change.size {
+            if row.kind == Kind::Directory {
+                return fail(Code::IsADirectory, show(&at.path));
+            }
+            if row.kind != Kind::File {
+                return fail(Code::Invalid, format!("a {} has no length to set", row.kind.word()));
+            }
+            if !truncate::resize(tx, inode, &mut row, size, change.mtime_ns).await? {
+                tx.put(&keys::Inode { inode }, &row);
+                return Ok(Step::Partial);
+            }
+        }
+        apply(tx, inode, &mut row, &change).await?;
+        let only_times = change == Change { mtime_ns: change.mtime_ns, ..Change::default() };
         if row.kind == Kind::Directory {
             let key = keys::DirTimes { inode };
             let old = tx.get_unvalidated(&key).await?.map_or(row.mtime_ns, |times| times.mtime_ns);
-            let mtime_ns = ask.mtime_ns.unwrap_or(old);
+            let mtime_ns = change.mtime_ns.unwrap_or(old);
             tx.put(&key, &rows::DirTimes { mtime_ns, ctime_ns: tx.now_ns, birth: tx.birth });
         }
         // Creates in a directory read its row: one that only gets new times does not meet them.
-        let only_times = ask.mode.is_none() && ask.uid.is_none() && ask.gid.is_none() && ask.atime_ns.is_none();
         if row.kind != Kind::Directory || !only_times {
             tx.put(&keys::Inode { inode }, &row);
         }
-        whole_attr(tx, inode, &row).await.map(Reply::Attr)
+        whole_attr(tx, inode, &row).await.map(|attr| Step::Done(Reply::Attr(attr)))
     }
 
-    pub(crate) async fn read_dir(&self, ask: &pb::ReadDir) -> Result<Reply, Status> {
+    pub(crate) async fn read_dir(&self, ask: &pb::ReadDir, caller: Option<&Caller>) -> Result<Reply, Status> {
         let at = path::at(ask.at.as_ref());
         let limit = if ask.limit == 0 { PAGE_ROWS_MAX } else { (ask.limit as usize).min(PAGE_ROWS_MAX) };
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             tx.looks_only();
+            tx.caller = caller.cloned();
             let dir = path::find(tx, &at, Last::Follow).await?;
-            tx.directory(dir).await?;
+            let row = tx.directory(dir).await?;
+            permit::check(tx, dir, &row, READ, &at.path).await?;
             let mut reply = pb::ReadDirReply { entries: Vec::new(), end: false, dir };
             let mut after = ask.after.clone();
             let mut bytes = 0;

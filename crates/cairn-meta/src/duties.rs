@@ -3,12 +3,13 @@
 use crate::error::Op;
 use crate::keys;
 use crate::kv::{Durability, KeyRange, Order};
-use crate::limits::{BEAT_ROWS_PER_TX, BEATS_EVERY, MAP_ROWS_PER_STEP, SCAN_ROWS};
+use crate::limits::{BEAT_ROWS_PER_TX, BEATS_EVERY, MAP_ROWS_PER_STEP, SCAN_ROWS, XATTRS_PER_STEP};
 use crate::map::Cut;
 use crate::map_tx::{Loss, Map};
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::tx::Tx;
+use crate::xattrs;
 use cairn_proto::limits::{FILE_LEN_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
 use cairn_proto::status::Status;
@@ -47,7 +48,7 @@ pub struct GroupMembers {
 }
 
 impl Meta {
-    /// Drops a part of a map that nobody reaches any more; its blocks become garbage. True while there is more to do.
+    /// Drops a part of a map that nobody reaches any more, whose blocks become garbage, or of a removed inode's attributes. True while there is more to do.
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
@@ -63,7 +64,12 @@ impl Meta {
             }
             // A block that a later row still refers to becomes garbage with that one.
             map.settle(tx, loss).await?;
-            if rows.len() < MAP_ROWS_PER_STEP {
+            let mut done = rows.len() < MAP_ROWS_PER_STEP;
+            // Of an inode that is gone the row also stands for its attributes.
+            if done && tx.get(&keys::Inode { inode: key.inode }).await?.is_none() {
+                done = !xattrs::drop_some(tx, key.inode, XATTRS_PER_STEP).await?;
+            }
+            if done {
                 tx.delete(key);
             }
             Ok(true)

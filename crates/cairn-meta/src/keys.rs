@@ -190,6 +190,10 @@ keys! {
     QuotaUsage = 0x1b { /// The directory.
         root: u64, /// The server.
         server: u32 } -> rows::Raw;
+    /// The sessions that hold an inode: [`Sustained`] the other way round.
+    SustainedBy = 0x1e { /// The inode.
+        inode: u64, /// The session.
+        session: u64 } -> rows::Unit;
     /// A placement group.
     Pg = 0x20 { /// Its number.
         pg: u32 } -> rows::Pg;
@@ -248,10 +252,10 @@ keys! {
     SessionWriter = 0x34 { /// The session.
         session: u64, /// The writer.
         writer: u64 } -> rows::Unit;
-    /// An inode without a name that a session keeps alive.
+    /// An inode that a session keeps alive, whether or not it has a name.
     Sustained = 0x35 { /// The session.
         session: u64, /// The inode.
-        inode: u64 } -> rows::Unit;
+        inode: u64 } -> rows::Holds;
     /// A range lock.
     Lock = 0x36 { /// The file.
         inode: u64, /// Which kind of lock.

@@ -5,6 +5,8 @@
 //! `ensure_groups`, ...) from a timer. This crate knows no socket, no client and no store. Time comes in through
 //! [`clock::Clock`], disk through [`kv::Engine`], randomness through a seed.
 
+mod access;
+mod acl;
 mod attrs;
 mod changes;
 mod checks;
@@ -18,12 +20,14 @@ mod extents;
 mod gauges;
 mod groups;
 mod history;
+mod holds;
 mod judge;
 mod jump;
 pub mod keys;
 pub mod kv;
 mod lacking;
 pub mod limits;
+mod links;
 mod map;
 mod map_tx;
 mod members;
@@ -32,6 +36,7 @@ pub mod migrate;
 mod moves;
 mod names;
 mod path;
+mod permit;
 pub mod placement;
 mod plan;
 mod policies;
@@ -42,6 +47,7 @@ pub mod rows;
 mod session;
 mod settings;
 mod slot;
+mod stat_fs;
 mod state;
 mod steps;
 mod survey;
@@ -51,6 +57,7 @@ mod truncate;
 mod tx;
 mod write;
 mod writers;
+mod xattrs;
 
 pub use duties::{GarbageRow, GroupMembers};
 pub use error::OpenError;

@@ -1,6 +1,6 @@
 //! Every bound of this crate that is not the wire's.
 
-use cairn_proto::limits::{COMMIT_PIECES_MAX, PAGE_ROWS_MAX};
+use cairn_proto::limits::{COMMIT_PIECES_MAX, PAGE_ROWS_MAX, XATTR_OVERHEAD, XATTRS_LEN_MAX};
 use std::time::Duration;
 
 /// Version of the row formats this program writes, and the newest it reads.
@@ -23,12 +23,18 @@ pub const MAP_ROWS_PER_TX_MAX: usize = 16 * 1024;
 pub const MAP_ROWS_PER_STEP: usize = 256;
 /// A file with at most so many extent rows loses them in the transaction that removes it.
 pub const MAP_ROWS_DROPPED_AT_ONCE: usize = 8;
+/// An inode with at most so many extended attributes loses them in the transaction that removes it.
+pub const XATTRS_DROPPED_AT_ONCE: usize = 8;
+/// Extended attributes that a check counts of one inode: more do not fit what one may have.
+pub const XATTRS_COUNTED_MAX: usize = (XATTRS_LEN_MAX / XATTR_OVERHEAD) as usize;
+/// Extended attributes dropped by one step of the duty that drops those of a removed inode.
+pub const XATTRS_PER_STEP: usize = 64;
 /// Extent rows looked through to judge the blocks of one request; blocks of a file with more stay undecided.
 pub const JUDGED_MAP_ROWS_MAX: usize = 1 << 20;
 /// Extent rows fetched by one scan.
 pub const SCAN_ROWS: usize = 512;
 /// Rows cleared by one step of ending a session.
-pub const SESSION_ROWS_PER_STEP: usize = 128;
+pub const SESSION_ROWS_PER_STEP: usize = 24;
 /// Degraded rows looked at for one group, member and inode when extents are listed.
 pub const LACKING_ROWS_MAX: usize = 4096;
 /// Rows counted for the cluster's status; more are reported as this many.

@@ -1,5 +1,6 @@
 //! [`Meta`]: opening, dispatch of requests, and how a transaction is run until it is decided.
 
+use crate::access::Caller;
 use crate::clock::Clock;
 use crate::cluster::has_failed;
 use crate::counters::Counters;
@@ -11,6 +12,7 @@ use crate::limits::{
     ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, COMMITS_MAX, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN,
     SESSIONS_MAX, STORES_MAX, SUSPECT_AFTER_MIN, WRITERS_SKIPPED_MAX,
 };
+use crate::names::DIRECTORY_LINKS;
 use crate::rows;
 use crate::settings;
 use crate::slot::Step;
@@ -246,9 +248,11 @@ impl Meta {
         let Some(kind) = &request.kind else {
             return Err(Status::new(Code::Unsupported, "the request's kind is unknown here"));
         };
+        let caller = Caller::of(request)?;
         if op::is_mutation(op::of(kind)) {
-            return self.mutate(request, kind).await;
+            return self.mutate(request, kind, caller.as_ref()).await;
         }
+        let caller = caller.as_ref();
         match kind {
             Kind::OpenSession(ask) => self.open_session(ask).await,
             Kind::RenewSession(ask) => self.renew_session(ask).await,
@@ -273,8 +277,12 @@ impl Meta {
             Kind::ScanRuns(ask) => self.scan_runs(ask).await,
             Kind::CheckRows(ask) => self.check_rows(ask).await,
             Kind::AcceptRollback(_) => self.accept_rollback().await,
-            Kind::Stat(ask) => self.stat(ask).await,
-            Kind::ReadDir(ask) => self.read_dir(ask).await,
+            Kind::Stat(ask) => self.stat(ask, caller).await,
+            Kind::Access(ask) => self.access(ask, caller).await,
+            Kind::ReadDir(ask) => self.read_dir(ask, caller).await,
+            Kind::GetXattr(ask) => self.get_xattr(ask, caller).await,
+            Kind::ListXattrs(ask) => self.list_xattrs(ask, caller).await,
+            Kind::StatFs(ask) => self.stat_fs(ask, caller).await,
             Kind::GetExtents(ask) => self.get_extents(ask).await,
             _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
         }
@@ -301,7 +309,13 @@ impl Meta {
             Kind::Rename(ask) => self.rename(tx, ask).await.map(Step::Done),
             Kind::Unlink(ask) => self.unlink(tx, ask).await.map(Step::Done),
             Kind::Rmdir(ask) => self.rmdir(tx, ask).await.map(Step::Done),
-            Kind::SetAttr(ask) => self.set_attr(tx, ask).await.map(Step::Done),
+            Kind::SetAttr(ask) => self.set_attr(tx, ask).await,
+            Kind::Link(ask) => self.link(tx, session, ask).await.map(Step::Done),
+            Kind::Mknod(ask) => self.mknod(tx, ask).await.map(Step::Done),
+            Kind::SetXattr(ask) => self.set_xattr(tx, ask).await.map(Step::Done),
+            Kind::RemoveXattr(ask) => self.remove_xattr(tx, ask).await.map(Step::Done),
+            Kind::Sustain(ask) => self.sustain(tx, session, ask).await.map(Step::Done),
+            Kind::Release(ask) => self.release(tx, session, ask).await.map(Step::Done),
             Kind::SetPolicy(ask) => self.set_policy(tx, ask).await.map(Step::Done),
             Kind::Truncate(ask) => self.truncate(tx, ask).await,
             Kind::Commit(ask) => self.commit_write(tx, session, ask).await.map(Step::Done),
@@ -473,7 +487,7 @@ fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
         mode: 0o755,
         uid: 0,
         gid: 0,
-        nlink: 2,
+        nlink: DIRECTORY_LINKS,
         size: 0,
         atime_ns: tx.now_ns,
         mtime_ns: tx.now_ns,
@@ -486,6 +500,11 @@ fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
         quota_root: 0,
         parent: InodeId::ROOT.0,
         birth: tx.birth,
+        btime_ns: tx.now_ns,
+        rdev: 0,
+        flags: 0,
+        xattrs: 0,
+        xattr_bytes: 0,
     };
     tx.put_new(&keys::Inode { inode: InodeId::ROOT.0 }, &root);
     tx.touch_dir(InodeId::ROOT.0);

@@ -1,14 +1,19 @@
 //! Names: made and removed.
 
+use crate::access::{self, Birth};
+use crate::attrs::check_want;
 use crate::error::{Op, fail};
+use crate::holds;
 use crate::keys::{self, counter};
 use crate::kv::Order;
 use crate::map_tx::Map;
 use crate::meta::{Meta, block_len_allowed};
 use crate::path::{self, Last, Place, show};
+use crate::permit;
 use crate::policies::check_replicas;
-use crate::rows::{self, Kind};
+use crate::rows::{self, Kind, inode_flag};
 use crate::tx::Tx;
+use crate::xattrs;
 use bytes::Bytes;
 use cairn_proto::limits::PATH_LEN_MAX;
 use cairn_proto::pb;
@@ -17,6 +22,9 @@ use cairn_proto::status::Code;
 
 /// Permission bits an inode keeps.
 pub(crate) const MODE_BITS: u32 = 0o7777;
+/// Link count of every directory. It says that subdirectories are not counted, and lets programs that would rely on the
+/// count look instead: decision 24.
+pub(crate) const DIRECTORY_LINKS: u32 = 1;
 
 /// A free name, or a taken one that is to be replaced, in a directory that exists.
 pub(crate) struct Slot {
@@ -38,12 +46,12 @@ pub(crate) async fn name_at(tx: &mut Tx, at: &pb::At, last: Last) -> Op<Slot> {
     }
 }
 
-/// The row of something new in directory `dir`.
+/// The row of something new, inode `inode`, in directory `dir`, which the caller writes; ACLs that it inherits are
+/// written here.
 pub(crate) async fn new_row(
     tx: &mut Tx,
-    kind: Kind,
-    dir: u64,
-    dir_row: &rows::Inode,
+    (inode, kind): (u64, Kind),
+    (dir, dir_row): (u64, &rows::Inode),
     attr: &pb::NewAttr,
 ) -> Op<rows::Inode> {
     let block_len = if attr.block_len == 0 { dir_row.block_len } else { attr.block_len };
@@ -53,12 +61,14 @@ pub(crate) async fn new_row(
     check_replicas(tx, attr.replicas, dir_row.replicas).await?;
     let mtime_ns = attr.mtime_ns.unwrap_or(tx.now_ns);
     let is_dir = kind == Kind::Directory;
-    Ok(rows::Inode {
+    let asked = Birth { uid: attr.uid, gid: attr.gid, mode: attr.mode & MODE_BITS };
+    let Birth { uid, gid, mode } = access::birth(tx.caller.as_ref(), kind, asked, dir_row.mode, dir_row.gid);
+    let mut row = rows::Inode {
         kind,
-        mode: attr.mode & MODE_BITS,
-        uid: attr.uid,
-        gid: attr.gid,
-        nlink: if is_dir { 2 } else { 1 },
+        mode,
+        uid,
+        gid,
+        nlink: if is_dir { DIRECTORY_LINKS } else { 1 },
         size: 0,
         atime_ns: tx.now_ns,
         mtime_ns,
@@ -71,7 +81,14 @@ pub(crate) async fn new_row(
         quota_root: dir_row.quota_root,
         parent: if is_dir { dir } else { 0 },
         birth: tx.birth,
-    })
+        btime_ns: tx.now_ns,
+        rdev: 0,
+        flags: 0,
+        xattrs: 0,
+        xattr_bytes: 0,
+    };
+    xattrs::inherit(tx, inode, &mut row, (dir, dir_row), attr.umask).await?;
+    Ok(row)
 }
 
 /// Attributes as they travel.
@@ -82,7 +99,7 @@ pub(crate) fn attr_of(inode: u64, row: &rows::Inode, times: Option<&rows::DirTim
         mode: row.mode,
         uid: row.uid,
         gid: row.gid,
-        nlink: row.nlink,
+        nlink: if row.kind == Kind::Directory { DIRECTORY_LINKS } else { row.nlink },
         size: row.size,
         atime_ns: row.atime_ns,
         mtime_ns: times.map_or(row.mtime_ns, |times| times.mtime_ns),
@@ -91,6 +108,10 @@ pub(crate) fn attr_of(inode: u64, row: &rows::Inode, times: Option<&rows::DirTim
         generation: row.generation,
         policy: Some(pb::Policy { replicas: row.replicas, block_len: row.block_len, relaxed: row.relaxed }),
         target,
+        btime_ns: row.btime_ns,
+        rdev: row.rdev,
+        has_xattrs: row.xattrs > 0,
+        has_acl: row.flags & (inode_flag::ACCESS_ACL | inode_flag::DEFAULT_ACL) != 0,
     }
 }
 
@@ -103,27 +124,47 @@ pub(crate) fn put_dentry(tx: &mut Tx, dir: u64, name: &Bytes, inode: u64, kind: 
 
 /// Removes an inode that nothing leads to any more, with everything that hangs on it.
 pub(crate) async fn drop_inode(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<()> {
+    if !xattrs::drop_few(tx, inode, row).await? {
+        drop_inode_later(tx, inode, row);
+        return Ok(());
+    }
+    if row.kind == Kind::File && row.size > 0 {
+        Map { inode, generation: row.generation }.discard(tx).await?;
+    }
+    forget_inode(tx, inode, row);
+    Ok(())
+}
+
+/// As [`drop_inode`], in few operations whatever hangs on the inode: a row makes the duty drop its map and attributes.
+pub(crate) fn drop_inode_later(tx: &mut Tx, inode: u64, row: &rows::Inode) {
+    if row.xattrs > 0 || (row.kind == Kind::File && row.size > 0) {
+        let key = keys::MapDrop { inode, generation: row.generation };
+        tx.put(&key, &rows::MapDrop { birth: tx.birth });
+    }
+    forget_inode(tx, inode, row);
+}
+
+fn forget_inode(tx: &mut Tx, inode: u64, row: &rows::Inode) {
     match row.kind {
-        Kind::File if row.size > 0 => Map { inode, generation: row.generation }.discard(tx).await?,
-        Kind::File => {}
         Kind::Directory => tx.delete(&keys::DirTimes { inode }),
         Kind::Symlink => tx.delete(&keys::Symlink { inode }),
+        Kind::File | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {}
     }
     tx.delete(&keys::Inode { inode });
     tx.effects.inodes -= 1;
     tx.effects.file_bytes -= file_bytes(row);
-    Ok(())
 }
 
 fn file_bytes(row: &rows::Inode) -> i64 {
     if row.kind == Kind::File { row.size as i64 } else { 0 }
 }
 
-/// Takes one name from what `dentry` leads to, which is no directory.
+/// Takes one name from what `dentry` leads to, which is no directory. What has no name then stays while a session holds
+/// it.
 pub(crate) async fn drop_link(tx: &mut Tx, dentry: &rows::Dentry) -> Op<()> {
     let mut row = tx.inode(dentry.inode).await?;
-    if row.nlink > 1 {
-        row.nlink -= 1;
+    if row.nlink > 1 || holds::is_sustained(tx, dentry.inode).await? {
+        row.nlink = row.nlink.saturating_sub(1);
         row.ctime_ns = tx.now_ns;
         row.birth = tx.birth;
         tx.put(&keys::Inode { inode: dentry.inode }, &row);
@@ -152,9 +193,10 @@ impl Meta {
         if slot.dentry.is_some() {
             return fail(Code::Exists, show(&at.path));
         }
+        permit::add_to(tx, slot.dir, &slot.dir_row, &at.path).await?;
         let attr = ask.attr.unwrap_or_default();
-        let row = new_row(tx, Kind::Directory, slot.dir, &slot.dir_row, &attr).await?;
         let inode = self.new_inode_number().await?;
+        let row = new_row(tx, (inode, Kind::Directory), (slot.dir, &slot.dir_row), &attr).await?;
         tx.put_new(&keys::Inode { inode }, &row);
         let times = rows::DirTimes { mtime_ns: row.mtime_ns, ctime_ns: row.ctime_ns, birth: tx.birth };
         tx.put(&keys::DirTimes { inode }, &times);
@@ -168,17 +210,20 @@ impl Meta {
         let last = if ask.follow && !ask.exclusive { Last::Follow } else { Last::Keep };
         let (dir, name) = match path::walk(tx, &at, last).await? {
             Place::Bare(_) if ask.exclusive => return fail(Code::Exists, show(&at.path)),
-            Place::Bare(inode) => return open_existing(tx, inode, &at).await,
+            Place::Bare(inode) => return open_existing(tx, inode, &at, ask.want).await,
             Place::Named { dentry: Some(_), .. } if ask.exclusive => return fail(Code::Exists, show(&at.path)),
-            Place::Named { dentry: Some(dentry), .. } => return open_existing(tx, dentry.inode, &at).await,
+            Place::Named { dentry: Some(dentry), .. } => {
+                return open_existing(tx, dentry.inode, &at, ask.want).await;
+            }
             Place::Named { followed: true, .. } => {
                 return fail(Code::NotFound, format!("{}: a symbolic link that leads nowhere", show(&at.path)));
             }
             Place::Named { dir, name, .. } => (dir, name),
         };
         let dir_row = tx.directory(dir).await?;
-        let row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default()).await?;
+        permit::add_to(tx, dir, &dir_row, &at.path).await?;
         let inode = self.new_inode_number().await?;
+        let row = new_row(tx, (inode, Kind::File), (dir, &dir_row), &ask.attr.unwrap_or_default()).await?;
         tx.put_new(&keys::Inode { inode }, &row);
         put_dentry(tx, dir, &name, inode, Kind::File);
         tx.effects.inodes += 1;
@@ -195,12 +240,14 @@ impl Meta {
         }
         let slot = name_at(tx, &at, Last::Keep).await?;
         if let Some(dentry) = &slot.dentry {
-            replace_file(tx, dentry, ask.replace, &at).await?;
+            replace_file(tx, slot.dir, dentry, ask.replace, &at).await?;
         }
-        let mut row = new_row(tx, Kind::Symlink, slot.dir, &slot.dir_row, &ask.attr.unwrap_or_default()).await?;
+        permit::add_to(tx, slot.dir, &slot.dir_row, &at.path).await?;
+        let inode = self.new_inode_number().await?;
+        let attr = ask.attr.unwrap_or_default();
+        let mut row = new_row(tx, (inode, Kind::Symlink), (slot.dir, &slot.dir_row), &attr).await?;
         row.mode = 0o777;
         row.size = ask.target.len() as u64;
-        let inode = self.new_inode_number().await?;
         tx.put_new(&keys::Inode { inode }, &row);
         tx.put_new(&keys::Symlink { inode }, &rows::Symlink { target: ask.target.clone(), birth: tx.birth });
         put_dentry(tx, slot.dir, &slot.name, inode, Kind::Symlink);
@@ -217,6 +264,7 @@ impl Meta {
                 fail(Code::IsADirectory, show(&at.path))
             }
             Place::Named { dir, name, dentry: Some(dentry), .. } => {
+                permit::take_from(tx, dir, dentry.inode, &at.path).await?;
                 drop_link(tx, &dentry).await?;
                 tx.delete(&keys::Dentry { parent: dir, name });
                 tx.touch_dir(dir);
@@ -234,6 +282,7 @@ impl Meta {
                 fail(Code::NotADirectory, show(&at.path))
             }
             Place::Named { dir, name, dentry: Some(dentry), .. } => {
+                permit::take_from(tx, dir, dentry.inode, &at.path).await?;
                 remove_empty_dir(tx, dentry.inode, &at).await?;
                 tx.delete(&keys::Dentry { parent: dir, name });
                 tx.touch_dir(dir);
@@ -251,19 +300,26 @@ pub(crate) async fn remove_empty_dir(tx: &mut Tx, inode: u64, at: &pb::At) -> Op
 }
 
 /// Lets a new file or link take the place of `dentry`.
-pub(crate) async fn replace_file(tx: &mut Tx, dentry: &rows::Dentry, replace: bool, at: &pb::At) -> Op<()> {
-    match dentry.kind {
-        _ if !replace => fail(Code::Exists, show(&at.path)),
-        Kind::Directory => fail(Code::IsADirectory, show(&at.path)),
-        Kind::File | Kind::Symlink => drop_link(tx, dentry).await,
+pub(crate) async fn replace_file(tx: &mut Tx, dir: u64, dentry: &rows::Dentry, replace: bool, at: &pb::At) -> Op<()> {
+    if !replace {
+        return fail(Code::Exists, show(&at.path));
     }
+    if dentry.kind == Kind::Directory {
+        return fail(Code::IsADirectory, show(&at.path));
+    }
+    permit::take_from(tx, dir, dentry.inode, &at.path).await?;
+    drop_link(tx, dentry).await
 }
 
-async fn open_existing(tx: &mut Tx, inode: u64, at: &pb::At) -> Op<Reply> {
+async fn open_existing(tx: &mut Tx, inode: u64, at: &pb::At, want: u32) -> Op<Reply> {
     let row = tx.inode(inode).await?;
+    permit::check(tx, inode, &row, check_want(want)?, &at.path).await?;
     match row.kind {
         Kind::File => Ok(Reply::Attr(attr_of(inode, &row, None, Bytes::new()))),
         Kind::Directory => fail(Code::IsADirectory, show(&at.path)),
+        Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
+            fail(Code::Invalid, format!("{} is a {}, which has no content", show(&at.path), row.kind.word()))
+        }
         Kind::Symlink => fail(Code::TooManySymlinks, format!("{} is a symbolic link", show(&at.path))),
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::error::{Op, fail};
 use crate::keys;
+use crate::permit;
 use crate::rows::{Dentry, Kind};
 use crate::tx::Tx;
 use bytes::Bytes;
@@ -87,6 +88,7 @@ pub(crate) async fn walk(tx: &mut Tx, at: &pb::At, last: Last) -> Op<Place> {
     let mut links = 0;
     let mut followed = false;
     while let Some(name) = rest.pop() {
+        permit::search(tx, dir, &at.path).await?;
         if &name[..] == b".." {
             dir = parent_of(tx, dir).await?;
             continue;

@@ -1,13 +1,15 @@
 //! Files whose content comes first and whose name comes last.
 
 use crate::error::{Op, fail};
+use crate::holds;
 use crate::keys::{self, counter};
 use crate::kv::Order;
 use crate::map_tx::Map;
 use crate::meta::Meta;
-use crate::names::{MODE_BITS, attr_of, name_at, new_row, put_dentry, replace_file};
+use crate::names::{attr_of, name_at, new_row, put_dentry, replace_file};
 use crate::path::{self, Last};
-use crate::rows::{self, Kind};
+use crate::permit;
+use crate::rows::{self, Kind, inode_flag};
 use crate::tx::Tx;
 use crate::write::{grow_to, sorted_pieces, write_inline, write_pieces};
 use bytes::Bytes;
@@ -34,10 +36,13 @@ impl Meta {
         self.check_unused(tx, inode).await?;
         let dir = path::find(tx, &path::at(ask.dir.as_ref()), Last::Follow).await?;
         let dir_row = tx.directory(dir).await?;
-        let mut row = new_row(tx, Kind::File, dir, &dir_row, &ask.attr.unwrap_or_default()).await?;
+        permit::add_to(tx, dir, &dir_row, b"the directory").await?;
+        let attr = ask.attr.unwrap_or_default();
+        let mut row = new_row(tx, (inode, Kind::File), (dir, &dir_row), &attr).await?;
         row.nlink = 0;
+        row.flags |= inode_flag::NAMELESS;
         tx.put(&keys::Inode { inode }, &row);
-        tx.put(&keys::Sustained { session, inode }, &rows::Unit {});
+        holds::add(tx, session, inode).await?;
         tx.effects.inodes += 1;
         Ok(Reply::Attr(attr_of(inode, &row, None, Bytes::new())))
     }
@@ -49,15 +54,16 @@ impl Meta {
         }
         let slot = name_at(tx, &at, Last::Keep).await?;
         if let Some(old) = &slot.dentry {
-            replace_file(tx, old, ask.replace, &at).await?;
+            replace_file(tx, slot.dir, old, ask.replace, &at).await?;
         }
+        permit::add_to(tx, slot.dir, &slot.dir_row, &at.path).await?;
         let inode = ask.inode;
         let mut row = if ask.unnamed {
             self.named_now(tx, session, ask, &slot.dir_row).await?
         } else {
             self.check_unused(tx, inode).await?;
             tx.effects.inodes += 1;
-            new_row(tx, Kind::File, slot.dir, &slot.dir_row, &ask.attr.unwrap_or_default()).await?
+            new_row(tx, (inode, Kind::File), (slot.dir, &slot.dir_row), &ask.attr.unwrap_or_default()).await?
         };
         self.fill(tx, session, ask, &mut row).await?;
         tx.put(&keys::Inode { inode }, &row);
@@ -67,21 +73,21 @@ impl Meta {
 
     /// The row of an unnamed file that gets its name.
     async fn named_now(&self, tx: &mut Tx, session: u64, ask: &pb::Publish, dir_row: &rows::Inode) -> Op<rows::Inode> {
-        let key = keys::Sustained { session, inode: ask.inode };
-        if tx.get(&key).await?.is_none() {
+        let mut row = tx.inode(ask.inode).await?;
+        if !holds::is_nameless(tx, session, ask.inode, &row).await? {
             return fail(Code::NotFound, format!("inode {} is not an unnamed file of this session", ask.inode));
         }
-        tx.delete(&key);
-        let mut row = tx.file(ask.inode).await?;
+        row.flags &= !inode_flag::NAMELESS;
         row.nlink = 1;
+        // Before the hold goes: it has its name by then.
+        tx.put(&keys::Inode { inode: ask.inode }, &row);
+        holds::take(tx, session, ask.inode).await?;
         row.version += 1;
         row.quota_root = dir_row.quota_root;
         row.ctime_ns = tx.now_ns;
         row.birth = tx.birth;
+        // Owner, mode and what a directory hands down were settled when it was made.
         if let Some(attr) = &ask.attr {
-            row.mode = attr.mode & MODE_BITS;
-            row.uid = attr.uid;
-            row.gid = attr.gid;
             row.mtime_ns = attr.mtime_ns.unwrap_or(row.mtime_ns);
         }
         Ok(row)

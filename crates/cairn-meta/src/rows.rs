@@ -161,6 +161,14 @@ pub enum Kind {
     Directory,
     /// A symbolic link.
     Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A socket of the local machine.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
 }
 
 impl Kind {
@@ -170,6 +178,37 @@ impl Kind {
             Kind::File => pb::Kind::File,
             Kind::Directory => pb::Kind::Directory,
             Kind::Symlink => pb::Kind::Symlink,
+            Kind::Fifo => pb::Kind::Fifo,
+            Kind::Socket => pb::Kind::Socket,
+            Kind::CharDevice => pb::Kind::CharDevice,
+            Kind::BlockDevice => pb::Kind::BlockDevice,
+        }
+    }
+
+    /// For people.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink => "symbolic link",
+            Kind::Fifo => "fifo",
+            Kind::Socket => "socket",
+            Kind::CharDevice => "character device",
+            Kind::BlockDevice => "block device",
+        }
+    }
+
+    /// From the wire.
+    pub const fn from_pb(kind: pb::Kind) -> Option<Self> {
+        match kind {
+            pb::Kind::Unknown => None,
+            pb::Kind::File => Some(Kind::File),
+            pb::Kind::Directory => Some(Kind::Directory),
+            pb::Kind::Symlink => Some(Kind::Symlink),
+            pb::Kind::Fifo => Some(Kind::Fifo),
+            pb::Kind::Socket => Some(Kind::Socket),
+            pb::Kind::CharDevice => Some(Kind::CharDevice),
+            pb::Kind::BlockDevice => Some(Kind::BlockDevice),
         }
     }
 }
@@ -179,12 +218,7 @@ impl Field for Kind {
         out.push(self.to_pb() as u8);
     }
     fn take(input: &mut &[u8]) -> Option<Self> {
-        match u8::take(input)? {
-            1 => Some(Kind::File),
-            2 => Some(Kind::Directory),
-            3 => Some(Kind::Symlink),
-            _ => None,
-        }
+        pb::Kind::try_from(i32::from(u8::take(input)?)).ok().and_then(Kind::from_pb)
     }
 }
 
@@ -299,24 +333,24 @@ macro_rules! rows {
     ($(
         $(#[$doc:meta])*
         $name:ident $([$stamped:ident])? = $version:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* }
-        $(+ $later:literal { $($(#[$later_doc:meta])* $added:ident: $added_type:ty),* })?
+        $(+ $later:literal { $($(#[$later_doc:meta])* $added:ident: $added_type:ty),* })*
     )*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, PartialEq, Eq, Debug)]
             pub struct $name {
                 $($(#[$field_doc])* pub $field: $type,)*
-                $($($(#[$later_doc])* pub $added: $added_type,)*)?
+                $($($(#[$later_doc])* pub $added: $added_type,)*)*
             }
 
             impl Row for $name {
                 fn encode(&self) -> Vec<u8> {
                     let version: u8 = $version;
-                    $(let version: u8 = version.max($later);)?
+                    $(let version: u8 = version.max($later);)*
                     #[allow(unused_mut, reason = "a row may have no fields")]
                     let mut out = vec![version];
                     $(self.$field.put(&mut out);)*
-                    $($(self.$added.put(&mut out);)*)?
+                    $($(self.$added.put(&mut out);)*)*
                     out
                 }
 
@@ -324,16 +358,17 @@ macro_rules! rows {
                     let decode = || {
                         #[allow(unused_mut, reason = "a row may have no fields")]
                         let (version, mut input) = bytes.split_first()?;
-                        if *version != $version $(&& *version != $later)? {
+                        if *version != $version $(&& *version != $later)* {
                             return None;
                         }
                         let row = Self {
                             $($field: <$type as Field>::take(&mut input)?,)*
-                            // A row of the first version has none of what was added to it.
-                            $($($added: match *version {
-                                $later => <$added_type as Field>::take(&mut input)?,
-                                _ => Default::default(),
-                            },)*)?
+                            // A row of an earlier version has none of what was added to it.
+                            $($($added: if *version >= $later {
+                                <$added_type as Field>::take(&mut input)?
+                            } else {
+                                Default::default()
+                            },)*)*
                         };
                         input.is_empty().then_some(row)
                     };
@@ -402,6 +437,17 @@ rows! {
         parent: u64,
         /// Snapshot of the last change.
         birth: u64
+    } + 2 {
+        /// When it was made; 0 = not known.
+        btime_ns: i64,
+        /// Of a device: its number.
+        rdev: u64,
+        /// A sum of [`inode_flag`]s.
+        flags: u32,
+        /// Extended attributes it has, ACLs among them.
+        xattrs: u32,
+        /// Their names and values together, and what each counts besides.
+        xattr_bytes: u32
     }
     /// Times of a directory.
     DirTimes[birth] = 1 { /// Last change of its names.
@@ -419,6 +465,9 @@ rows! {
         content: Content, /// Snapshot of the last change.
         birth: u64 } + 2 { /// Snapshot when its blocks were first committed; what is cut from the row keeps it.
         born: u64 }
+    /// How often a session holds an inode.
+    Holds = 1 {} + 2 { /// At least 1; a row of the first version stands for one.
+        count: u32 }
     /// A symbolic link.
     Symlink[birth] = 1 { /// Where it leads.
         target: Bytes } + 2 { /// Snapshot of the last change.
@@ -572,6 +621,16 @@ rows! {
     /// An open writer.
     Writer = 1 { /// Whose it is.
         session: u64 }
+}
+
+/// What [`Inode::flags`] is made of.
+pub mod inode_flag {
+    /// It has an access ACL that says more than its mode.
+    pub const ACCESS_ACL: u32 = 1;
+    /// A directory with a default ACL.
+    pub const DEFAULT_ACL: u32 = 2;
+    /// A session made it without a name, and it was never given one: it may be.
+    pub const NAMELESS: u32 = 4;
 }
 
 #[cfg(test)]

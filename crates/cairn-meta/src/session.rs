@@ -1,11 +1,11 @@
 //! Sessions and writers: opened, renewed, closed, expired.
 
 use crate::error::{Op, fail};
+use crate::holds;
 use crate::keys::{self, counter};
 use crate::kv::{Durability, Order};
 use crate::limits::{INODES_PER_REQUEST_MAX, LABEL_LEN_MAX, SESSION_ROWS_PER_STEP, SESSIONS_MAX};
 use crate::meta::{Meta, transact};
-use crate::names::drop_inode;
 use crate::rows;
 use crate::slot::check_session;
 use crate::state::SessionLive;
@@ -171,18 +171,13 @@ impl Meta {
     }
 }
 
-/// Removes some of a session's rows: inodes without a name, writers, slots. True while there are more.
+/// Removes some of a session's rows: holds, writers, slots. True while there are more.
 async fn clear_step(tx: &mut Tx, session: u64) -> Op<bool> {
     let mut room = SESSION_ROWS_PER_STEP;
     let field = session.to_be_bytes();
     let range = keys::with_fields::<keys::Sustained>(&[&field]);
     for (key, _) in tx.scan::<keys::Sustained>(&range, room, Order::Forward).await? {
-        if let Some(row) = tx.get(&keys::Inode { inode: key.inode }).await?
-            && row.nlink == 0
-        {
-            drop_inode(tx, key.inode, &row).await?;
-        }
-        tx.delete(&key);
+        holds::end(tx, session, key.inode).await?;
         room -= 1;
     }
     let range = keys::with_fields::<keys::SessionWriter>(&[&field]);

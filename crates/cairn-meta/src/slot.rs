@@ -3,6 +3,7 @@
 //! Only results are stored. An operation that failed has changed nothing, so doing it again is doing it once; that it
 //! may then succeed is the same as if it had been slower.
 
+use crate::access::Caller;
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::kv::Durability;
@@ -27,7 +28,12 @@ pub(crate) enum Step {
 
 impl Meta {
     /// Does a mutation once, however often it is asked for.
-    pub(crate) async fn mutate(&self, request: &pb::Request, kind: &Kind) -> Result<Reply, Status> {
+    pub(crate) async fn mutate(
+        &self,
+        request: &pb::Request,
+        kind: &Kind,
+        caller: Option<&Caller>,
+    ) -> Result<Reply, Status> {
         let Some(id) = &request.op_id else {
             return Err(Status::new(Code::Invalid, "a mutation needs an operation id"));
         };
@@ -38,7 +44,10 @@ impl Meta {
         let durability = if request.relaxed { Durability::Relaxed } else { Durability::Durable };
         let order = self.order_of(kind).await;
         let reply = loop {
-            let step = transact!(self, durability, async |tx: &mut Tx| self.step(tx, id, kind).await)?;
+            let step = transact!(self, durability, async |tx: &mut Tx| {
+                tx.caller = caller.cloned();
+                self.step(tx, id, kind).await
+            })?;
             if let Step::Done(reply) = step {
                 break reply;
             }

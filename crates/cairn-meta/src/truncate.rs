@@ -19,27 +19,33 @@ impl Meta {
     /// A file in many pieces is shortened from its end in steps, each of them committed: readers may see a length
     /// between the old and the new one.
     pub(crate) async fn truncate(&self, tx: &mut Tx, ask: &pb::Truncate) -> Op<Step> {
-        if ask.size > FILE_LEN_MAX {
-            return fail(Code::TooLarge, format!("a file of {} bytes", ask.size));
-        }
         let mut row = tx.file(ask.inode).await?;
-        let map = Map { inode: ask.inode, generation: row.generation };
-        let mut done = true;
-        if ask.size == 0 && row.size > 0 {
-            map.discard(tx).await?;
-            row.generation += 1;
-            shrink_to(tx, &mut row, 0);
-        } else if ask.size < row.size {
-            let size = shorten(tx, map, ask.size).await?;
-            done = size == ask.size;
-            shrink_to(tx, &mut row, size);
-        } else {
-            grow_to(tx, &mut row, ask.size);
-        }
-        content_changed(tx, &mut row, ask.mtime_ns);
+        let done = resize(tx, ask.inode, &mut row, ask.size, ask.mtime_ns).await?;
         tx.put(&keys::Inode { inode: ask.inode }, &row);
         Ok(if done { Step::Done(commit_reply(&row, 0)) } else { Step::Partial })
     }
+}
+
+/// Sets the length of a file, or a step of it: false when there is more to do. The caller writes the inode row.
+pub(crate) async fn resize(tx: &mut Tx, inode: u64, row: &mut rows::Inode, to: u64, mtime_ns: Option<i64>) -> Op<bool> {
+    if to > FILE_LEN_MAX {
+        return fail(Code::TooLarge, format!("a file of {to} bytes"));
+    }
+    let map = Map { inode, generation: row.generation };
+    let mut done = true;
+    if to == 0 && row.size > 0 {
+        map.discard(tx).await?;
+        row.generation += 1;
+        shrink_to(tx, row, 0);
+    } else if to < row.size {
+        let size = shorten(tx, map, to).await?;
+        done = size == to;
+        shrink_to(tx, row, size);
+    } else {
+        grow_to(tx, row, to);
+    }
+    content_changed(tx, row, mtime_ns);
+    Ok(done)
 }
 
 fn shrink_to(tx: &mut Tx, row: &mut rows::Inode, size: u64) {

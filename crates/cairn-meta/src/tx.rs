@@ -1,5 +1,6 @@
 //! A transaction in terms of typed keys and rows, with what has to happen in memory once it is committed.
 
+use crate::access::Caller;
 use crate::changes::{Change, Changes, is_validated};
 use crate::error::{Fault, Op, fail};
 use crate::history::{self, Head};
@@ -44,6 +45,8 @@ pub(crate) struct Tx {
     pub(crate) birth: u64,
     /// The newest snapshots, as this process knew them when the transaction began; [`Tx::seal`] makes sure of it.
     pub(crate) head: Head,
+    /// On whose behalf; `None` = trusted.
+    pub(crate) caller: Option<Caller>,
     /// What it does to rows that snapshots see.
     changes: Changes,
     /// Only looks: what it reads is not remembered.
@@ -69,7 +72,7 @@ fn bad_key<K: Key>() -> Fault {
 impl Tx {
     pub(crate) fn new(inner: Box<dyn Txn>, now_ns: i64, head: Head) -> Self {
         let (effects, changes) = (Effects::default(), Changes::default());
-        Self { inner, effects, now_ns, birth: head.newest, head, changes, looks: false }
+        Self { inner, effects, now_ns, birth: head.newest, head, caller: None, changes, looks: false }
     }
 
     /// Says that nothing will be changed that snapshots see, so that nothing read has to be remembered: for operations
@@ -278,7 +281,7 @@ impl Tx {
         match row.kind {
             rows::Kind::File => Ok(row),
             rows::Kind::Directory => fail(Code::IsADirectory, format!("inode {inode} is a directory")),
-            rows::Kind::Symlink => fail(Code::Invalid, format!("inode {inode} is a symbolic link")),
+            kind => fail(Code::Invalid, format!("inode {inode} is no file but a {}", kind.word())),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Writes become visible: blocks that a majority of their group holds, or small content kept inline.
 
+use crate::access;
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::kv::Order;
@@ -250,6 +251,9 @@ pub(crate) fn content_changed(tx: &Tx, row: &mut rows::Inode, mtime_ns: Option<i
     row.mtime_ns = mtime_ns.unwrap_or(tx.now_ns);
     row.ctime_ns = tx.now_ns;
     row.birth = tx.birth;
+    if tx.caller.as_ref().is_some_and(|caller| !caller.is_root()) {
+        row.mode = access::without_privileges(row.kind, row.mode);
+    }
 }
 
 pub(crate) fn commit_reply(row: &rows::Inode, offset: u64) -> Reply {

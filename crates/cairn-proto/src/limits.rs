@@ -24,6 +24,20 @@ pub const NAME_LEN_MAX: usize = 255;
 pub const PATH_LEN_MAX: usize = 4096;
 /// Symbolic links followed while one path is resolved (as Linux MAXSYMLINKS).
 pub const SYMLINKS_FOLLOWED_MAX: usize = 40;
+/// Names that one file may have (as ext4).
+pub const LINKS_MAX: u32 = 65_000;
+/// Longest name of an extended attribute, in bytes (as Linux XATTR_NAME_MAX).
+pub const XATTR_NAME_LEN_MAX: usize = 255;
+/// Largest value of an extended attribute, in bytes: it travels in a frame's header.
+pub const XATTR_VALUE_LEN_MAX: usize = PAGE_BYTES_MAX;
+/// Names and values of all extended attributes of an inode together, and [`XATTR_OVERHEAD`] for each, in bytes.
+pub const XATTRS_LEN_MAX: u32 = 64 * 1024;
+/// What an extended attribute counts beside its name and value.
+pub const XATTR_OVERHEAD: u32 = 32;
+/// Supplementary groups of a caller.
+pub const CALLER_GROUPS_MAX: usize = 1024;
+/// Inodes that one request holds or lets go of.
+pub const HOLDS_PER_REQUEST_MAX: usize = 16;
 /// Largest file (so that no sum of offset and length overflows).
 pub const FILE_LEN_MAX: u64 = 1 << 60;
 
@@ -69,6 +83,12 @@ const _: () = {
     assert!((BLOCK_LEN_MAX / CHUNK_LEN) * 4 < FRAME_HEADER_MAX / 2);
     assert!(PAGE_BYTES_MAX + 8 * 1024 < FRAME_HEADER_MAX as usize);
     assert!(INLINE_LEN_DEFAULT < FRAME_HEADER_MAX / 2);
+    // A largest attribute fits a header beside two longest paths and the groups of its caller.
+    assert!(
+        XATTR_VALUE_LEN_MAX + XATTR_NAME_LEN_MAX + PATH_LEN_MAX + 5 * CALLER_GROUPS_MAX + 1024
+            < FRAME_HEADER_MAX as usize
+    );
+    assert!(XATTR_VALUE_LEN_MAX + XATTR_NAME_LEN_MAX < XATTRS_LEN_MAX as usize);
     assert!((INLINE_LEN_DEFAULT as usize) < PAGE_BYTES_MAX);
     // A span of one block takes six bytes.
     assert!(BLOCKS_JUDGED_MAX * 6 <= PAGE_BYTES_MAX);

@@ -90,6 +90,16 @@ ops! {
     COMMIT = 781, "commit", Commit, true;
     GET_EXTENTS = 782, "get_extents", GetExtents, false;
     SET_POLICY = 783, "set_policy", SetPolicy, true;
+    LINK = 784, "link", Link, true;
+    MKNOD = 785, "mknod", Mknod, true;
+    SET_XATTR = 786, "set_xattr", SetXattr, true;
+    GET_XATTR = 787, "get_xattr", GetXattr, false;
+    LIST_XATTRS = 788, "list_xattrs", ListXattrs, false;
+    REMOVE_XATTR = 789, "remove_xattr", RemoveXattr, true;
+    ACCESS = 790, "access", Access, false;
+    SUSTAIN = 791, "sustain", Sustain, true;
+    RELEASE = 792, "release", Release, true;
+    STAT_FS = 793, "stat_fs", StatFs, false;
     DUMP_ROWS = 848, "dump_rows", DumpRows, false;
     UPGRADE_STATUS = 849, "upgrade_status", UpgradeStatus, false;
     FINALIZE_UPGRADE = 850, "finalize_upgrade", FinalizeUpgrade, false;

@@ -101,6 +101,17 @@ pub struct OpId {
     #[prost(uint64, tag = "4")]
     pub seq: u64,
 }
+/// A user, as POSIX knows one. User 0 may do everything.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Credentials {
+    #[prost(uint32, tag = "1")]
+    pub uid: u32,
+    #[prost(uint32, tag = "2")]
+    pub gid: u32,
+    /// Supplementary groups, at most 1024.
+    #[prost(uint32, repeated, tag = "3")]
+    pub groups: ::prost::alloc::vec::Vec<u32>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Request {
     /// Length of the body, all frames of this request together.
@@ -118,10 +129,13 @@ pub struct Request {
     /// Acknowledge this mutation before it is on disk (flushed within a second).
     #[prost(bool, tag = "5")]
     pub relaxed: bool,
+    /// On whose behalf. Present: metadata checks permissions for that user. Absent: the caller is trusted, or has checked.
+    #[prost(message, optional, tag = "6")]
+    pub caller: ::core::option::Option<Credentials>,
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 848, 849, 850"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -236,6 +250,26 @@ pub mod request {
         GetExtents(super::GetExtents),
         #[prost(message, tag = "783")]
         SetPolicy(super::SetPolicy),
+        #[prost(message, tag = "784")]
+        Link(super::Link),
+        #[prost(message, tag = "785")]
+        Mknod(super::Mknod),
+        #[prost(message, tag = "786")]
+        SetXattr(super::SetXattr),
+        #[prost(message, tag = "787")]
+        GetXattr(super::GetXattr),
+        #[prost(message, tag = "788")]
+        ListXattrs(super::ListXattrs),
+        #[prost(message, tag = "789")]
+        RemoveXattr(super::RemoveXattr),
+        #[prost(message, tag = "790")]
+        Access(super::Access),
+        #[prost(message, tag = "791")]
+        Sustain(super::Sustain),
+        #[prost(message, tag = "792")]
+        Release(super::Release),
+        #[prost(message, tag = "793")]
+        StatFs(super::StatFs),
         /// Metadata: tools.
         #[prost(message, tag = "848")]
         DumpRows(super::DumpRows),
@@ -270,7 +304,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 848, 849, 560, 561, 562"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 848, 849, 560, 561, 562"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -336,6 +370,14 @@ pub mod response {
         Commit(super::CommitReply),
         #[prost(message, tag = "782")]
         GetExtents(super::GetExtentsReply),
+        #[prost(message, tag = "787")]
+        Xattr(super::XattrReply),
+        #[prost(message, tag = "788")]
+        ListXattrs(super::ListXattrsReply),
+        #[prost(message, tag = "791")]
+        Sustain(super::SustainReply),
+        #[prost(message, tag = "793")]
+        StatFs(super::StatFsReply),
         #[prost(message, tag = "848")]
         DumpRows(super::DumpRowsReply),
         #[prost(message, tag = "849")]
@@ -1306,9 +1348,10 @@ pub struct Attr {
     pub uid: u32,
     #[prost(uint32, tag = "5")]
     pub gid: u32,
+    /// Names of it; of a directory always 1, which says that its subdirectories are not counted.
     #[prost(uint32, tag = "6")]
     pub nlink: u32,
-    /// Bytes of a file, length of a symbolic link's target, children of a directory.
+    /// Bytes of a file, length of a symbolic link's target; 0 of everything else.
     #[prost(uint64, tag = "7")]
     pub size: u64,
     /// Nanoseconds since 1970-01-01T00:00:00Z.
@@ -1328,6 +1371,17 @@ pub struct Attr {
     /// Of a symbolic link.
     #[prost(bytes = "bytes", tag = "14")]
     pub target: ::prost::bytes::Bytes,
+    /// When it was made, nanoseconds since 1970; 0 = not known.
+    #[prost(int64, tag = "15")]
+    pub btime_ns: i64,
+    /// Of a device: its number, as makedev(3) of glibc makes it.
+    #[prost(uint64, tag = "16")]
+    pub rdev: u64,
+    /// It has extended attributes, ACLs among them; has_acl: an access or default ACL.
+    #[prost(bool, tag = "17")]
+    pub has_xattrs: bool,
+    #[prost(bool, tag = "18")]
+    pub has_acl: bool,
 }
 /// Attributes of something new.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1346,6 +1400,9 @@ pub struct NewAttr {
     pub block_len: u32,
     #[prost(uint32, tag = "6")]
     pub replicas: u32,
+    /// Bits that are taken from `mode`, unless the directory has a default ACL, which then decides instead.
+    #[prost(uint32, tag = "7")]
+    pub umask: u32,
 }
 /// Reply: Attr.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1410,6 +1467,9 @@ pub struct Create {
     /// Symbolic links in the last component are followed (a dangling one is an error).
     #[prost(bool, tag = "4")]
     pub follow: bool,
+    /// What the caller wants to do with a file that exists: 4 read, 2 write, 1 execute, or a sum of these.
+    #[prost(uint32, tag = "5")]
+    pub want: u32,
 }
 /// Makes a file without a name, kept alive by the session until Publish names it. Reply: Attr.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1431,6 +1491,7 @@ pub struct Publish {
     /// From AllocInodes, or made by CreateUnnamed.
     #[prost(uint64, tag = "2")]
     pub inode: u64,
+    /// Of an unnamed inode only mtime_ns counts: CreateUnnamed settled the rest.
     #[prost(message, optional, tag = "3")]
     pub attr: ::core::option::Option<NewAttr>,
     /// The inode was made by CreateUnnamed; otherwise it is made now.
@@ -1469,6 +1530,9 @@ pub struct Rename {
     pub to: ::core::option::Option<At>,
     #[prost(bool, tag = "3")]
     pub no_replace: bool,
+    /// Both names exist and change places.
+    #[prost(bool, tag = "4")]
+    pub exchange: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unlink {
@@ -1480,7 +1544,8 @@ pub struct Rmdir {
     #[prost(message, optional, tag = "1")]
     pub at: ::core::option::Option<At>,
 }
-/// Absent fields stay. Reply: Attr.
+/// Absent fields stay; all that are present change in one step (but a truncate in many pieces is several, the rest with the
+/// last). Reply: Attr.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetAttr {
     #[prost(message, optional, tag = "1")]
@@ -1497,6 +1562,14 @@ pub struct SetAttr {
     pub atime_ns: ::core::option::Option<i64>,
     #[prost(int64, optional, tag = "7")]
     pub mtime_ns: ::core::option::Option<i64>,
+    /// Of a file.
+    #[prost(uint64, optional, tag = "8")]
+    pub size: ::core::option::Option<u64>,
+    /// The server's clock instead of a time (UTIME_NOW): who may write may do this, too.
+    #[prost(bool, tag = "9")]
+    pub atime_now: bool,
+    #[prost(bool, tag = "10")]
+    pub mtime_now: bool,
 }
 /// Reply: CommitReply.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1641,6 +1714,154 @@ pub struct SetPolicy {
     pub block_len: ::core::option::Option<u32>,
     #[prost(bool, optional, tag = "4")]
     pub relaxed: ::core::option::Option<bool>,
+}
+/// Gives what `from` leads to, which is no directory, a further name. Reply: Attr.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Link {
+    /// An inode (with an empty path) that a session made without a name is given its first.
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<At>,
+    #[prost(message, optional, tag = "2")]
+    pub to: ::core::option::Option<At>,
+    /// Follow a symbolic link in the last component of `from`.
+    #[prost(bool, tag = "3")]
+    pub follow: bool,
+}
+/// Makes a fifo, socket, device or empty file; EXISTS when the name is taken. Reply: Attr.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mknod {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(message, optional, tag = "2")]
+    pub attr: ::core::option::Option<NewAttr>,
+    #[prost(enumeration = "Kind", tag = "3")]
+    pub kind: i32,
+    /// Of a device.
+    #[prost(uint64, tag = "4")]
+    pub rdev: u64,
+}
+/// Sets an extended attribute: `user.`, `trusted.` or `security.` and a name, or a POSIX ACL in the kernel's form
+/// (`system.posix_acl_access`, `system.posix_acl_default`). Reply: Attr.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetXattr {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+    /// At most 255 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+    /// At most 48 KiB.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub value: ::prost::bytes::Bytes,
+    /// EXISTS when it is there, NO_ATTRIBUTE when it is not.
+    #[prost(bool, tag = "5")]
+    pub create: bool,
+    #[prost(bool, tag = "6")]
+    pub replace: bool,
+}
+/// Reply: XattrReply.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetXattr {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct XattrReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub value: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListXattrs {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+    /// Name after which the page begins (exclusive); empty = first page. Order is by the bytes of the name.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub after: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListXattrsReply {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(bool, tag = "2")]
+    pub end: bool,
+}
+/// Reply: Attr.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveXattr {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+}
+/// Whether the caller may do what it wants: PERMISSION if not. Reply: Attr.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Access {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+    /// 4 read, 2 write, 1 execute or search, or a sum of these; 0 = only whether it is there.
+    #[prost(uint32, tag = "3")]
+    pub want: u32,
+}
+/// The session holds these files: their content outlives their last name until as many holds are released, or the session
+/// ends. NOT_FOUND, and none is held, when one does not exist. Reply: SustainReply.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sustain {
+    /// At most 16; a directory cannot be held.
+    #[prost(uint64, repeated, tag = "1")]
+    pub inodes: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SustainReply {
+    /// Whose the holds are.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+}
+/// Lets go of one hold of each. Holds that are not there are ignored, and so are all when they are of another session than
+/// the one that asks. Reply: Empty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Release {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// At most 16.
+    #[prost(uint64, repeated, tag = "2")]
+    pub inodes: ::prost::alloc::vec::Vec<u64>,
+}
+/// Room and use, as seen at a place. Reply: StatFsReply.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatFs {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatFsReply {
+    /// Bytes of files that the stores have room for in all and still, at the directory's number of replicas.
+    #[prost(uint64, tag = "1")]
+    pub total_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub free_bytes: u64,
+    /// Bytes of all files, and inodes there are.
+    #[prost(uint64, tag = "3")]
+    pub file_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub inodes: u64,
+    #[prost(uint32, tag = "5")]
+    pub block_len: u32,
+    #[prost(uint32, tag = "6")]
+    pub name_len_max: u32,
+    /// By which the first two were divided.
+    #[prost(uint32, tag = "7")]
+    pub replicas: u32,
 }
 // ---------------------------------------------------------------- tools
 
@@ -1902,6 +2123,14 @@ pub enum Code {
     NoQuorum = 30,
     /// Rename across quota roots, link across file systems.
     CrossDevice = 31,
+    /// The inode has as many names as one may have.
+    TooManyLinks = 32,
+    /// The inode has no extended attribute of that name.
+    NoAttribute = 33,
+    /// Only the owner or user 0 may do this, or nobody may: a second name of a directory.
+    NotPermitted = 34,
+    /// The inode's extended attributes are as many, or as large together, as they may be.
+    AttributesFull = 35,
 }
 impl Code {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1942,6 +2171,10 @@ impl Code {
             Self::Internal => "CODE_INTERNAL",
             Self::NoQuorum => "CODE_NO_QUORUM",
             Self::CrossDevice => "CODE_CROSS_DEVICE",
+            Self::TooManyLinks => "CODE_TOO_MANY_LINKS",
+            Self::NoAttribute => "CODE_NO_ATTRIBUTE",
+            Self::NotPermitted => "CODE_NOT_PERMITTED",
+            Self::AttributesFull => "CODE_ATTRIBUTES_FULL",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1979,6 +2212,10 @@ impl Code {
             "CODE_INTERNAL" => Some(Self::Internal),
             "CODE_NO_QUORUM" => Some(Self::NoQuorum),
             "CODE_CROSS_DEVICE" => Some(Self::CrossDevice),
+            "CODE_TOO_MANY_LINKS" => Some(Self::TooManyLinks),
+            "CODE_NO_ATTRIBUTE" => Some(Self::NoAttribute),
+            "CODE_NOT_PERMITTED" => Some(Self::NotPermitted),
+            "CODE_ATTRIBUTES_FULL" => Some(Self::AttributesFull),
             _ => None,
         }
     }
@@ -2283,6 +2520,10 @@ pub enum Kind {
     File = 1,
     Directory = 2,
     Symlink = 3,
+    Fifo = 4,
+    Socket = 5,
+    CharDevice = 6,
+    BlockDevice = 7,
 }
 impl Kind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2295,6 +2536,10 @@ impl Kind {
             Self::File => "KIND_FILE",
             Self::Directory => "KIND_DIRECTORY",
             Self::Symlink => "KIND_SYMLINK",
+            Self::Fifo => "KIND_FIFO",
+            Self::Socket => "KIND_SOCKET",
+            Self::CharDevice => "KIND_CHAR_DEVICE",
+            Self::BlockDevice => "KIND_BLOCK_DEVICE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2304,6 +2549,10 @@ impl Kind {
             "KIND_FILE" => Some(Self::File),
             "KIND_DIRECTORY" => Some(Self::Directory),
             "KIND_SYMLINK" => Some(Self::Symlink),
+            "KIND_FIFO" => Some(Self::Fifo),
+            "KIND_SOCKET" => Some(Self::Socket),
+            "KIND_CHAR_DEVICE" => Some(Self::CharDevice),
+            "KIND_BLOCK_DEVICE" => Some(Self::BlockDevice),
             _ => None,
         }
     }

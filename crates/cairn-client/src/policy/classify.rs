@@ -264,7 +264,11 @@ pub(crate) fn event_of_status(status: &Status) -> Event {
         | Code::NotInline
         | Code::Unsupported
         | Code::Internal
-        | Code::CrossDevice => Event::Refused,
+        | Code::CrossDevice
+        | Code::TooManyLinks
+        | Code::NoAttribute
+        | Code::NotPermitted
+        | Code::AttributesFull => Event::Refused,
     }
 }
 

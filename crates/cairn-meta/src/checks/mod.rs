@@ -4,6 +4,7 @@
 //! page is one transaction, so each finding was true at one moment; what changes between two pages cannot contradict
 //! itself, because every rule is looked at within one page.
 
+mod attributes;
 mod maps;
 mod names;
 mod tables;
@@ -38,9 +39,25 @@ enum Step {
     Degraded,
     Garbage,
     Writers,
+    /// Attributes, inodes that count theirs, and both sides of holds: the position is the last key.
+    Attributes,
+    AttributeCounts,
+    Holds,
+    Held,
 }
 
-const STEPS: [Step; 6] = [Step::Names, Step::Maps, Step::Groups, Step::Degraded, Step::Garbage, Step::Writers];
+const STEPS: [Step; 10] = [
+    Step::Names,
+    Step::Maps,
+    Step::Groups,
+    Step::Degraded,
+    Step::Garbage,
+    Step::Writers,
+    Step::Attributes,
+    Step::AttributeCounts,
+    Step::Holds,
+    Step::Held,
+];
 
 /// Where a pass is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,6 +141,10 @@ impl Meta {
                 Step::Degraded => tables::degraded(tx, at, repair, &mut page).await?,
                 Step::Garbage => tables::garbage(tx, at, &mut page).await?,
                 Step::Writers => tables::writers(tx, at, repair, &mut page).await?,
+                Step::Attributes => attributes::attributes(tx, at, repair, &mut page).await?,
+                Step::AttributeCounts => attributes::counts(tx, at, repair, &mut page).await?,
+                Step::Holds => attributes::holds(tx, at, repair, &mut page).await?,
+                Step::Held => attributes::held(tx, at, repair, &mut page).await?,
             };
             let Page { findings, rows } = page;
             Ok(Reply::CheckRows(pb::CheckRowsReply { findings, rows, next_cursor: cursor.next(next) }))
@@ -263,6 +284,6 @@ mod tests {
             cursor = Cursor::decode(&next).expect("our own");
         }
         assert_eq!(seen, STEPS);
-        assert_eq!(Cursor::decode(&Bytes::from_static(&[6])), None);
+        assert_eq!(Cursor::decode(&Bytes::from(vec![STEPS.len() as u8])), None);
     }
 }

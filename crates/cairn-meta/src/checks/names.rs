@@ -246,6 +246,10 @@ async fn lost_and_found(tx: &mut Tx) -> Op<u64> {
         generation: 0,
         parent: root,
         birth: tx.birth,
+        btime_ns: tx.now_ns,
+        flags: 0,
+        xattrs: 0,
+        xattr_bytes: 0,
         ..above
     };
     tx.put(&keys::Inode { inode }, &row);
@@ -294,9 +298,14 @@ mod tests {
             quota_root: 0,
             parent: 7,
             birth: 0,
+            btime_ns: 0,
+            rdev: 0,
+            flags: 0,
+            xattrs: 0,
+            xattr_bytes: 0,
         };
         let named = |count, dir, kind| Some(Named { count, dir, kind });
-        let (file, dir) = (row(Kind::File, 1), row(Kind::Directory, 2));
+        let (file, dir) = (row(Kind::File, 1), row(Kind::Directory, 1));
         assert_eq!(judge(9, &file, named(1, 3, Kind::File), false), None);
         assert_eq!(judge(9, &file, named(2, 3, Kind::File), false), Some(Fault::LinkCount(2)));
         assert_eq!(judge(9, &file, named(1, 3, Kind::Symlink), false), Some(Fault::Kind));

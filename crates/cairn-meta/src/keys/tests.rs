@@ -42,6 +42,7 @@ fn bytes_are_pinned() {
         (line(&Trash { since_ns: 5, inode }), "1900000000000000050102030405060708"),
         (line(&Quota { root: inode }), "1a0102030405060708"),
         (line(&QuotaUsage { root: inode, server: 3 }), "1b010203040506070800000003"),
+        (line(&SustainedBy { inode, session }), "1e01020304050607085152535455565758"),
         (line(&Pg { pg }), "2031323334"),
         (line(&PgUsage { pg }), "2131323334"),
         (line(&Node { node: 6 }), "2200000006"),

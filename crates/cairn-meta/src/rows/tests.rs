@@ -38,6 +38,11 @@ fn inode() -> Inode {
         quota_root: 0,
         parent: 0,
         birth: 0,
+        btime_ns: 1,
+        rdev: 300,
+        flags: inode_flag::ACCESS_ACL,
+        xattrs: 2,
+        xattr_bytes: 200,
     }
 }
 
@@ -97,7 +102,11 @@ fn bytes_are_pinned() {
         (line(&Setting { value: Bytes::from_static(&[1, 0, 0, 0]) }), "010401000000"),
         (line(&Counter { next: 4097 }), "018120"),
         (line(&Raw { bytes: Bytes::from_static(b"x") }), "010178"),
-        (line(&inode()), "0101a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00"),
+        (
+            line(&inode()),
+            "0201a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00 02 ac02 01 02 c801",
+        ),
+        (line(&Holds { count: 3 }), "0203"),
         (line(&DirTimes { mtime_ns: 1, ctime_ns: -2, birth: 4 }), "02 02 03 04"),
         (line(&Dentry { inode: 70_000, kind: Kind::Directory, birth: 0 }), "01f0a2040200"),
         (line(&extent), "02 8080808004 02 f0a204 8120 0c 64 80808002 02 03 ac02 00 00 00 ac02"),
@@ -151,6 +160,10 @@ fn rows_of_the_first_version_are_read() {
     assert_eq!((extent.len, extent.birth, extent.born), (2, 1, 0));
     let garbage = Garbage::decode(&unhex("01 40")).expect("garbage of the first version");
     assert_eq!(garbage, Garbage { count: 64, born: 0, dropped: 0 });
+    let old = unhex("0101a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00");
+    let before = Inode { btime_ns: 0, rdev: 0, flags: 0, xattrs: 0, xattr_bytes: 0, ..inode() };
+    assert_eq!(Inode::decode(&old), Ok(before));
+    assert_eq!(Holds::decode(&[1]), Ok(Holds { count: 0 }));
     // The fields of the second version are not taken for rest of the first.
     assert!(StoreBeat::decode(&unhex("01 808080808020 01 02 00 0466756c6c ac02")).is_err());
 }

@@ -116,8 +116,18 @@ async fn each_contradiction_is_found_and_mended_if_that_is_possible() {
     let stranger = keys::Degraded { store: 99, pg: 1, inode: file, writer: world.writer, seq: 0 };
     put(&engine, stranger.clone(), rows::RunLen { count: 1 }).await;
     put(&engine, keys::Writer { writer: 77_777 }, rows::Writer { session: 66_666 }).await;
+    // Attributes and holds that one side knows nothing of.
+    let attribute = |inode| keys::Xattr { inode, name: Bytes::from_static(b"user.a") };
+    for inode in [file, 7_777] {
+        put(&engine, attribute(inode), rows::Xattr { value: Bytes::new(), birth: 0 }).await;
+    }
+    let session = world.session;
+    put(&engine, keys::Sustained { session: 66_666, inode: file }, rows::Holds { count: 1 }).await;
+    put(&engine, keys::Sustained { session, inode: file }, rows::Holds { count: 1 }).await;
+    put(&engine, keys::SustainedBy { inode: 8_888, session }, rows::Unit {}).await;
+    let of_others = ["stray attribute", "attribute count", "hold without session", "one-sided hold"];
     let mendable = ["dangling name", "nameless inode", "link count", "stray map", "degraded row of a stranger"];
-    let mendable: BTreeSet<&str> = mendable.into_iter().chain(["writer without session"]).collect();
+    let mendable: BTreeSet<&str> = mendable.into_iter().chain(["writer without session"]).chain(of_others).collect();
     // What an operator has to look at.
     let generation = inode.generation;
     put(&engine, keys::Extent { inode: file, generation, offset: 7 }, extent(1)).await;

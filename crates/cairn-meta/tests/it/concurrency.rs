@@ -105,7 +105,7 @@ async fn two_directories_cannot_move_into_each_other() {
         world.mkdir("b").await.expect("made");
         let rename = |from: &str, to: &str| {
             let (from, to) = (Some(crate::support::at(from)), Some(crate::support::at(to)));
-            Kind::Rename(pb::Rename { from, to, no_replace: false })
+            Kind::Rename(pb::Rename { from, to, ..Default::default() })
         };
         let (one, two) = (rename("a", "b/a"), rename("b", "a/b"));
         let other = {

@@ -25,7 +25,7 @@ async fn the_root_is_there_and_stays() {
 async fn made_things_are_found_listed_and_removed() {
     let world = World::new().await;
     let dir = world.mkdir("d").await.expect("made");
-    assert_eq!((dir.kind(), dir.mode, dir.uid, dir.gid, dir.nlink), (pb::Kind::Directory, 0o755, 1000, 100, 2));
+    assert_eq!((dir.kind(), dir.mode, dir.uid, dir.gid, dir.nlink), (pb::Kind::Directory, 0o755, 1000, 100, 1));
     let file = world.create("d/f").await.expect("made");
     assert_eq!((file.kind(), file.size, file.nlink, file.version), (pb::Kind::File, 0, 1, 1));
     assert_eq!(world.create("/d//./f").await.expect("opened").inode, file.inode);
@@ -90,9 +90,9 @@ async fn symbolic_links_are_followed_but_not_forever() {
     assert_eq!(code(world.stat("x/f").await), Code::TooManySymlinks);
     world.symlink("dangling", "nowhere").await.expect("made");
     assert_eq!(code(world.create("dangling").await), Code::NotFound);
-    let ask = pb::Create { at: Some(at("to-rel")), attr: None, exclusive: false, follow: false };
+    let ask = pb::Create { at: Some(at("to-rel")), attr: None, exclusive: false, follow: false, ..Default::default() };
     assert_eq!(code(world.change(Kind::Create(ask)).await), Code::TooManySymlinks);
-    let ask = pb::Create { at: Some(at("dangling")), attr: None, exclusive: true, follow: true };
+    let ask = pb::Create { at: Some(at("dangling")), attr: None, exclusive: true, follow: true, ..Default::default() };
     assert_eq!(code(world.change(Kind::Create(ask)).await), Code::Exists);
 }
 
@@ -100,7 +100,13 @@ async fn symbolic_links_are_followed_but_not_forever() {
 async fn create_opens_or_makes() {
     let world = World::new().await;
     let exclusive = |path| {
-        let ask = pb::Create { at: Some(at(path)), attr: Some(attr(0o600)), exclusive: true, follow: true };
+        let ask = pb::Create {
+            at: Some(at(path)),
+            attr: Some(attr(0o600)),
+            exclusive: true,
+            follow: true,
+            ..Default::default()
+        };
         Kind::Create(ask)
     };
     let made = world.change(exclusive("f")).await.expect("made").into_attr();
@@ -137,7 +143,7 @@ async fn rename_moves_and_replaces() {
     assert_eq!(world.list("empty").await.expect("listed"), ["x"]);
     world.rename("empty/x", "b/moved").await.expect("moved");
     assert_eq!(world.stat("b/moved/..").await.expect("up").inode, world.stat("b").await.expect("b").inode);
-    let ask = pb::Rename { from: Some(at("b/2")), to: Some(at("a/1")), no_replace: true };
+    let ask = pb::Rename { from: Some(at("b/2")), to: Some(at("a/1")), no_replace: true, ..Default::default() };
     world.change(Kind::Rename(ask.clone())).await.expect("the place was free");
     world.create("b/2").await.expect("made");
     assert_eq!(code(world.change(Kind::Rename(ask)).await), Code::Exists);

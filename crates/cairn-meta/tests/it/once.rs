@@ -32,12 +32,18 @@ async fn mutations(world: &World) -> Vec<Kind> {
     let piece = world.piece(0, 100_000, &members);
     vec![
         mkdir("new"),
-        Kind::Create(pb::Create { at: Some(at("c")), attr: Some(attr(0o600)), exclusive: true, follow: false }),
+        Kind::Create(pb::Create {
+            at: Some(at("c")),
+            attr: Some(attr(0o600)),
+            exclusive: true,
+            follow: false,
+            ..Default::default()
+        }),
         Kind::CreateUnnamed(pb::CreateUnnamed { inode: unnamed, dir: Some(at("")), attr: None }),
         Kind::Publish(pb::Publish { at: Some(at("p")), inode: published, ..Default::default() }),
         Kind::Publish(pb::Publish { at: Some(at("q")), inode: named, unnamed: true, ..Default::default() }),
         Kind::Symlink(pb::Symlink { at: Some(at("s")), target: bytes("t"), ..Default::default() }),
-        Kind::Rename(pb::Rename { from: Some(at("from")), to: Some(at("to")), no_replace: true }),
+        Kind::Rename(pb::Rename { from: Some(at("from")), to: Some(at("to")), no_replace: true, ..Default::default() }),
         Kind::Unlink(pb::Unlink { at: Some(at("gone")) }),
         Kind::Rmdir(pb::Rmdir { at: Some(at("dir")) }),
         Kind::SetAttr(pb::SetAttr { at: Some(at("small")), mode: Some(0o777), ..Default::default() }),

@@ -72,8 +72,8 @@ async fn a_policy_that_cannot_be_is_refused() {
     let create = pb::Create {
         at: Some(at("g")),
         attr: Some(pb::NewAttr { replicas: 2, ..attr(0o644) }),
-        exclusive: false,
         follow: true,
+        ..Default::default()
     };
     assert_eq!(code(world.change(Kind::Create(create)).await), Code::Invalid, "no directory has two");
     assert_eq!(world.policy("").await, (3, BLOCK, false));

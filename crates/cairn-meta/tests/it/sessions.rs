@@ -51,6 +51,7 @@ async fn a_closed_session_is_fenced_and_leaves_nothing() {
     let ask = pb::OpenWriter { session: world.session, epoch: 1 };
     assert_eq!(code(world.ask(Kind::OpenWriter(ask)).await), Code::Fenced);
     assert_eq!(code(world.stat_inode(unnamed).await), Code::NotFound);
+    while world.meta.drop_maps().await.expect("dropped") {}
     let status = world.status().await;
     assert_eq!((status.sessions, status.garbage_runs, status.inodes), (0, 1, 2));
     assert!(world.stat("f").await.is_ok(), "what has a name stays");

@@ -134,6 +134,55 @@ impl World {
         self.meta.execute(&pb::Request { op_id, kind: Some(kind), ..Default::default() }).await
     }
 
+    /// Does a mutation on behalf of a user.
+    pub async fn change_as(&self, caller: &pb::Credentials, kind: Kind) -> Result<Reply, Status> {
+        let (op_id, caller) = (Some(self.next_op()), Some(caller.clone()));
+        self.meta.execute(&pb::Request { op_id, caller, kind: Some(kind), ..Default::default() }).await
+    }
+
+    /// Asks on behalf of a user.
+    pub async fn ask_as(&self, caller: &pb::Credentials, kind: Kind) -> Result<Reply, Status> {
+        self.meta.execute(&pb::Request { caller: Some(caller.clone()), kind: Some(kind), ..Default::default() }).await
+    }
+
+    /// Does a mutation in another session than the world's, of which it is the only one under way.
+    pub async fn change_in(&self, session: u64, kind: Kind) -> Result<Reply, Status> {
+        let op_id = Some(pb::OpId { session, ..self.next_op() });
+        self.meta.execute(&pb::Request { op_id, kind: Some(kind), ..Default::default() }).await
+    }
+
+    pub async fn link(&self, from: &str, to: &str) -> Result<pb::Attr, Status> {
+        let ask = pb::Link { from: Some(at(from)), to: Some(at(to)), follow: false };
+        self.change(Kind::Link(ask)).await.map(Expect::into_attr)
+    }
+
+    pub async fn set_xattr(&self, path: &str, name: &str, value: &[u8]) -> Result<pb::Attr, Status> {
+        self.change(set_xattr(path, name, value)).await.map(Expect::into_attr)
+    }
+
+    pub async fn xattr(&self, path: &str, name: &str) -> Result<Bytes, Status> {
+        let ask = pb::GetXattr { at: Some(at(path)), follow: false, name: bytes(name) };
+        match self.ask(Kind::GetXattr(ask)).await? {
+            Reply::Xattr(reply) => Ok(reply.value),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Every rule that a check of the rows finds broken.
+    pub async fn broken_rules(&self) -> Vec<String> {
+        let mut rules = Vec::new();
+        let mut cursor = Bytes::new();
+        loop {
+            let ask = pb::CheckRows { cursor, repair: false };
+            let Ok(Reply::CheckRows(page)) = self.ask(Kind::CheckRows(ask)).await else { panic!("no page") };
+            rules.extend(page.findings.into_iter().map(|finding| format!("{}: {}", finding.rule, finding.what)));
+            cursor = page.next_cursor;
+            if cursor.is_empty() {
+                return rules;
+            }
+        }
+    }
+
     pub async fn mkdir(&self, path: &str) -> Result<pb::Attr, Status> {
         self.change(mkdir(path)).await.map(Expect::into_attr)
     }
@@ -156,7 +205,7 @@ impl World {
     }
 
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), Status> {
-        let ask = pb::Rename { from: Some(at(from)), to: Some(at(to)), no_replace: false };
+        let ask = pb::Rename { from: Some(at(from)), to: Some(at(to)), ..Default::default() };
         self.change(Kind::Rename(ask)).await.map(|_| ())
     }
 
@@ -309,6 +358,19 @@ pub fn at(path: &str) -> pb::At {
     pb::At { dir: 1, path: bytes(path) }
 }
 
+pub fn at_inode(inode: u64) -> pb::At {
+    pb::At { dir: inode, path: Bytes::new() }
+}
+
+pub fn set_xattr(path: &str, name: &str, value: &[u8]) -> Kind {
+    let value = Bytes::copy_from_slice(value);
+    Kind::SetXattr(pb::SetXattr { at: Some(at(path)), name: bytes(name), value, ..Default::default() })
+}
+
+pub fn user(uid: u32, gid: u32) -> pb::Credentials {
+    pb::Credentials { uid, gid, groups: Vec::new() }
+}
+
 pub fn attr(mode: u32) -> pb::NewAttr {
     pb::NewAttr { mode, uid: 1000, gid: 100, ..Default::default() }
 }
@@ -318,7 +380,13 @@ pub fn mkdir(path: &str) -> Kind {
 }
 
 pub fn create(path: &str) -> Kind {
-    Kind::Create(pb::Create { at: Some(at(path)), attr: Some(attr(0o644)), exclusive: false, follow: true })
+    Kind::Create(pb::Create {
+        at: Some(at(path)),
+        attr: Some(attr(0o644)),
+        exclusive: false,
+        follow: true,
+        ..Default::default()
+    })
 }
 
 pub fn beat(store: u8, fresh: bool) -> pb::StoreBeat {

@@ -209,9 +209,13 @@ impl Op {
     fn request(&self) -> Kind {
         match self {
             Op::Mkdir(path) => Kind::Mkdir(pb::Mkdir { at: Some(at(path)), attr: Some(attr(0o755)) }),
-            Op::Create(path, exclusive) => {
-                Kind::Create(pb::Create { at: Some(at(path)), attr: None, exclusive: *exclusive, follow: true })
-            }
+            Op::Create(path, exclusive) => Kind::Create(pb::Create {
+                at: Some(at(path)),
+                attr: None,
+                exclusive: *exclusive,
+                follow: true,
+                ..Default::default()
+            }),
             Op::Symlink(path, target, replace) => {
                 let (at, target) = (Some(at(path)), bytes(target));
                 Kind::Symlink(pb::Symlink { at, target, attr: None, replace: *replace })
@@ -220,7 +224,7 @@ impl Op {
             Op::Rmdir(path) => Kind::Rmdir(pb::Rmdir { at: Some(at(path)) }),
             Op::Rename(from, to, no_replace) => {
                 let (from, to) = (Some(at(from)), Some(at(to)));
-                Kind::Rename(pb::Rename { from, to, no_replace: *no_replace })
+                Kind::Rename(pb::Rename { from, to, no_replace: *no_replace, ..Default::default() })
             }
         }
     }
@@ -286,6 +290,7 @@ async fn flat_rows(engine: &MapEngine) -> BTreeMap<String, String> {
                 }
                 rows::Kind::File => "file".into(),
                 rows::Kind::Symlink => format!("-> {}", String::from_utf8_lossy(&links[&dentry.inode].target)),
+                other => other.word().to_string(),
             };
             paths.insert(dentry.inode, path.clone());
             flat.insert(path, what);

@@ -77,7 +77,7 @@ impl Walk<'_> {
     fn entry(&mut self, name: &OsStr, metadata: &Metadata, out: &mut Out) -> Result<(), Failure> {
         match metadata.kind {
             FileKind::Directory => self.directories += 1,
-            FileKind::File | FileKind::Symlink => self.files += 1,
+            _ => self.files += 1,
         }
         let first = self.levels.last_mut().is_none_or(|level| !mem::replace(&mut level.begun, true));
         if self.args.json {

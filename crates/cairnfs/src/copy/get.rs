@@ -87,6 +87,9 @@ impl Direction for Get {
             FileKind::File => self.get_file(leaf, report).await.map(Copied::File),
             FileKind::Symlink => self.get_symlink(leaf).await.map(|()| Copied::Symlink),
             FileKind::Directory => Err(Failure::at(text::path(&leaf.source), "is a directory (-r copies directories)")),
+            kind @ (FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice) => {
+                Err(Failure::at(text::path(&leaf.source), format!("is a {} and is not copied", text::kind(kind))))
+            }
         }
     }
 
@@ -367,6 +370,7 @@ async fn measure(client: DfsClient, mut waiting: Vec<PathBuf>, progress: &Progre
                 FileKind::Directory => waiting.push(path.join(&entry.name)),
                 FileKind::File => progress.expect(1, entry.metadata.size),
                 FileKind::Symlink => progress.expect(1, 0),
+                FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {}
             }
         }
     }

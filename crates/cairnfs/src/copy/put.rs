@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cairn_client::{CreateOptions, DfsClient, ErrorKind, FileKind, SetAttributes};
+use cairn_client::{CreateOptions, DfsClient, ErrorKind, FileKind, SetAttributes, SetTime};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -115,7 +115,8 @@ impl Direction for Put {
 
     async fn leave(&self, dir: &Dir<Self>) -> Result<(), Failure> {
         let Attributes { mode, mtime_ns } = dir.facts;
-        let attributes = SetAttributes { mode: Some(mode), mtime_ns: Some(mtime_ns), ..SetAttributes::default() };
+        let attributes =
+            SetAttributes { mode: Some(mode), mtime: Some(SetTime::At(mtime_ns)), ..SetAttributes::default() };
         let set = self.client.set_attributes(&dir.target, attributes).await;
         set.map(drop).map_err(|error| Failure::client(&dir.target, &error))
     }

@@ -1,7 +1,7 @@
 //! Directories, links, renames, attributes.
 
 use super::cluster::Cluster;
-use cairn_client::{CreateOptions, ErrorKind, FileKind, OpenOptions, SetAttributes};
+use cairn_client::{CreateOptions, ErrorKind, FileKind, OpenOptions, SetAttributes, SetTime};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ async fn attributes_change_one_by_one() {
     let client = cluster.client().await;
     client.open("/file").await.unwrap().write_at(0, "content").await.unwrap();
     let before = client.metadata("/file").await.unwrap();
-    let change = SetAttributes { mode: Some(0o4711), mtime_ns: Some(-5), ..SetAttributes::default() };
+    let change = SetAttributes { mode: Some(0o4711), mtime: Some(SetTime::At(-5)), ..SetAttributes::default() };
     let after = client.set_attributes("/file", change).await.unwrap();
     assert_eq!((after.mode, after.mtime_ns), (0o4711, -5));
     assert_eq!((after.uid, after.atime_ns, after.size, after.inode), (before.uid, before.atime_ns, 7, before.inode));
