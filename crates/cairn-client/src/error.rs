@@ -42,6 +42,10 @@ pub enum ErrorKind {
     Fenced,
     /// A precondition on the version did not hold. Read again, decide again.
     Conflict,
+    /// Another owner holds a lock that this one would contradict. Wait for it, or do without.
+    Locked,
+    /// The lock's holder waits for one of the caller's: give that back first.
+    Deadlock,
     /// No replica has good bytes. Restore from a backup.
     Corrupt,
     /// More bytes than a block or a response may have.
@@ -72,6 +76,8 @@ impl ErrorKind {
             Self::Indeterminate => "indeterminate",
             Self::Fenced => "fenced",
             Self::Conflict => "conflict",
+            Self::Locked => "locked",
+            Self::Deadlock => "deadlock",
             Self::Corrupt => "corrupt",
             Self::TooLarge => "too_large",
             Self::Unsupported => "unsupported",
@@ -356,6 +362,8 @@ const fn kind_of(code: Code) -> ErrorKind {
         Code::Deadline | Code::Cancelled => ErrorKind::Deadline,
         Code::Fenced | Code::StaleSeq => ErrorKind::Fenced,
         Code::Conflict => ErrorKind::Conflict,
+        Code::Locked => ErrorKind::Locked,
+        Code::Deadlock => ErrorKind::Deadlock,
         Code::Corrupt | Code::BlockNotFound | Code::BlockConflict => ErrorKind::Corrupt,
         Code::Unsupported => ErrorKind::Unsupported,
         Code::OutcomeUnknown => ErrorKind::Indeterminate,
@@ -427,6 +435,8 @@ impl From<Error> for std::io::Error {
             ErrorKind::TooLarge => Io::FileTooLarge,
             ErrorKind::Unsupported => Io::Unsupported,
             ErrorKind::Corrupt => Io::InvalidData,
+            ErrorKind::Locked => Io::WouldBlock,
+            ErrorKind::Deadlock => Io::Deadlock,
             ErrorKind::Unavailable
             | ErrorKind::Indeterminate
             | ErrorKind::Fenced

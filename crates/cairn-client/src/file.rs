@@ -3,17 +3,17 @@
 use crate::client::{DfsClient, Inner};
 use crate::content::Content;
 use crate::error::{Cause, Error, ErrorKind};
-use crate::extents::{self, Checked, ExtentCache};
+use crate::extents::ExtentCache;
 use crate::namespace::{Metadata, at, at_inode};
 use crate::options::{Consistency, OpenOptions, ReadOptions};
 use crate::read::{self, How};
 use crate::stream::{FileReader, FileWriter};
 use crate::sync::Unsynced;
 use crate::write::{self, Draft, Stored, Target, WriteReceipt};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use cairn_proto::InodeId;
 use cairn_proto::layout::cut_in_blocks;
-use cairn_proto::limits::{APPEND_TAIL_MAX, BLOCK_LEN_DEFAULT, FILE_LEN_MAX, INLINE_LEN_DEFAULT, WINDOW_BYTES_MAX};
+use cairn_proto::limits::{BLOCK_LEN_DEFAULT, FILE_LEN_MAX, INLINE_LEN_DEFAULT, WINDOW_BYTES_MAX};
 use cairn_proto::pb::{self, PutDurability, request, response};
 use cairn_proto::status::Code;
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -24,8 +24,6 @@ use tokio::time::Instant;
 
 /// Blocks of one write sent at the same time.
 const PARALLEL_MAX: usize = 8;
-/// Appends that lost a race for the tail this often are written without joining it.
-const TAIL_TRIES: usize = 3;
 
 /// An open file. Cloning gives another handle to the same; no position is kept, so handles can be used from many tasks
 /// at once. A write is visible to every reader once it has returned.
@@ -155,6 +153,11 @@ impl File {
         self.0.map.lock().size()
     }
 
+    /// What is remembered of its map.
+    pub(crate) fn map(&self) -> &Mutex<ExtentCache> {
+        &self.0.map
+    }
+
     pub(crate) fn unsynced(&self) -> &Arc<Unsynced> {
         &self.0.unsynced
     }
@@ -168,7 +171,11 @@ impl File {
         self.inner().deadline(self.inner().config.write_timeout)
     }
 
-    async fn counted<T>(&self, name: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(crate) async fn counted<T>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         self.0.client.operation(name, &self.0.path, work).await
     }
 
@@ -295,20 +302,21 @@ impl File {
         if data.is_empty() || (small && self.known_len().is_none_or(|len| len <= u64::from(INLINE_LEN_DEFAULT))) {
             let inline = pb::InlineWrite { offset, data: data.clone() };
             let commit = pb::Commit { inode: self.0.inode.0, inline: Some(inline), ..Default::default() };
-            match self.commit(commit).await {
+            match self.commit(request::Kind::Commit(commit)).await {
                 Ok(reply) => return Ok(write::receipt(self.inner(), &[], &pb::CommitReply { offset, ..reply }, begun)),
                 Err(error) if error.code() == Some(Code::NotInline) => {}
                 Err(error) => return Err(error),
             }
         }
-        let (reply, blocks) = self.write_blocks(offset, data, &pb::Commit::default()).await?;
+        let inode = self.0.inode.0;
+        let make = |writer, pieces| request::Kind::Commit(pb::Commit { inode, writer, pieces, ..Default::default() });
+        let (reply, blocks) = self.write_blocks(offset, data, make).await?;
         Ok(write::receipt(self.inner(), &blocks, &pb::CommitReply { offset, ..reply }, begun))
     }
 
-    /// Runs a commit without blocks.
-    async fn commit(&self, commit: pb::Commit) -> Result<pb::CommitReply, Error> {
+    /// Runs a change of the content that brings no blocks.
+    pub(crate) async fn commit(&self, kind: request::Kind) -> Result<pb::CommitReply, Error> {
         let inner = self.inner();
-        let kind = request::Kind::Commit(commit);
         let reply = match inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await {
             Ok(response::Kind::Commit(reply)) => Ok(reply),
             Ok(_) => Err(inner.unexpected("commit")),
@@ -320,12 +328,12 @@ impl File {
         reply
     }
 
-    /// Stores `data` as blocks and commits them with the conditions of `template`.
-    async fn write_blocks(
+    /// Stores `data` as blocks and runs the mutation that `make` builds from their writer and pieces.
+    pub(crate) async fn write_blocks(
         &self,
         offset: u64,
         data: Bytes,
-        template: &pb::Commit,
+        make: impl Fn(u64, Vec<pb::Piece>) -> request::Kind,
     ) -> Result<(pb::CommitReply, Vec<Stored>), Error> {
         let inner = self.inner();
         let deadline = self.write_deadline();
@@ -344,10 +352,7 @@ impl File {
             puts.push(write::put_block(inner, &target, draft, hint, durability, deadline));
         }
         let blocks: Vec<Stored> = futures_util::stream::iter(puts).buffered(PARALLEL_MAX).try_collect().await?;
-        let make = |pieces| {
-            let (inode, writer) = (self.0.inode.0, target.writer.id.0);
-            request::Kind::Commit(pb::Commit { inode, writer, pieces, ..template.clone() })
-        };
+        let make = |pieces| make(target.writer.id.0, pieces);
         let result = match write::commit_blocks(inner, &target, blocks, relaxed, deadline, make).await {
             Ok((response::Kind::Commit(reply), blocks)) => Ok((reply, blocks)),
             Ok(_) => Err(inner.unexpected("commit")),
@@ -361,105 +366,13 @@ impl File {
         Ok((reply, blocks))
     }
 
-    /// Writes at the end, wherever that is when metadata sees the commit: concurrent appends do not overwrite each
-    /// other. The receipt tells where it landed.
-    ///
-    /// # Errors
-    /// As [`File::write_at`].
-    pub async fn append(&self, data: impl Into<Content>) -> Result<WriteReceipt, Error> {
-        let data = data.into().0;
-        self.counted("append", self.append_quietly(data)).await
-    }
-
-    async fn append_quietly(&self, data: Bytes) -> Result<WriteReceipt, Error> {
-        let begun = Instant::now();
-        let inner = self.inner();
-        if data.len() as u64 > WINDOW_BYTES_MAX {
-            let (len, max) = (data.len() as u64, WINDOW_BYTES_MAX);
-            return Err(Error::new("append", Cause::TooLarge { len, max }));
-        }
-        let inode = self.0.inode.0;
-        let inline_max = u64::from(INLINE_LEN_DEFAULT);
-        if self.known_len().unwrap_or(0) + data.len() as u64 <= inline_max {
-            let inline = pb::InlineWrite { offset: 0, data: data.clone() };
-            let commit = pb::Commit { inode, inline: Some(inline), append: true, ..Default::default() };
-            match self.commit(commit).await {
-                Ok(reply) => return Ok(write::receipt(inner, &[], &reply, begun)),
-                Err(error) if error.code() == Some(Code::NotInline) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if data.len() < APPEND_TAIL_MAX as usize {
-            for _ in 0..TAIL_TRIES {
-                let Some((offset, tail, version)) = self.tail(data.len() as u64).await? else { break };
-                let landed = offset + tail.len() as u64;
-                let mut joined = BytesMut::with_capacity(tail.len() + data.len());
-                joined.extend_from_slice(&tail);
-                joined.extend_from_slice(&data);
-                let template = pb::Commit { expected_version: Some(version), ..Default::default() };
-                match self.write_blocks(offset, joined.freeze(), &template).await {
-                    Ok((reply, blocks)) => {
-                        let reply = pb::CommitReply { offset: landed, ..reply };
-                        return Ok(write::receipt(inner, &blocks, &reply, begun));
-                    }
-                    // Somebody else wrote meanwhile: look at the tail again.
-                    Err(error) if error.kind() == ErrorKind::Conflict => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        let template = pb::Commit { append: true, ..Default::default() };
-        let (reply, blocks) = self.write_blocks(0, data, &template).await?;
-        Ok(write::receipt(inner, &blocks, &reply, begun))
-    }
-
-    /// The last row's bytes, when it is so short that an append of `len` should rewrite it: offset, bytes, version.
-    async fn tail(&self, len: u64) -> Result<Option<(u64, Bytes, u64)>, Error> {
-        let inner = self.inner();
-        let deadline = inner.deadline(inner.config.read_timeout);
-        let size = self.metadata_quietly(deadline).await?.size;
-        let from = size.saturating_sub(u64::from(APPEND_TAIL_MAX));
-        let checked = extents::ask(inner, self.0.inode, &self.0.map, (from, size - from), 0, deadline).await?;
-        let Checked::Moved(map) = checked else { return Ok(None) };
-        let Some(last) = map.extents.last() else { return Ok(None) };
-        let row_end = last.offset + last.len;
-        let tail_len = map.size.saturating_sub(last.offset);
-        // The block boundary is kept: a tail never grows over it.
-        let boundary = (last.offset / u64::from(self.0.block_len) + 1) * u64::from(self.0.block_len);
-        let fits = tail_len + len <= u64::from(APPEND_TAIL_MAX) && last.offset + tail_len + len <= boundary;
-        if row_end != map.size || !fits {
-            return Ok(None);
-        }
-        let tail = self.read_quietly(last.offset, tail_len).await?;
-        Ok((tail.len() as u64 == tail_len).then_some((last.offset, tail, map.version)))
-    }
-
     /// [`File::metadata`] as a part of an operation that is counted as a whole.
-    async fn metadata_quietly(&self, deadline: Instant) -> Result<Metadata, Error> {
+    pub(crate) async fn metadata_quietly(&self, deadline: Instant) -> Result<Metadata, Error> {
         let kind = request::Kind::Stat(pb::Stat { at: Some(at_inode(self.0.inode)), follow: false });
         match self.inner().meta_read(kind, deadline).await? {
             response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
             _ => Err(self.inner().unexpected("stat")),
         }
-    }
-
-    /// Sets the length: what lies behind is dropped, what is added reads as zeros.
-    ///
-    /// # Errors
-    /// `InvalidInput` above the largest file; `Unavailable`, `Fenced`, `Indeterminate`.
-    pub async fn truncate(&self, size: u64) -> Result<(), Error> {
-        self.counted("truncate", self.truncate_inner(size)).await
-    }
-
-    async fn truncate_inner(&self, size: u64) -> Result<(), Error> {
-        if size > FILE_LEN_MAX {
-            return Err(Error::invalid("truncate", format!("{size} bytes exceed the largest file ({FILE_LEN_MAX})")));
-        }
-        let inner = self.inner();
-        let kind = request::Kind::Truncate(pb::Truncate { inode: self.0.inode.0, size, mtime_ns: None });
-        let result = inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await;
-        self.forget_map(None);
-        result.map(|_| ())
     }
 
     /// Writes from the beginning on, with a window of blocks in flight.

@@ -18,6 +18,7 @@
 //! `cairn-net` (connections). What a node or a metadata server does with it is none of this crate's business.
 
 mod admin;
+mod append;
 mod atomic;
 mod client;
 mod cluster;
@@ -34,6 +35,7 @@ mod options;
 mod ping;
 mod pipeline;
 mod policy;
+mod ranges;
 mod read;
 mod record;
 mod rpc;

@@ -278,6 +278,7 @@ async fn run(
         }
         // Blocks of a writer that died with the session cannot be committed any more.
         let uses_writer = matches!(&kind, request::Kind::Commit(commit) if !commit.pieces.is_empty())
+            || matches!(&kind, request::Kind::Append(append) if !append.pieces.is_empty())
             || matches!(&kind, request::Kind::Publish(publish) if publish.unnamed || !publish.pieces.is_empty());
         if fresh || uses_writer {
             return Err(failure.error);

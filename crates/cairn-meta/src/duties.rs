@@ -3,7 +3,7 @@
 use crate::error::Op;
 use crate::keys;
 use crate::kv::{Durability, KeyRange, Order};
-use crate::limits::{BEAT_ROWS_PER_TX, BEATS_EVERY, MAP_ROWS_PER_STEP, SCAN_ROWS, XATTRS_PER_STEP};
+use crate::limits::{BEAT_ROWS_PER_TX, BEATS_EVERY, SCAN_ROWS, XATTRS_PER_STEP};
 use crate::map::Cut;
 use crate::map_tx::{Loss, Map};
 use crate::meta::{Meta, transact};
@@ -57,14 +57,16 @@ impl Meta {
             let queue = tx.scan::<keys::MapDrop>(&keys::MapDrop::all(), 1, Order::Forward).await?;
             let Some((key, _)) = queue.first() else { return Ok(false) };
             let map = Map { inode: key.inode, generation: key.generation };
-            let rows = map.rows_in(tx, 0..FILE_LEN_MAX, MAP_ROWS_PER_STEP, Order::Forward).await?;
+            // From the end: which blocks are garbage is then told by the row in front, whatever lies behind.
+            let most = tx.map_rows_per_step();
+            let rows = map.rows_in(tx, 0..FILE_LEN_MAX, most, Order::Reverse).await?;
             let mut loss = Loss::default();
             for row in &rows {
                 map.replace(tx, row, &Cut { left: None, right: None }, &mut loss);
             }
-            // A block that a later row still refers to becomes garbage with that one.
+            // A block that an earlier row still refers to becomes garbage with that one.
             map.settle(tx, loss).await?;
-            let mut done = rows.len() < MAP_ROWS_PER_STEP;
+            let mut done = rows.len() < most;
             // Of an inode that is gone the row also stands for its attributes.
             if done && tx.get(&keys::Inode { inode: key.inode }).await?.is_none() {
                 done = !xattrs::drop_some(tx, key.inode, XATTRS_PER_STEP).await?;

@@ -262,10 +262,26 @@ keys! {
         kind: u8, /// First byte.
         start: u64, /// The session that holds it.
         session: u64, /// Which owner in that session.
-        owner: u64 } -> rows::Raw;
+        owner: u64 } -> rows::Lock;
     /// Consecutive closed writers: nothing of them commits any more.
     ClosedWriters = 0x37 { /// The first of them.
         first: u64 } -> rows::RunLen;
+    /// A file that an owner holds locks of.
+    LockOf = 0x3c { /// The session.
+        session: u64, /// The owner in it.
+        owner: u64, /// The file.
+        inode: u64, /// Which kind of lock.
+        kind: u8 } -> rows::Unit;
+    /// Somebody who waits for a lock.
+    LockWait = 0x3d { /// The file.
+        inode: u64, /// Which kind of lock.
+        kind: u8, /// The session.
+        session: u64, /// The owner in it.
+        owner: u64 } -> rows::LockWait;
+    /// What an owner waits for.
+    LockWaitOf = 0x3e { /// The session.
+        session: u64, /// The owner in it.
+        owner: u64 } -> rows::LockWaitOf;
     /// An entry of a server's change log.
     Feed = 0x40 { /// The server.
         server: u32, /// Its position, counted from 1.

@@ -7,6 +7,8 @@
 
 mod access;
 mod acl;
+mod allocate;
+mod append;
 mod attrs;
 mod changes;
 mod checks;
@@ -28,9 +30,11 @@ pub mod kv;
 mod lacking;
 pub mod limits;
 mod links;
+mod locks;
 mod map;
 mod map_tx;
 mod members;
+mod merge;
 mod meta;
 pub mod migrate;
 mod moves;

@@ -15,12 +15,24 @@ pub const ATTEMPTS_UNTIL_TURN: u32 = 3;
 /// Transactions handed to the engine that go on without their callers; further ones wait, and end with theirs.
 pub const COMMITS_MAX: usize = 1024;
 /// Locks that order changes of one inode's content, so that they meet here and not at their commits.
-pub const INODE_LOCKS: usize = 64;
+pub const INODE_LOCKS: usize = 1024;
 
-/// Extent rows that one transaction cuts, adds or drops.
-pub const MAP_ROWS_PER_TX_MAX: usize = 16 * 1024;
-/// Extent rows that one step of a truncate or of dropping a map takes.
-pub const MAP_ROWS_PER_STEP: usize = 256;
+/// Commits to one file that one transaction takes along.
+pub const MERGED_COMMITS_MAX: usize = 64;
+/// Rows that they write together, about, and bytes that they keep inline.
+pub const MERGED_WRITES_MAX: usize = 512;
+/// See [`MERGED_WRITES_MAX`].
+pub const MERGED_BYTES_MAX: usize = 512 * 1024;
+/// Extent rows that one transaction cuts, adds or drops, on whatever engine: what 64 MiB hold that were written in pieces
+/// of a kilobyte.
+pub const MAP_ROWS_PER_TX_MAX: usize = 64 * 1024;
+/// Extent rows that one step of a truncate, a punch or of dropping a map takes at most; fewer where the engine's
+/// transactions are smaller. Each may take a write for itself, one for its history and one for its blocks.
+pub const MAP_ROWS_PER_STEP_MAX: usize = 512;
+/// See [`MAP_ROWS_PER_STEP_MAX`]: on an engine whose transactions are too small for anything.
+pub const MAP_ROWS_PER_STEP_MIN: usize = 4;
+/// Writes of a transaction for each extent row of a step.
+pub const WRITES_PER_MAP_ROW: usize = 4;
 /// A file with at most so many extent rows loses them in the transaction that removes it.
 pub const MAP_ROWS_DROPPED_AT_ONCE: usize = 8;
 /// An inode with at most so many extended attributes loses them in the transaction that removes it.
@@ -29,6 +41,16 @@ pub const XATTRS_DROPPED_AT_ONCE: usize = 8;
 pub const XATTRS_COUNTED_MAX: usize = (XATTRS_LEN_MAX / XATTR_OVERHEAD) as usize;
 /// Extended attributes dropped by one step of the duty that drops those of a removed inode.
 pub const XATTRS_PER_STEP: usize = 64;
+/// Locks of one kind on one file.
+pub const LOCKS_PER_FILE_MAX: usize = 1024;
+/// Separate ranges that one owner may hold of one file: a lock or unlock of all of them is one transaction.
+pub const LOCKS_PER_OWNER_MAX: usize = 32;
+/// Owners that stand in line for locks of one kind on one file; further ones are not given precedence.
+pub const LOCK_WAITERS_PER_FILE_MAX: usize = 256;
+/// Owners looked at to find out whether one would wait for itself; a longer circle is ended by a deadline.
+pub const LOCK_WALK_MAX: usize = 64;
+/// Who waits for a lock and has not asked again for so long has lost its place in the line.
+pub const LOCK_WAIT_KEPT: Duration = Duration::from_secs(5);
 /// Extent rows looked through to judge the blocks of one request; blocks of a file with more stay undecided.
 pub const JUDGED_MAP_ROWS_MAX: usize = 1 << 20;
 /// Extent rows fetched by one scan.
@@ -135,7 +157,7 @@ const _: () = {
     assert!(COPIED_DEBTS_MAX <= MAP_ROWS_PER_TX_MAX);
     assert!(PLANNED_MOVES_MAX <= MAP_ROWS_PER_TX_MAX);
     assert!(JOINS_PER_TARGET <= JOINS_PER_SOURCE);
-    assert!(MAP_ROWS_PER_STEP * 4 < MAP_ROWS_PER_TX_MAX);
+    assert!(MAP_ROWS_PER_STEP_MAX * 4 < MAP_ROWS_PER_TX_MAX);
     assert!(COMMIT_PIECES_MAX * 8 < MAP_ROWS_PER_TX_MAX);
     assert!(COUNTER_RESERVE >= INODES_PER_REQUEST_MAX as u64);
     assert!(PAUSE_MIN.as_millis() > 3 * BEATS_EVERY.as_millis());

@@ -167,12 +167,10 @@ pub(crate) fn dropped(row: &Placed, kept: &Cut) -> (Vec<Blocks>, Vec<Doubtful>) 
     (ranges_of(run, sure), doubtful)
 }
 
-/// True when `row` refers to the first block of `block`.
-pub(crate) fn refers(row: &Placed, block: &Blocks) -> bool {
-    row.run().is_some_and(|run| {
-        (run.inode, run.writer) == (block.inode, block.writer)
-            && (run.seq..run.seq + block_count(run, row.extent.len)).contains(&block.seq)
-    })
+/// The blocks that `row` refers to: inode, writer and numbers.
+pub(crate) fn referred(row: &Placed) -> Option<(u64, u64, Range<u32>)> {
+    let run = row.run()?;
+    Some((run.inode, run.writer, run.seq..run.seq.saturating_add(block_count(run, row.extent.len))))
 }
 
 /// `before` with `next` appended, when the two are one run: same writer and group, ids and bytes that continue.

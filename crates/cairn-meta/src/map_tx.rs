@@ -5,13 +5,17 @@
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::kv::{KeyRange, Order};
-use crate::limits::{MAP_ROWS_DROPPED_AT_ONCE, MAP_ROWS_PER_TX_MAX, SCAN_ROWS};
+use crate::limits::{MAP_ROWS_DROPPED_AT_ONCE, SCAN_ROWS};
 use crate::map::{self, Blocks, Cut, Doubtful, Placed};
 use crate::rows::{self, Content};
 use crate::tx::Tx;
 use cairn_proto::limits::FILE_LEN_MAX;
 use cairn_proto::status::Code;
+use std::collections::BTreeMap;
 use std::ops::Range;
+
+/// Rows first looked at to find out whether a block is still referred to.
+const DOUBT_ROWS_FIRST: usize = 16;
 
 /// The map of one generation of one file.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +90,15 @@ impl Map {
             for row in &rows {
                 self.replace(tx, row, &map::cut(row, &range), loss);
             }
-            if loss.rows > MAP_ROWS_PER_TX_MAX {
-                return fail(
-                    Code::TooLarge,
-                    "the range is in too many pieces for one commit; write it in smaller ones",
+            let max = tx.map_rows_max();
+            if loss.rows > max {
+                let message = format!(
+                    "what lies in the {} bytes at {} is in more than {max} pieces, too many to be replaced by one \
+                     commit: punch the range first, or write less at once",
+                    range.end - range.start,
+                    range.start
                 );
+                return fail(Code::TooLarge, message);
             }
             match rows.last() {
                 Some(last) if rows.len() == SCAN_ROWS => from = last.offset + 1,
@@ -99,34 +107,40 @@ impl Map {
         }
     }
 
-    /// True when some row refers to the block.
-    async fn is_referenced(self, tx: &mut Tx, doubtful: &Doubtful) -> Op<bool> {
-        let before = self.row_before(tx, doubtful.window.start).await?;
-        if before.is_some_and(|row| map::refers(&row, &doubtful.block)) {
-            return Ok(true);
+    /// Those of `doubtful` that no row refers to. One walk over the rows of all windows, from the back: what is cut off
+    /// the end of a file is seldom referred to by more than the row in front of it.
+    async fn unreferenced(self, tx: &mut Tx, doubtful: Vec<Doubtful>) -> Op<Vec<Blocks>> {
+        let Some(mut from) = doubtful.iter().map(|block| block.window.end).max() else { return Ok(Vec::new()) };
+        let mut open: BTreeMap<(u64, u64, u32), Doubtful> = BTreeMap::new();
+        for block in doubtful {
+            open.insert((block.block.inode, block.block.writer, block.block.seq), block);
         }
-        let mut from = doubtful.window.start;
-        loop {
-            let rows = self.rows_in(tx, from..doubtful.window.end, SCAN_ROWS, Order::Forward).await?;
-            if rows.iter().any(|row| map::refers(row, &doubtful.block)) {
-                return Ok(true);
+        let mut page = DOUBT_ROWS_FIRST;
+        while let Some(bottom) = open.values().map(|block| block.window.start).min() {
+            let rows = self.rows_in(tx, bottom..from, page, Order::Reverse).await?;
+            for row in &rows {
+                settle_doubts(&mut open, row);
             }
             match rows.last() {
-                Some(last) if rows.len() == SCAN_ROWS => from = last.offset + 1,
-                _ => return Ok(false),
+                Some(last) if rows.len() == page => from = last.offset,
+                _ => {
+                    // One that begins in front of every window may still reach into it.
+                    if let Some(row) = self.row_before(tx, bottom).await? {
+                        settle_doubts(&mut open, &row);
+                    }
+                    break;
+                }
             }
+            page = SCAN_ROWS;
         }
+        Ok(open.into_values().map(|doubtful| doubtful.block).collect())
     }
 
     /// Writes garbage rows for what nothing refers to any more. Comes after every change of the map in this
     /// transaction.
     pub(crate) async fn settle(self, tx: &mut Tx, loss: Loss) -> Op<()> {
         let mut garbage = loss.sure;
-        for doubtful in loss.doubtful {
-            if !self.is_referenced(tx, &doubtful).await? {
-                garbage.push(doubtful.block);
-            }
-        }
+        garbage.extend(self.unreferenced(tx, loss.doubtful).await?);
         for blocks in map::merge(garbage) {
             put_garbage(tx, &blocks);
         }
@@ -147,6 +161,16 @@ impl Map {
             self.replace(tx, row, &Cut { left: None, right: None }, &mut loss);
         }
         self.settle(tx, loss).await
+    }
+}
+
+/// Takes out of `open` what `row` refers to.
+fn settle_doubts(open: &mut BTreeMap<(u64, u64, u32), Doubtful>, row: &Placed) {
+    let Some((inode, writer, numbers)) = map::referred(row) else { return };
+    let range = (inode, writer, numbers.start)..(inode, writer, numbers.end);
+    let found: Vec<_> = open.range(range).map(|(key, _)| *key).collect();
+    for key in found {
+        open.remove(&key);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::limits::{
     ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, COMMITS_MAX, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN,
     SESSIONS_MAX, STORES_MAX, SUSPECT_AFTER_MIN, WRITERS_SKIPPED_MAX,
 };
+use crate::merge::Waitings;
 use crate::names::DIRECTORY_LINKS;
 use crate::rows;
 use crate::settings;
@@ -29,7 +30,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex as TurnLock, Semaphore};
+use tokio::sync::{Mutex as TurnLock, Notify, Semaphore};
 
 tokio::task_local! {
     /// Time that the request of this task has waited for commits.
@@ -94,6 +95,9 @@ pub(crate) struct Inner {
     /// Bounds the commits that nobody can take back.
     commits: Arc<Semaphore>,
     inode_locks: Vec<TurnLock<()>>,
+    pub(crate) waitings: Waitings,
+    /// Told when locks of a file with that remainder became fewer.
+    pub(crate) lock_notices: Vec<Notify>,
     turn: TurnLock<()>,
 }
 
@@ -221,6 +225,8 @@ impl Meta {
             writers_known: AtomicU64::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
             inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
+            waitings: Waitings::default(),
+            lock_notices: (0..INODE_LOCKS).map(|_| Notify::new()).collect(),
             turn: TurnLock::new(()),
         };
         Ok(Meta { inner: Arc::new(inner) })
@@ -250,7 +256,7 @@ impl Meta {
         };
         let caller = Caller::of(request)?;
         if op::is_mutation(op::of(kind)) {
-            return self.mutate(request, kind, caller.as_ref()).await;
+            return self.mutate(request, kind).await;
         }
         let caller = caller.as_ref();
         match kind {
@@ -284,6 +290,8 @@ impl Meta {
             Kind::ListXattrs(ask) => self.list_xattrs(ask, caller).await,
             Kind::StatFs(ask) => self.stat_fs(ask, caller).await,
             Kind::GetExtents(ask) => self.get_extents(ask).await,
+            Kind::WaitLock(ask) => self.wait_lock(ask).await,
+            Kind::ListLocks(ask) => self.list_locks(ask).await,
             _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
         }
     }
@@ -319,6 +327,9 @@ impl Meta {
             Kind::SetPolicy(ask) => self.set_policy(tx, ask).await.map(Step::Done),
             Kind::Truncate(ask) => self.truncate(tx, ask).await,
             Kind::Commit(ask) => self.commit_write(tx, session, ask).await.map(Step::Done),
+            Kind::Append(ask) => self.append(tx, session, ask).await.map(Step::Done),
+            Kind::Allocate(ask) => self.allocate(tx, ask).await,
+            Kind::SetLock(ask) => self.set_lock(tx, session, ask).await,
             _ => crate::error::fail(Code::Unsupported, "not a mutation"),
         }
     }
@@ -327,10 +338,15 @@ impl Meta {
     pub(crate) async fn order_of(&self, kind: &Kind) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         let inode = match kind {
             Kind::Truncate(ask) => ask.inode,
-            Kind::Commit(ask) => ask.inode,
+            Kind::Allocate(ask) => ask.inode,
             _ => return None,
         };
-        Some(self.inner.inode_locks[(inode % INODE_LOCKS as u64) as usize].lock().await)
+        Some(self.inode_turn(inode).lock().await)
+    }
+
+    /// Whose turn it is to change the content of a file.
+    pub(crate) fn inode_turn(&self, inode: u64) -> &TurnLock<()> {
+        &self.inner.inode_locks[(inode % INODE_LOCKS as u64) as usize]
     }
 
     /// Begins one more attempt of a transaction; part of [`transact`].
@@ -413,6 +429,9 @@ impl Meta {
             self.inner.moves_done.fetch_add(1, Ordering::Relaxed);
             self.inner.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
+        for inode in &effects.unlocked {
+            self.lock_notice(*inode).notify_waiters();
+        }
         if effects.map_changed {
             self.bump_map();
         }
@@ -430,7 +449,7 @@ impl Meta {
 
 async fn begin(engine: &dyn Engine, options: &MetaOptions, head: Head) -> Result<Tx, EngineError> {
     let inner = engine.begin().await?;
-    Ok(Tx::new(inner, options.clock.now_ns(), head))
+    Ok(Tx::new(inner, options.clock.now_ns(), head, engine.limits()))
 }
 
 /// A random (version 4) UUID.

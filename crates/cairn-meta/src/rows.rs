@@ -618,6 +618,34 @@ rows! {
     Slot = 1 { /// Which operation.
         seq: u64, /// An encoded `pb::Response`.
         reply: Bytes }
+    /// A lock that is held.
+    Lock = 1 {
+        /// First byte behind it; 0 = without end.
+        end: u64,
+        /// Nobody else may hold one that overlaps it.
+        exclusive: bool,
+        /// What the owner calls its process.
+        pid: u32
+    }
+    /// A lock that is waited for.
+    LockWait = 1 {
+        /// First byte.
+        start: u64,
+        /// First byte behind it; 0 = without end.
+        end: u64,
+        /// Nobody else may hold one that overlaps it.
+        exclusive: bool,
+        /// What the owner calls its process.
+        pid: u32,
+        /// Since when, nanoseconds since 1970: who waits for longer comes first.
+        since_ns: i64,
+        /// Who has not asked again until then waits no more.
+        until_ns: i64
+    }
+    /// Where an owner waits.
+    LockWaitOf = 1 { /// The file.
+        inode: u64, /// Which kind of lock.
+        kind: u8 }
     /// An open writer.
     Writer = 1 { /// Whose it is.
         session: u64 }

@@ -5,6 +5,7 @@ use crate::holds;
 use crate::keys::{self, counter};
 use crate::kv::{Durability, Order};
 use crate::limits::{INODES_PER_REQUEST_MAX, LABEL_LEN_MAX, SESSION_ROWS_PER_STEP, SESSIONS_MAX};
+use crate::locks::release_step;
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::slot::check_session;
@@ -171,10 +172,15 @@ impl Meta {
     }
 }
 
-/// Removes some of a session's rows: holds, writers, slots. True while there are more.
+/// Removes some of a session's rows: locks, holds, writers, slots. True while there are more.
 async fn clear_step(tx: &mut Tx, session: u64) -> Op<bool> {
     let mut room = SESSION_ROWS_PER_STEP;
     let field = session.to_be_bytes();
+    // Others wait for these.
+    room = room.saturating_sub(release_step(tx, session, room).await?);
+    if room == 0 {
+        return Ok(true);
+    }
     let range = keys::with_fields::<keys::Sustained>(&[&field]);
     for (key, _) in tx.scan::<keys::Sustained>(&range, room, Order::Forward).await? {
         holds::end(tx, session, key.inode).await?;

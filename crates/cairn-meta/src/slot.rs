@@ -7,6 +7,7 @@ use crate::access::Caller;
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::kv::Durability;
+use crate::merge;
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::tx::Tx;
@@ -28,12 +29,7 @@ pub(crate) enum Step {
 
 impl Meta {
     /// Does a mutation once, however often it is asked for.
-    pub(crate) async fn mutate(
-        &self,
-        request: &pb::Request,
-        kind: &Kind,
-        caller: Option<&Caller>,
-    ) -> Result<Reply, Status> {
+    pub(crate) async fn mutate(&self, request: &pb::Request, kind: &Kind) -> Result<Reply, Status> {
         let Some(id) = &request.op_id else {
             return Err(Status::new(Code::Invalid, "a mutation needs an operation id"));
         };
@@ -41,23 +37,34 @@ impl Meta {
             let message = format!("operation id with slot {} and seq {}", id.slot, id.seq);
             return Err(Status::new(Code::Invalid, message));
         }
-        let durability = if request.relaxed { Durability::Relaxed } else { Durability::Durable };
-        let order = self.order_of(kind).await;
-        let reply = loop {
-            let step = transact!(self, durability, async |tx: &mut Tx| {
-                tx.caller = caller.cloned();
-                self.step(tx, id, kind).await
-            })?;
-            if let Step::Done(reply) = step {
-                break reply;
+        let reply = match merge::merges(kind) {
+            Some(inode) => self.commit_among_others(inode, request).await?,
+            None => {
+                let _order = self.order_of(kind).await;
+                self.run_alone(request).await?
             }
         };
-        drop(order);
         self.heard_session(id.session);
         Ok(reply)
     }
 
-    async fn step(&self, tx: &mut Tx, id: &pb::OpId, kind: &Kind) -> Op<Step> {
+    /// Runs a mutation until it is done.
+    pub(crate) async fn run_alone(&self, request: &pb::Request) -> Result<Reply, Status> {
+        let durability = durability_of(request);
+        loop {
+            let step = transact!(self, durability, async |tx: &mut Tx| self.step(tx, request).await)?;
+            if let Step::Done(reply) = step {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// One transaction of a mutation.
+    pub(crate) async fn step(&self, tx: &mut Tx, request: &pb::Request) -> Op<Step> {
+        let (Some(id), Some(kind)) = (&request.op_id, &request.kind) else {
+            return fail(Code::Invalid, "a mutation needs an operation id");
+        };
+        tx.caller = Caller::of(request)?;
         check_session(tx, id.session, id.epoch).await?;
         let key = keys::Slot { session: id.session, slot: id.slot };
         if let Some(slot) = tx.get(&key).await? {
@@ -76,6 +83,11 @@ impl Meta {
         }
         Ok(step)
     }
+}
+
+/// How safe the caller wants the result to be.
+pub(crate) fn durability_of(request: &pb::Request) -> Durability {
+    if request.relaxed { Durability::Relaxed } else { Durability::Durable }
 }
 
 fn stored(slot: &rows::Slot) -> Op<Step> {

@@ -3,7 +3,6 @@
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::kv::Order;
-use crate::limits::MAP_ROWS_PER_STEP;
 use crate::map::Cut;
 use crate::map_tx::{Loss, Map};
 use crate::meta::Meta;
@@ -56,9 +55,10 @@ fn shrink_to(tx: &mut Tx, row: &mut rows::Inode, size: u64) {
 /// Drops what lies at or behind `size`, from the end and at most a step of it; returns how long the file is then.
 async fn shorten(tx: &mut Tx, map: Map, size: u64) -> Op<u64> {
     let mut loss = Loss::default();
-    let rows = map.rows_in(tx, size..FILE_LEN_MAX, MAP_ROWS_PER_STEP + 1, Order::Reverse).await?;
-    let reached = if rows.len() > MAP_ROWS_PER_STEP {
-        let step = &rows[..MAP_ROWS_PER_STEP];
+    let most = tx.map_rows_per_step();
+    let rows = map.rows_in(tx, size..FILE_LEN_MAX, most + 1, Order::Reverse).await?;
+    let reached = if rows.len() > most {
+        let step = &rows[..most];
         for row in step {
             map.replace(tx, row, &Cut { left: None, right: None }, &mut loss);
         }

@@ -5,7 +5,8 @@ use crate::changes::{Change, Changes, is_validated};
 use crate::error::{Fault, Op, fail};
 use crate::history::{self, Head};
 use crate::keys::{self, Key};
-use crate::kv::{KeyRange, Order, Txn};
+use crate::kv::{KeyRange, Limits, Order, Txn};
+use crate::limits::{MAP_ROWS_PER_STEP_MAX, MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_TX_MAX, WRITES_PER_MAP_ROW};
 use crate::rows::{self, Row};
 use bytes::Bytes;
 use cairn_proto::status::Code;
@@ -23,6 +24,8 @@ pub(crate) struct Effects {
     pub map_changed: bool,
     /// A membership went from one store to another: the bytes of its group.
     pub moved: Option<u64>,
+    /// Files whose locks became fewer, or whose line of waiters shorter.
+    pub unlocked: Vec<u64>,
 }
 
 impl Effects {
@@ -32,6 +35,7 @@ impl Effects {
             && self.pg_bytes.is_empty()
             && !self.map_changed
             && self.moved.is_none()
+            && self.unlocked.is_empty()
     }
 }
 
@@ -51,6 +55,8 @@ pub(crate) struct Tx {
     changes: Changes,
     /// Only looks: what it reads is not remembered.
     looks: bool,
+    /// What the engine takes at once.
+    limits: Limits,
 }
 
 /// What [`Tx::seal`] found.
@@ -70,9 +76,9 @@ fn bad_key<K: Key>() -> Fault {
 }
 
 impl Tx {
-    pub(crate) fn new(inner: Box<dyn Txn>, now_ns: i64, head: Head) -> Self {
+    pub(crate) fn new(inner: Box<dyn Txn>, now_ns: i64, head: Head, limits: Limits) -> Self {
         let (effects, changes) = (Effects::default(), Changes::default());
-        Self { inner, effects, now_ns, birth: head.newest, head, caller: None, changes, looks: false }
+        Self { inner, effects, now_ns, birth: head.newest, head, caller: None, changes, looks: false, limits }
     }
 
     /// Says that nothing will be changed that snapshots see, so that nothing read has to be remembered: for operations
@@ -85,6 +91,17 @@ impl Tx {
         if !self.looks {
             self.changes.see(key, value);
         }
+    }
+
+    /// Extent rows that a step of a sequence of transactions takes.
+    pub(crate) fn map_rows_per_step(&self) -> usize {
+        (self.limits.writes / WRITES_PER_MAP_ROW).clamp(MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_STEP_MAX)
+    }
+
+    /// Extent rows that what has to happen in one transaction may take.
+    pub(crate) fn map_rows_max(&self) -> usize {
+        // A row more than in a step at least, for the one that its range begins in.
+        (self.limits.writes / (WRITES_PER_MAP_ROW - 1)).clamp(MAP_ROWS_PER_STEP_MIN + 1, MAP_ROWS_PER_TX_MAX)
     }
 
     /// The row at `key`.

@@ -43,6 +43,8 @@ pub const FILE_LEN_MAX: u64 = 1 << 60;
 
 /// A file that as a whole is at most this long lives in its extent row.
 pub const INLINE_LEN_DEFAULT: u32 = 4096;
+/// The last row of a file grows by small appends up to so many times the inline limit, before it is written as a block.
+pub const TAIL_INLINE_PER_INLINE: u32 = 4;
 /// An append rewrites a tail up to this length instead of adding a row.
 pub const APPEND_TAIL_MAX: u32 = 64 * 1024;
 /// Groups that the blocks of one extent may alternate between.
@@ -89,7 +91,8 @@ const _: () = {
             < FRAME_HEADER_MAX as usize
     );
     assert!(XATTR_VALUE_LEN_MAX + XATTR_NAME_LEN_MAX < XATTRS_LEN_MAX as usize);
-    assert!((INLINE_LEN_DEFAULT as usize) < PAGE_BYTES_MAX);
+    assert!(((INLINE_LEN_DEFAULT * TAIL_INLINE_PER_INLINE) as usize) < PAGE_BYTES_MAX);
+    assert!(INLINE_LEN_DEFAULT * TAIL_INLINE_PER_INLINE < APPEND_TAIL_MAX);
     // A span of one block takes six bytes.
     assert!(BLOCKS_JUDGED_MAX * 6 <= PAGE_BYTES_MAX);
     // The ids of a SYNC (20 bytes each, some framing) fit a header.

@@ -103,6 +103,11 @@ ops! {
     DUMP_ROWS = 848, "dump_rows", DumpRows, false;
     UPGRADE_STATUS = 849, "upgrade_status", UpgradeStatus, false;
     FINALIZE_UPGRADE = 850, "finalize_upgrade", FinalizeUpgrade, false;
+    APPEND = 800, "append", Append, true;
+    ALLOCATE = 801, "allocate", Allocate, true;
+    SET_LOCK = 802, "set_lock", SetLock, true;
+    WAIT_LOCK = 803, "wait_lock", WaitLock, false;
+    LIST_LOCKS = 804, "list_locks", ListLocks, false;
 }
 
 /// True for the ops that storage nodes serve; the others go to metadata.

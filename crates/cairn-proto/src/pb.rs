@@ -135,7 +135,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850, 800, 801, 802, 803, 804"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -277,6 +277,17 @@ pub mod request {
         UpgradeStatus(super::UpgradeStatus),
         #[prost(message, tag = "850")]
         FinalizeUpgrade(super::FinalizeUpgrade),
+        /// Metadata: content.
+        #[prost(message, tag = "800")]
+        Append(super::Append),
+        #[prost(message, tag = "801")]
+        Allocate(super::Allocate),
+        #[prost(message, tag = "802")]
+        SetLock(super::SetLock),
+        #[prost(message, tag = "803")]
+        WaitLock(super::WaitLock),
+        #[prost(message, tag = "804")]
+        ListLocks(super::ListLocks),
     }
 }
 /// Where a server spent its time on a request, in microseconds.
@@ -304,7 +315,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 848, 849, 560, 561, 562"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 848, 849, 560, 561, 562, 803, 804"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -388,6 +399,10 @@ pub mod response {
         ListMetalog(super::ListMetalogReply),
         #[prost(message, tag = "562")]
         FetchMetalog(super::FetchMetalogReply),
+        #[prost(message, tag = "803")]
+        WaitLock(super::WaitLockReply),
+        #[prost(message, tag = "804")]
+        ListLocks(super::ListLocksReply),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1622,7 +1637,7 @@ pub struct Commit {
     /// Instead of pieces; refused with NOT_INLINE when the file would exceed the inline limit.
     #[prost(message, optional, tag = "4")]
     pub inline: ::core::option::Option<InlineWrite>,
-    /// Offsets are relative to the end of the file, as metadata finds it.
+    /// Older form of Append: offsets are relative to the end of the file, as metadata finds it.
     #[prost(bool, tag = "5")]
     pub append: bool,
     /// CONFLICT unless the inode is at this version.
@@ -2036,6 +2051,147 @@ pub struct FetchMetalogReply {
     #[prost(uint64, tag = "1")]
     pub len: u64,
 }
+// ---------------------------------------------------------------- content
+
+/// Adds to the end of a file, wherever that is when the transaction runs: who appends at the same time overwrites nobody.
+/// Reply: CommitReply, whose `offset` is where the data landed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Append {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(uint64, tag = "2")]
+    pub writer: u64,
+    /// Blocks; their offsets are counted from where the first of them lands. Or:
+    #[prost(message, repeated, tag = "3")]
+    pub pieces: ::prost::alloc::vec::Vec<Piece>,
+    /// the bytes themselves, which become part of the file's last row. NOT_INLINE when that row would get longer than
+    /// metadata keeps: write blocks.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: ::prost::bytes::Bytes,
+    /// So many bytes at the end of the file are also at the front of the pieces, which take their place. CONFLICT unless the
+    /// file is at `tail_version`.
+    #[prost(uint64, tag = "5")]
+    pub tail_len: u64,
+    #[prost(uint64, tag = "6")]
+    pub tail_version: u64,
+    #[prost(int64, optional, tag = "7")]
+    pub mtime_ns: ::core::option::Option<i64>,
+}
+/// As fallocate(2). A range in many pieces is cleared from its front in steps, each of them committed. Reply: CommitReply.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Allocate {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(enumeration = "AllocateMode", tag = "2")]
+    pub mode: i32,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// At least 1.
+    #[prost(uint64, tag = "4")]
+    pub len: u64,
+    /// EXTEND, ZERO: the size stays all the same.
+    #[prost(bool, tag = "5")]
+    pub keep_size: bool,
+    #[prost(int64, optional, tag = "6")]
+    pub mtime_ns: ::core::option::Option<i64>,
+}
+/// What is locked, and for whom.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LockAsk {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(enumeration = "LockKind", tag = "2")]
+    pub kind: i32,
+    /// Bytes [start, end); end 0 = without end.
+    #[prost(uint64, tag = "3")]
+    pub start: u64,
+    #[prost(uint64, tag = "4")]
+    pub end: u64,
+    #[prost(enumeration = "LockMode", tag = "5")]
+    pub mode: i32,
+    /// Tells the owners in one session apart.
+    #[prost(uint64, tag = "6")]
+    pub owner: u64,
+    /// Told to whoever asks who holds a lock.
+    #[prost(uint32, tag = "7")]
+    pub pid: u32,
+}
+/// Takes, changes or gives back a lock, at once or not at all: LOCKED when another owner's lock, or an owner that has
+/// waited for longer, is in the way. Reply: Empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLock {
+    #[prost(message, optional, tag = "1")]
+    pub lock: ::core::option::Option<LockAsk>,
+}
+/// Waits until a SetLock may succeed, at most for `wait_ms` and no longer than the server likes: ask again. The owner
+/// stands in a line meanwhile, and is forgotten when it does not ask again soon. DEADLOCK when it would wait for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitLock {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(message, optional, tag = "3")]
+    pub lock: ::core::option::Option<LockAsk>,
+    #[prost(uint32, tag = "4")]
+    pub wait_ms: u32,
+    /// Do not wait, leave the line.
+    #[prost(bool, tag = "5")]
+    pub leave: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitLockReply {
+    /// Nothing was in the way any more.
+    #[prost(bool, tag = "1")]
+    pub free: bool,
+    /// Otherwise somebody who is.
+    #[prost(message, optional, tag = "2")]
+    pub holder: ::core::option::Option<Lock>,
+}
+/// A lock that is held, or waited for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lock {
+    #[prost(enumeration = "LockKind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub start: u64,
+    /// 0 = without end.
+    #[prost(uint64, tag = "3")]
+    pub end: u64,
+    #[prost(enumeration = "LockMode", tag = "4")]
+    pub mode: i32,
+    #[prost(uint64, tag = "5")]
+    pub session: u64,
+    #[prost(uint64, tag = "6")]
+    pub owner: u64,
+    #[prost(uint32, tag = "7")]
+    pub pid: u32,
+    /// What the session calls itself.
+    #[prost(string, tag = "8")]
+    pub name: ::prost::alloc::string::String,
+    /// It is waited for.
+    #[prost(bool, tag = "9")]
+    pub waiting: bool,
+}
+/// The locks of a file, and who waits for one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLocks {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// Only those that would keep this lock of this session from being taken; as F_GETLK.
+    #[prost(message, optional, tag = "2")]
+    pub against: ::core::option::Option<LockAsk>,
+    #[prost(uint64, tag = "3")]
+    pub session: u64,
+}
+/// At most 1024.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLocksReply {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub locks: ::prost::alloc::vec::Vec<Lock>,
+}
 // ---------------------------------------------------------------- connection
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -2131,6 +2287,10 @@ pub enum Code {
     NotPermitted = 34,
     /// The inode's extended attributes are as many, or as large together, as they may be.
     AttributesFull = 35,
+    /// Another owner holds a lock that this one would contradict.
+    Locked = 36,
+    /// Waiting for this lock would never end: its holder waits for one of the asking owner.
+    Deadlock = 37,
 }
 impl Code {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2175,6 +2335,8 @@ impl Code {
             Self::NoAttribute => "CODE_NO_ATTRIBUTE",
             Self::NotPermitted => "CODE_NOT_PERMITTED",
             Self::AttributesFull => "CODE_ATTRIBUTES_FULL",
+            Self::Locked => "CODE_LOCKED",
+            Self::Deadlock => "CODE_DEADLOCK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2216,6 +2378,8 @@ impl Code {
             "CODE_NO_ATTRIBUTE" => Some(Self::NoAttribute),
             "CODE_NOT_PERMITTED" => Some(Self::NotPermitted),
             "CODE_ATTRIBUTES_FULL" => Some(Self::AttributesFull),
+            "CODE_LOCKED" => Some(Self::Locked),
+            "CODE_DEADLOCK" => Some(Self::Deadlock),
             _ => None,
         }
     }
@@ -2582,6 +2746,111 @@ impl MetalogFile {
             "METALOG_FILE_UNKNOWN" => Some(Self::Unknown),
             "METALOG_FILE_SNAPSHOT" => Some(Self::Snapshot),
             "METALOG_FILE_LOG" => Some(Self::Log),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AllocateMode {
+    Unknown = 0,
+    /// What is behind the end becomes a hole up to the end of the range; nothing is reserved.
+    Extend = 1,
+    /// The range becomes a hole and reads as zeros. The file keeps its size.
+    Punch = 2,
+    /// The same, and the file becomes as long as the end of the range where it was shorter.
+    Zero = 3,
+    /// Refused with UNSUPPORTED: what lies behind the range would move.
+    Collapse = 4,
+    Insert = 5,
+}
+impl AllocateMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "ALLOCATE_MODE_UNKNOWN",
+            Self::Extend => "ALLOCATE_MODE_EXTEND",
+            Self::Punch => "ALLOCATE_MODE_PUNCH",
+            Self::Zero => "ALLOCATE_MODE_ZERO",
+            Self::Collapse => "ALLOCATE_MODE_COLLAPSE",
+            Self::Insert => "ALLOCATE_MODE_INSERT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ALLOCATE_MODE_UNKNOWN" => Some(Self::Unknown),
+            "ALLOCATE_MODE_EXTEND" => Some(Self::Extend),
+            "ALLOCATE_MODE_PUNCH" => Some(Self::Punch),
+            "ALLOCATE_MODE_ZERO" => Some(Self::Zero),
+            "ALLOCATE_MODE_COLLAPSE" => Some(Self::Collapse),
+            "ALLOCATE_MODE_INSERT" => Some(Self::Insert),
+            _ => None,
+        }
+    }
+}
+// ---------------------------------------------------------------- locks
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LockKind {
+    Unknown = 0,
+    /// Of the whole file, as flock(2). Range is ignored.
+    Flock = 1,
+    /// Of ranges, as fcntl(2): an owner's own locks never contradict each other, later ones replace earlier ones where they
+    /// overlap. What the owner is, a process or an open file, is the client's affair.
+    Range = 2,
+}
+impl LockKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "LOCK_KIND_UNKNOWN",
+            Self::Flock => "LOCK_KIND_FLOCK",
+            Self::Range => "LOCK_KIND_RANGE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOCK_KIND_UNKNOWN" => Some(Self::Unknown),
+            "LOCK_KIND_FLOCK" => Some(Self::Flock),
+            "LOCK_KIND_RANGE" => Some(Self::Range),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LockMode {
+    Unlock = 0,
+    Shared = 1,
+    Exclusive = 2,
+}
+impl LockMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unlock => "LOCK_MODE_UNLOCK",
+            Self::Shared => "LOCK_MODE_SHARED",
+            Self::Exclusive => "LOCK_MODE_EXCLUSIVE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOCK_MODE_UNLOCK" => Some(Self::Unlock),
+            "LOCK_MODE_SHARED" => Some(Self::Shared),
+            "LOCK_MODE_EXCLUSIVE" => Some(Self::Exclusive),
             _ => None,
         }
     }

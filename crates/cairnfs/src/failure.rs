@@ -157,6 +157,7 @@ fn explain(error: &Error) -> String {
         ErrorKind::Deadline => Some("the cluster is slow or partly away: `cairn status` shows it; try again"),
         ErrorKind::Indeterminate => Some("look whether it happened before trying again"),
         ErrorKind::Fenced | ErrorKind::Conflict => Some("try again"),
+        ErrorKind::Locked | ErrorKind::Deadlock => Some("`cairn locks` shows who has it"),
         ErrorKind::Corrupt => Some("no replica is good: restore it from a backup; `cairn status` lists defects"),
         ErrorKind::Other => Some("this is a defect of CairnFS: please report it"),
         ErrorKind::InvalidInput | ErrorKind::TooLarge | ErrorKind::Unsupported => None,

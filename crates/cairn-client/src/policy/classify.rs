@@ -241,7 +241,7 @@ pub(crate) fn event_of_status(status: &Status) -> Event {
         Code::BlockNotFound => Event::BlockNotFound,
         Code::Corrupt => Event::Corrupt,
         Code::BlockConflict => Event::BlockConflict,
-        Code::Conflict => Event::Conflict,
+        Code::Conflict | Code::Locked | Code::Deadlock => Event::Conflict,
         Code::OutcomeUnknown => Event::OutcomeUnknown,
         Code::Io => Event::ServerFailed,
         Code::NoSpace => Event::NoSpace,

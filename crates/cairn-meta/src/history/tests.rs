@@ -53,7 +53,7 @@ async fn engine_at(head: Head) -> MapEngine {
 }
 
 async fn begin(engine: &MapEngine, head: Head) -> Tx {
-    Tx::new(engine.begin().await.expect("begun"), 1000, head)
+    Tx::new(engine.begin().await.expect("begun"), 1000, head, engine.limits())
 }
 
 async fn end(mut tx: Tx) -> (Sealed, CommitOutcome) {

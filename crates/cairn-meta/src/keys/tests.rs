@@ -68,6 +68,9 @@ fn bytes_are_pinned() {
             "36010203040506070801000000000000100051525354555657580000000000000002",
         ),
         (line(&ClosedWriters { first: writer }), "371112131415161718"),
+        (line(&LockOf { session, owner: 2, inode, kind: 2 }), "3c51525354555657580000000000000002010203040506070802"),
+        (line(&LockWait { inode, kind: 2, session, owner: 2 }), "3d01020304050607080251525354555657580000000000000002"),
+        (line(&LockWaitOf { session, owner: 2 }), "3e51525354555657580000000000000002"),
         (line(&Feed { server: 3, position: 77 }), "4000000003000000000000004d"),
     ];
     assert_eq!(pinned.len(), TAGS.len(), "every key has a fixture");

@@ -129,6 +129,12 @@ fn bytes_are_pinned() {
         (line(&SessionBeat { beats: 1 }), "0101"),
         (line(&Slot { seq: 2, reply: Bytes::from_static(&[8]) }), "01020108"),
         (line(&Writer { session: 1 }), "0101"),
+        (line(&Lock { end: 0, exclusive: true, pid: 300 }), "01 00 01 ac02"),
+        (
+            line(&LockWait { start: 1, end: 2, exclusive: false, pid: 3, since_ns: 1, until_ns: 2 }),
+            "01 01 02 00 03 02 04",
+        ),
+        (line(&LockWaitOf { inode: 300, kind: 2 }), "01 ac02 02"),
     ];
     for (encoded, expected) in pinned {
         assert_eq!(encoded, expected.replace(' ', ""));
