@@ -131,6 +131,18 @@ macro_rules! keys {
             }
         )*
 
+        /// What of a row does not decode, by its name: its key or its value. `None` when both do.
+        pub fn fault(key: &[u8], value: &[u8]) -> Option<&'static str> {
+            match key.first() {
+                $(Some(&$tag) => match $name::decode(key) {
+                    None => Some(concat!("key of a ", stringify!($name))),
+                    Some(_) if <$row as rows::Row>::decode(value).is_err() => Some(concat!(stringify!($name), " row")),
+                    Some(_) => None,
+                },)*
+                _ => Some("key"),
+            }
+        }
+
         /// Tags in use, with the name of their type: no two are equal.
         pub const TAGS: &[(u8, &str)] = &[$(($tag, stringify!($name)),)*];
     };
@@ -286,6 +298,9 @@ keys! {
     Feed = 0x40 { /// The server.
         server: u32, /// Its position, counted from 1.
         position: u64 } -> rows::Raw;
+    /// A row that did not decode, set aside by a repair.
+    SetAside = 0x50 { /// Its key.
+        key: Bytes } -> rows::Raw;
 }
 
 /// First byte behind every key of the namespace: what begins with it or a later one belongs to an engine itself.

@@ -63,6 +63,7 @@ mod write;
 mod writers;
 mod xattrs;
 
+pub use checks::check_engine;
 pub use duties::{GarbageRow, GroupMembers};
 pub use error::OpenError;
 pub use gauges::Gauges;

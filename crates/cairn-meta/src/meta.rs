@@ -194,7 +194,7 @@ impl Meta {
         let fresh_id = new_uuid(&mut rng);
         let skipped = rng.u64(..WRITERS_SKIPPED_MAX);
         let opened = loop {
-            let tx = begin(&*engine, &options, Head::default()).await?;
+            let tx = begin(&*engine, &*options.clock, Head::default()).await?;
             let attempt = first_transaction(tx, &options, fresh_id, skipped).await?;
             let Some((tx, opened)) = attempt else { continue };
             match tx.inner.commit(Durability::Durable).await {
@@ -241,6 +241,15 @@ impl Meta {
     /// than they have seen.
     pub fn duty_epoch(&self) -> u64 {
         self.inner.duty_epoch
+    }
+
+    /// Begins a dump of all rows as they are now.
+    ///
+    /// # Errors
+    /// The engine does not serve.
+    pub async fn dump(&self) -> Result<crate::dump::Dump, Status> {
+        let begun = crate::dump::Dump::begin(&*self.inner.engine, self.inner.options.clock.now_ns()).await;
+        begun.map_err(|error| Status::new(Code::Io, error.to_string()))
     }
 
     /// Serves one metadata request; requests for storage nodes are [`Code::Unsupported`].
@@ -359,7 +368,7 @@ impl Meta {
         }
         attempts.count += 1;
         let head = *self.inner.head.lock();
-        let begun = begin(&*self.inner.engine, &self.inner.options, head).await;
+        let begun = begin(&*self.inner.engine, &*self.inner.options.clock, head).await;
         begun.map_err(|error| engine_status(&error))
     }
 
@@ -447,9 +456,9 @@ impl Meta {
     }
 }
 
-async fn begin(engine: &dyn Engine, options: &MetaOptions, head: Head) -> Result<Tx, EngineError> {
+pub(crate) async fn begin(engine: &dyn Engine, clock: &dyn Clock, head: Head) -> Result<Tx, EngineError> {
     let inner = engine.begin().await?;
-    Ok(Tx::new(inner, options.clock.now_ns(), head, engine.limits()))
+    Ok(Tx::new(inner, clock.now_ns(), head, engine.limits()))
 }
 
 /// A random (version 4) UUID.

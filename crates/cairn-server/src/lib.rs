@@ -23,6 +23,7 @@ mod node;
 mod observe;
 mod state_file;
 mod tasks;
+pub mod tools;
 mod view;
 mod wanted;
 mod wire;

@@ -53,6 +53,15 @@ pub const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that did not answer a DELETE is left alone this long.
 pub const AWAY_PAUSE: Duration = Duration::from_secs(10);
 
+/// Dumps that clients take through a server at once: each holds a snapshot of the engine.
+pub const DUMPS_MAX: usize = 2;
+/// A dump of which no piece was asked for so long is given up.
+pub const DUMP_IDLE_MAX: Duration = Duration::from_secs(60);
+/// A dump that takes longer is given up: dump a stopped engine, or one of those that keep snapshots apart.
+pub const DUMP_LIFE_MAX: Duration = Duration::from_secs(6 * 3600);
+/// How often dumps are looked at for that.
+pub const DUMP_CHECK_PERIOD: Duration = Duration::from_secs(5);
+
 // ---------------------------------------------------------------- storage node
 
 /// Block reads served at once; further ones are answered OVERLOADED.

@@ -3,6 +3,7 @@
 
 mod admin;
 mod fsck;
+mod meta;
 mod policy;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -11,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
 pub use fsck::Fsck;
+pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
 
 use crate::{
@@ -119,7 +121,10 @@ impl Command {
 
     /// Whether the command is a server that runs until it is stopped.
     pub fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Meta(_) | Self::Node(NodeRole { instead: None, .. }))
+        matches!(
+            self,
+            Self::Up(_) | Self::Meta(MetaRole { instead: None, .. }) | Self::Node(NodeRole { instead: None, .. })
+        )
     }
 }
 
@@ -167,9 +172,13 @@ pub struct Up {
     pub processes: bool,
 }
 
-/// Run one metadata server
+/// Run one metadata server, or work on metadata as a whole
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct MetaRole {
+    /// Something else than running the server.
+    #[command(subcommand)]
+    pub instead: Option<MetaInstead>,
     /// Directory for the data
     #[arg(long, value_name = "DIR", env = "CAIRN_META_SERVER_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,

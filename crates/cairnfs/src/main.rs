@@ -22,7 +22,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
 
 use crate::{
-    args::{Cli, Command, Global, NodeInstead, NodeRole},
+    args::{Cli, Command, Global, MetaRole, NodeInstead, NodeRole},
     context::Context,
     failure::Failure,
     output::{Out, say},
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, meta_flag: bool) -> Result<(), Failure> {
     let Cli { global, command } = cli;
-    if meta_flag && matches!(command, Command::Up(_) | Command::Meta(_)) {
+    if meta_flag && matches!(command, Command::Up(_) | Command::Meta(MetaRole { instead: None, .. })) {
         return Err(Failure::usage("--meta", "this command is what --meta would point to; it takes --listen"));
     }
     let file = FileSettings::load(global.config.as_deref())?;
@@ -89,6 +89,13 @@ async fn dispatch(command: Command, global: &Global, context: &Context) -> Resul
     let mut out = Out::new()?;
     let result = match command {
         Command::Up(args) => up::run(args, global, context, &mut out).await,
+        Command::Meta(MetaRole { instead: Some(what), .. }) => {
+            let mut signals = Signals::catch()?;
+            tokio::select! {
+                result = roles::meta_tools::run(what, context, &mut out) => result,
+                () = signals.received() => return Err(Failure::Interrupted),
+            }
+        }
         Command::Meta(args) => roles::meta(args, context, &mut out).await,
         Command::Node(NodeRole { instead: Some(NodeInstead::Inspect(args)), .. }) => {
             roles::inspect::run(&args, &mut out)

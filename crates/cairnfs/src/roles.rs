@@ -1,6 +1,7 @@
 //! `cairn meta` and `cairn node`: one server in this process, until a signal stops it.
 
 pub mod inspect;
+pub mod meta_tools;
 
 use std::{error::Error, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

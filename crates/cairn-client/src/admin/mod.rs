@@ -1,7 +1,9 @@
 //! What operators do: tasks, scrub, ledgers, checks. Plain requests; what follows from their answers is the caller's.
 
+mod dump;
 mod types;
 
+pub use dump::{Dump, DumpPiece};
 pub use types::{
     BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, InventoryPage, LedgerEntry, LedgerPage, MapGroup,
     MapStore, MemberState, Move, PlacedRun, Plan, RowFinding, RowPage, RunKind, RunPage, StoreScrub, Subject, Task,

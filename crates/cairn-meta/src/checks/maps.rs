@@ -1,9 +1,10 @@
 //! Maps of files: extents of one map do not overlap and lie within their file, what they name exists, and a map that is
 //! no file's is on the list of those to be dropped.
 
+use super::rows::above;
 use super::{Page, table_page};
 use crate::error::Op;
-use crate::keys::{self, Key};
+use crate::keys::{self, Key, counter};
 use crate::kv::{KeyRange, Order};
 use crate::rows::{self, Content, Kind};
 use crate::tx::Tx;
@@ -34,7 +35,9 @@ impl Fault {
             Self::Run => ("extent run", BY_HAND),
             Self::NoGroup => ("extent without group", BY_HAND),
             Self::Overlap => ("overlapping extents", BY_HAND),
-            Self::BehindEnd => ("extent behind the end", "truncate the file to its size"),
+            Self::BehindEnd => {
+                ("extent behind the end", "the file grows to hold it: truncate it if that is not wanted")
+            }
         }
     }
 }
@@ -63,7 +66,7 @@ async fn before(tx: &mut Tx, at: &Bytes) -> Op<Option<(keys::Extent, rows::Exten
     if at.is_empty() {
         return Ok(None);
     }
-    let range = KeyRange { start: keys::Extent::all().start, end: KeyRange::successor(at) };
+    let range = KeyRange { start: keys::Extent::all().start, end: at.to_vec() };
     Ok(tx.scan::<keys::Extent>(&range, 1, Order::Reverse).await?.pop())
 }
 
@@ -78,9 +81,10 @@ pub(super) async fn check(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut Page
     let mut inodes: BTreeMap<u64, Option<rows::Inode>> = BTreeMap::new();
     let mut groups: BTreeMap<u32, bool> = BTreeMap::new();
     let mut strays: BTreeSet<(u64, u32)> = BTreeSet::new();
+    let mut highest: Option<u64> = None;
     for (key, row) in extents {
         if page.is_full() {
-            break;
+            return Ok(Some(key.encode().into()));
         }
         let (inode, generation, offset) = (key.inode, key.generation, key.offset);
         let row_of = match inodes.entry(inode) {
@@ -100,9 +104,14 @@ pub(super) async fn check(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut Page
         if let Some(fault) = judge(offset, &row, end_before, current.map(|file| file.size)) {
             let (rule, remedy) = fault.words();
             let what = format!("{} bytes at offset {offset} of inode {inode}, map {generation}", row.len);
-            page.find(rule, what, remedy, false);
+            let mends = repair && fault == Fault::BehindEnd;
+            if mends {
+                grow(tx, inode, offset.saturating_add(row.len)).await?;
+            }
+            page.find(rule, what, remedy, mends);
         }
         if let Content::Blocks(run) = &row.content {
+            highest = highest.max(Some(run.writer));
             for pg in &run.pgs {
                 let exists = match groups.entry(*pg) {
                     Entry::Occupied(known) => *known.get(),
@@ -115,6 +124,39 @@ pub(super) async fn check(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut Page
             }
         }
         last = Some(((inode, generation, offset), offset.saturating_add(row.len)));
+    }
+    above(tx, (counter::WRITER, "writer"), highest, repair, page).await?;
+    Ok(next)
+}
+
+/// Makes a file at least `size` long.
+async fn grow(tx: &mut Tx, inode: u64, size: u64) -> Op<()> {
+    let mut row = tx.file(inode).await?;
+    if row.size < size {
+        tx.effects.file_bytes += i64::try_from(size - row.size).unwrap_or(i64::MAX);
+        row.size = size;
+        row.version += 1;
+        tx.put(&keys::Inode { inode }, &row);
+    }
+    Ok(())
+}
+
+/// Looks at a page of maps that are to be dropped; the position of the next, if there is one.
+pub(super) async fn drops(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut Page) -> Op<Option<Bytes>> {
+    let (found, next) = table_page::<keys::MapDrop>(tx, at).await?;
+    page.rows += found.len() as u64;
+    for (key, _) in found {
+        if page.is_full() {
+            return Ok(Some(key.encode().into()));
+        }
+        let file = tx.get(&keys::Inode { inode: key.inode }).await?;
+        if file.is_some_and(|file| file.kind == Kind::File && file.generation == key.generation) {
+            if repair {
+                tx.delete(&key);
+            }
+            let what = format!("map {} of inode {} is to be dropped, and is in use", key.generation, key.inode);
+            page.find("drop of a live map", what, "the map stays", repair);
+        }
     }
     Ok(next)
 }

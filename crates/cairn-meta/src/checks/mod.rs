@@ -7,15 +7,21 @@
 mod attributes;
 mod maps;
 mod names;
+mod rows;
+mod sessions;
 mod tables;
+mod tree;
 
-use crate::error::Op;
+use crate::clock::Clock;
+use crate::error::{Fault, Op, engine_status};
+use crate::history::Head;
 use crate::keys::{self, Key};
-use crate::kv::{Durability, KeyRange, Order};
+use crate::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Order};
+use crate::limits::{ATTEMPTS_MAX, STORES_MAX};
 use crate::map::block_count;
 use crate::meta::{Meta, transact};
 use crate::rows::Content;
-use crate::tx::Tx;
+use crate::tx::{Sealed, Tx};
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
@@ -23,40 +29,69 @@ use cairn_proto::pb::RunKind;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
 use prost::Message;
+use std::sync::Arc;
 
 /// Findings of one page; further ones are left to the next pass.
 const FINDINGS_MAX: usize = 256;
 
-/// The tables in the order of a pass.
+/// Rows of one page of a table.
+const SCAN_PAGE: usize = PAGE_ROWS_MAX;
+
+/// The tables in the order of a pass: what later steps build on comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
+    /// All rows: the position is the first key that is left. So it is further on, where nothing else is said.
+    Decode,
+    /// Names: that they are in a directory.
+    Dentries,
+    /// Directories: that they are below the root.
+    Directories,
     /// Names and inodes, in parts of a bounded number of inodes: the position is the part.
     Names,
-    /// Extents: the position is the last key.
+    DirTimes,
+    Symlinks,
+    /// Attributes, and inodes that count theirs.
+    Attributes,
+    AttributeCounts,
     Maps,
-    /// Groups, degraded rows, garbage: the position is the last key of the table that is looked at.
+    Drops,
     Groups,
     Degraded,
     Garbage,
     Writers,
-    /// Attributes, inodes that count theirs, and both sides of holds: the position is the last key.
-    Attributes,
-    AttributeCounts,
+    SessionWriters,
+    ClosedWriters,
+    /// Both sides of holds.
     Holds,
     Held,
+    Slots,
+    SessionBeats,
+    /// Counters and settings.
+    Counters,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 21] = [
+    Step::Decode,
+    Step::Dentries,
+    Step::Directories,
     Step::Names,
+    Step::DirTimes,
+    Step::Symlinks,
+    Step::Attributes,
+    Step::AttributeCounts,
     Step::Maps,
+    Step::Drops,
     Step::Groups,
     Step::Degraded,
     Step::Garbage,
     Step::Writers,
-    Step::Attributes,
-    Step::AttributeCounts,
+    Step::SessionWriters,
+    Step::ClosedWriters,
     Step::Holds,
     Step::Held,
+    Step::Slots,
+    Step::SessionBeats,
+    Step::Counters,
 ];
 
 /// Where a pass is.
@@ -111,19 +146,125 @@ impl Page {
     }
 }
 
-/// The rows of a table behind position `at`, and the position behind them if there are more.
+/// The rows of a table from position `at` on, and the position behind them if there are more.
 async fn table_page<K: Key>(tx: &mut Tx, at: &Bytes) -> Op<(Vec<(K, K::Row)>, Option<Bytes>)> {
     let mut range = K::all();
     if !at.is_empty() {
-        range.start = KeyRange::successor(at);
+        range.start = at.to_vec();
     }
-    let rows = tx.scan::<K>(&range, PAGE_ROWS_MAX, Order::Forward).await?;
-    let next = rows.last().filter(|_| rows.len() == PAGE_ROWS_MAX).map(|(key, _)| key.encode().into());
+    let rows = tx.scan::<K>(&range, SCAN_PAGE, Order::Forward).await?;
+    let last = rows.last().filter(|_| rows.len() == SCAN_PAGE);
+    let next = last.map(|(key, _)| KeyRange::successor(&key.encode()).into());
     Ok((rows, next))
 }
 
 fn invalid_cursor() -> Status {
     Status::new(Code::Invalid, "the cursor is not one of this list")
+}
+
+/// Looks at one page, as of this transaction.
+async fn check_page(tx: &mut Tx, cursor: &Cursor, inodes: u64, repair: bool) -> Op<pb::CheckRowsReply> {
+    let mut page = Page::default();
+    let next = match check_step(tx, cursor, inodes, repair, &mut page).await {
+        Ok(next) => next,
+        // The first step has found the row. A pass that mends has set it aside, and would leave half of something here.
+        Err(Fault::Status(status)) if status.code == Code::Corrupt && !repair => {
+            let what = format!("{:?}: {}", STEPS[cursor.step], status.message);
+            page.find("not checked", what, "damaged rows are set aside first", false);
+            None
+        }
+        Err(fault) => return Err(fault),
+    };
+    let Page { findings, rows } = page;
+    Ok(pb::CheckRowsReply { findings, rows, next_cursor: cursor.next(next) })
+}
+
+/// Looks at the rows of a page; the position of the next, if there is one.
+async fn check_step(tx: &mut Tx, cursor: &Cursor, inodes: u64, repair: bool, page: &mut Page) -> Op<Option<Bytes>> {
+    let at = &cursor.at;
+    Ok(match STEPS[cursor.step] {
+        Step::Decode => rows::decode(tx, at, repair, page).await?,
+        Step::Dentries => tree::names(tx, at, repair, page).await?,
+        Step::Directories => tree::directories(tx, at, repair, page).await?,
+        Step::Names => names::check(tx, at, inodes, repair, page).await?,
+        Step::DirTimes => {
+            let of: (_, fn(&keys::DirTimes) -> u64) = ("times", |key| key.inode);
+            tree::attached(tx, at, of, repair, page).await?
+        }
+        Step::Symlinks => {
+            let of: (_, fn(&keys::Symlink) -> u64) = ("the target", |key| key.inode);
+            tree::attached(tx, at, of, repair, page).await?
+        }
+        Step::Attributes => attributes::attributes(tx, at, repair, page).await?,
+        Step::AttributeCounts => attributes::counts(tx, at, repair, page).await?,
+        Step::Maps => maps::check(tx, at, repair, page).await?,
+        Step::Drops => maps::drops(tx, at, repair, page).await?,
+        Step::Groups => tables::groups(tx, at, page).await?,
+        Step::Degraded => tables::degraded(tx, at, repair, page).await?,
+        Step::Garbage => tables::garbage(tx, at, page).await?,
+        Step::Writers => sessions::writers(tx, at, repair, page).await?,
+        Step::SessionWriters => sessions::session_writers(tx, at, repair, page).await?,
+        Step::ClosedWriters => sessions::closed(tx, at, repair, page).await?,
+        Step::Holds => attributes::holds(tx, at, repair, page).await?,
+        Step::Held => attributes::held(tx, at, repair, page).await?,
+        Step::Slots => {
+            let of: (_, fn(&keys::Slot) -> u64) = ("a stored result", |key| key.session);
+            sessions::owned(tx, at, of, repair, page).await?
+        }
+        Step::SessionBeats => {
+            let of: (_, fn(&keys::SessionBeat) -> u64) = ("a sign of life", |key| key.session);
+            sessions::owned(tx, at, of, repair, page).await?
+        }
+        Step::Counters => {
+            rows::counters(tx, repair, page).await?;
+            None
+        }
+    })
+}
+
+/// As the request for a page of a check, on an engine without a server.
+///
+/// # Errors
+/// As of the request: the engine does not serve, or a row does not decode that a former page would have set aside.
+pub async fn check_engine(
+    engine: &Arc<dyn Engine>,
+    clock: &Arc<dyn Clock>,
+    ask: &pb::CheckRows,
+) -> Result<pb::CheckRowsReply, Status> {
+    let cursor = Cursor::decode(&ask.cursor).ok_or_else(invalid_cursor)?;
+    let durability = if ask.repair { Durability::Durable } else { Durability::Relaxed };
+    for _ in 0..ATTEMPTS_MAX {
+        let begun = crate::meta::begin(&**engine, &**clock, Head::default()).await;
+        let mut tx = begun.map_err(|error| engine_status(&error))?;
+        let made = async {
+            tx.head = Head::load(&mut tx).await?;
+            tx.birth = tx.head.newest;
+            if !ask.repair {
+                tx.looks_only();
+            }
+            let counted = tx.table::<keys::Usage>(STORES_MAX).await?;
+            let inodes = counted.iter().map(|(_, row)| row.inodes).sum::<i64>();
+            let reply = check_page(&mut tx, &cursor, u64::try_from(inodes).unwrap_or(0), ask.repair).await?;
+            match tx.seal().await? {
+                Sealed::Ready => Ok(reply),
+                // It was read in this very transaction.
+                Sealed::Moved(_) => Err(EngineError::Conflict.into()),
+            }
+        };
+        let reply = match made.await {
+            Ok(reply) => reply,
+            Err(Fault::Engine(EngineError::Conflict)) => continue,
+            Err(Fault::Engine(error)) => return Err(engine_status(&error)),
+            Err(Fault::Status(status)) => return Err(*status),
+        };
+        match tx.inner.commit(durability).await {
+            Ok(CommitOutcome::Done) => return Ok(reply),
+            // What an attempt mended that was carried out all the same is found to be right.
+            Ok(CommitOutcome::Conflict | CommitOutcome::Unknown) | Err(EngineError::Conflict) => {}
+            Err(error) => return Err(engine_status(&error)),
+        }
+    }
+    Err(engine_status(&EngineError::Conflict))
 }
 
 impl Meta {
@@ -132,22 +273,10 @@ impl Meta {
         let inodes = u64::try_from(self.inner.totals.lock().inodes).unwrap_or(0);
         let durability = if ask.repair { Durability::Durable } else { Durability::Relaxed };
         transact!(self, durability, async |tx: &mut Tx| {
-            let mut page = Page::default();
-            let (at, repair) = (&cursor.at, ask.repair);
-            let next = match STEPS[cursor.step] {
-                Step::Names => names::check(tx, at, inodes, repair, &mut page).await?,
-                Step::Maps => maps::check(tx, at, repair, &mut page).await?,
-                Step::Groups => tables::groups(tx, at, &mut page).await?,
-                Step::Degraded => tables::degraded(tx, at, repair, &mut page).await?,
-                Step::Garbage => tables::garbage(tx, at, &mut page).await?,
-                Step::Writers => tables::writers(tx, at, repair, &mut page).await?,
-                Step::Attributes => attributes::attributes(tx, at, repair, &mut page).await?,
-                Step::AttributeCounts => attributes::counts(tx, at, repair, &mut page).await?,
-                Step::Holds => attributes::holds(tx, at, repair, &mut page).await?,
-                Step::Held => attributes::held(tx, at, repair, &mut page).await?,
-            };
-            let Page { findings, rows } = page;
-            Ok(Reply::CheckRows(pb::CheckRowsReply { findings, rows, next_cursor: cursor.next(next) }))
+            if !ask.repair {
+                tx.looks_only();
+            }
+            check_page(tx, &cursor, inodes, ask.repair).await.map(Reply::CheckRows)
         })
     }
 

@@ -9,7 +9,7 @@ use crate::keys::{self, Key, counter};
 use crate::kv::{KeyRange, Order};
 use crate::limits::{CHECKED_INODES_MAX, SCAN_ROWS};
 use crate::names::put_dentry;
-use crate::rows::{self, Kind};
+use crate::rows::{self, Kind, Row};
 use crate::tx::Tx;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_proto::InodeId;
@@ -56,9 +56,8 @@ impl Part {
 struct Named {
     /// How many lead there.
     count: u32,
-    /// The directory of the last one seen, and the kind it gives.
+    /// The directory of the last one seen.
     dir: u64,
-    kind: Kind,
 }
 
 /// What is wrong with an inode, by its row and its names.
@@ -72,8 +71,6 @@ enum Fault {
     TwoNames,
     /// A directory whose row names another parent than the directory of its name.
     Parent(u64),
-    /// Its name says that it is something else.
-    Kind,
 }
 
 fn judge(inode: u64, row: &rows::Inode, named: Option<Named>, sustained: bool) -> Option<Fault> {
@@ -84,9 +81,6 @@ fn judge(inode: u64, row: &rows::Inode, named: Option<Named>, sustained: bool) -
     let Some(named) = named else {
         return (!sustained || row.nlink > 0).then_some(Fault::Nameless);
     };
-    if named.kind != row.kind {
-        return Some(Fault::Kind);
-    }
     match is_dir {
         true if named.count > 1 => Some(Fault::TwoNames),
         true if named.dir != row.parent => Some(Fault::Parent(named.dir)),
@@ -100,12 +94,17 @@ async fn walk<K: Key>(tx: &mut Tx, mut each: impl FnMut(K, K::Row)) -> Op<u64> {
     let mut range = K::all();
     let mut rows = 0;
     loop {
-        let page = tx.scan::<K>(&range, SCAN_ROWS, Order::Forward).await?;
+        // Past the typed layer, which would remember all of it; what this page itself writes need not be seen.
+        let page = tx.inner.scan(&range, SCAN_ROWS, Order::Forward).await?;
         rows += page.len() as u64;
-        let last = page.last().filter(|_| page.len() == SCAN_ROWS).map(|(key, _)| key.encode());
-        page.into_iter().for_each(|(key, row)| each(key, row));
-        let Some(last) = last else { return Ok(rows) };
-        range.start = KeyRange::successor(&last);
+        for (key, value) in &page {
+            // What does not decode was found by the first step.
+            if let (Some(key), Ok(row)) = (K::decode(key), K::Row::decode(value)) {
+                each(key, row);
+            }
+        }
+        let Some((last, _)) = page.last().filter(|_| page.len() == SCAN_ROWS) else { return Ok(rows) };
+        range.start = KeyRange::successor(last);
         // A long table is walked in turns with what others ask.
         tokio::task::yield_now().await;
     }
@@ -119,8 +118,8 @@ pub(super) async fn check(tx: &mut Tx, at: &Bytes, inodes: u64, repair: bool, pa
     let mut named: HashMap<u64, Named> = HashMap::new();
     walk::<keys::Dentry>(tx, |key, row| {
         if part.has(row.inode) {
-            let entry = named.entry(row.inode).or_insert(Named { count: 0, dir: key.parent, kind: row.kind });
-            *entry = Named { count: entry.count + 1, dir: key.parent, kind: row.kind };
+            let entry = named.entry(row.inode).or_insert(Named { count: 0, dir: key.parent });
+            *entry = Named { count: entry.count + 1, dir: key.parent };
         }
     })
     .await?;
@@ -162,14 +161,11 @@ async fn mend(
         Fault::Nameless => {
             let what = format!("inode {inode}, a {kind} of {} bytes, has no name", row.size);
             if repair {
-                let dir = lost_and_found(tx).await?;
-                put_dentry(tx, dir, &Bytes::from(format!("inode-{inode}")), inode, row.kind);
-                if row.kind == Kind::Directory {
-                    row.parent = dir;
-                } else {
-                    row.nlink = 1;
+                row.nlink = row.nlink.max(1);
+                put_lost(tx, inode, &row).await?;
+                if row.kind != Kind::Directory {
+                    tx.put(&keys::Inode { inode }, &rows::Inode { nlink: 1, ..row });
                 }
-                tx.put(&keys::Inode { inode }, &row);
             }
             page.find("nameless inode", what, "it is given a name in /lost+found", repair);
         }
@@ -191,12 +187,43 @@ async fn mend(
         }
         Fault::TwoNames => {
             let what = format!("directory {inode} has more than one name");
-            page.find("directory with two names", what, "remove all but one by hand", false);
+            if repair {
+                keep_one_name(tx, inode, &mut row).await?;
+            }
+            page.find("directory with two names", what, "the one in its parent stays, the others are removed", repair);
         }
-        Fault::Kind => {
-            let what = format!("inode {inode} is a {kind}, and its name says otherwise");
-            page.find("kind", what, "rename or remove the name by hand", false);
+    }
+    Ok(())
+}
+
+/// Removes all names of a directory but one, that in its parent if there is one.
+async fn keep_one_name(tx: &mut Tx, inode: u64, row: &mut rows::Inode) -> Op<()> {
+    let mut found = Vec::new();
+    walk::<keys::Dentry>(tx, |key, name| {
+        if name.inode == inode {
+            found.push(key);
         }
+    })
+    .await?;
+    let kept = found.iter().position(|key| key.parent == row.parent).unwrap_or(0);
+    for (index, key) in found.iter().enumerate() {
+        if index == kept {
+            row.parent = key.parent;
+            tx.put(&keys::Inode { inode }, row);
+        } else {
+            tx.delete(key);
+            tx.touch_dir(key.parent);
+        }
+    }
+    Ok(())
+}
+
+/// Gives what has lost its place a name in `/lost+found`.
+pub(super) async fn put_lost(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<()> {
+    let dir = lost_and_found(tx).await?;
+    put_dentry(tx, dir, &Bytes::from(format!("inode-{inode}")), inode, row.kind);
+    if row.kind == Kind::Directory {
+        tx.put(&keys::Inode { inode }, &rows::Inode { parent: dir, ..row.clone() });
     }
     Ok(())
 }
@@ -304,18 +331,17 @@ mod tests {
             xattrs: 0,
             xattr_bytes: 0,
         };
-        let named = |count, dir, kind| Some(Named { count, dir, kind });
+        let named = |count, dir| Some(Named { count, dir });
         let (file, dir) = (row(Kind::File, 1), row(Kind::Directory, 1));
-        assert_eq!(judge(9, &file, named(1, 3, Kind::File), false), None);
-        assert_eq!(judge(9, &file, named(2, 3, Kind::File), false), Some(Fault::LinkCount(2)));
-        assert_eq!(judge(9, &file, named(1, 3, Kind::Symlink), false), Some(Fault::Kind));
+        assert_eq!(judge(9, &file, named(1, 3), false), None);
+        assert_eq!(judge(9, &file, named(2, 3), false), Some(Fault::LinkCount(2)));
         assert_eq!(judge(9, &file, None, false), Some(Fault::Nameless));
         assert_eq!(judge(9, &file, None, true), Some(Fault::Nameless), "its row says that it has a name");
         assert_eq!(judge(9, &row(Kind::File, 0), None, true), None, "open and removed");
         assert_eq!(judge(9, &row(Kind::File, 0), None, false), Some(Fault::Nameless));
-        assert_eq!(judge(9, &dir, named(1, 7, Kind::Directory), false), None);
-        assert_eq!(judge(9, &dir, named(1, 8, Kind::Directory), false), Some(Fault::Parent(8)));
-        assert_eq!(judge(9, &dir, named(2, 7, Kind::Directory), false), Some(Fault::TwoNames));
+        assert_eq!(judge(9, &dir, named(1, 7), false), None);
+        assert_eq!(judge(9, &dir, named(1, 8), false), Some(Fault::Parent(8)));
+        assert_eq!(judge(9, &dir, named(2, 7), false), Some(Fault::TwoNames));
         assert_eq!(judge(InodeId::ROOT.0, &dir, None, false), None);
     }
 }

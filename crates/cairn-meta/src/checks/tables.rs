@@ -2,10 +2,9 @@
 
 use super::{Page, table_page};
 use crate::error::Op;
-use crate::keys;
+use crate::keys::{self, Key};
 use crate::rows;
 use crate::tx::Tx;
-use crate::writers;
 use bytes::Bytes;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +28,9 @@ pub(super) async fn groups(tx: &mut Tx, at: &Bytes, page: &mut Page) -> Op<Optio
     let (groups, next) = table_page::<keys::Pg>(tx, at).await?;
     page.rows += groups.len() as u64;
     for (key, row) in groups {
+        if page.is_full() {
+            return Ok(Some(key.encode().into()));
+        }
         let pg = key.pg;
         if row.members.is_empty() {
             page.find(
@@ -37,6 +39,9 @@ pub(super) async fn groups(tx: &mut Tx, at: &Bytes, page: &mut Page) -> Op<Optio
                 "its blocks are lost; restore files from a backup",
                 false,
             );
+        }
+        if row.epoch == 0 || row.replicas == 0 || row.since.len() > row.members.len() {
+            page.find("group row", format!("group {pg} makes no sense: {row:?}"), "report this as a defect", false);
         }
         let mut seen = BTreeSet::new();
         for member in &row.members {
@@ -47,9 +52,6 @@ pub(super) async fn groups(tx: &mut Tx, at: &Bytes, page: &mut Page) -> Op<Optio
                 let what = format!("group {pg} names store {store}, which does not exist");
                 page.find("unknown store", what, "report this as a defect", false);
             }
-        }
-        if page.is_full() {
-            break;
         }
     }
     Ok(next)
@@ -63,7 +65,7 @@ pub(super) async fn degraded(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut P
     let mut last: Option<(keys::Degraded, u32)> = None;
     for (key, row) in rows {
         if page.is_full() {
-            break;
+            return Ok(Some(key.encode().into()));
         }
         let (pg, store) = (key.pg, key.store);
         let members = groups.get(tx, pg).await?.map(|group| &group.members);
@@ -105,7 +107,7 @@ pub(super) async fn garbage(tx: &mut Tx, at: &Bytes, page: &mut Page) -> Op<Opti
     let mut groups = Groups::default();
     for (key, row) in rows {
         if page.is_full() {
-            break;
+            return Ok(Some(key.encode().into()));
         }
         let what = || {
             format!(
@@ -122,27 +124,6 @@ pub(super) async fn garbage(tx: &mut Tx, at: &Bytes, page: &mut Page) -> Op<Opti
         } else if row.count == 0 || key.seq.checked_add(row.count).is_none() {
             page.find("garbage without blocks", what(), "report this as a defect", false);
         }
-    }
-    Ok(next)
-}
-
-/// Looks at a page of open writers; the position of the next, if there is one.
-pub(super) async fn writers(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut Page) -> Op<Option<Bytes>> {
-    let (rows, next) = table_page::<keys::Writer>(tx, at).await?;
-    page.rows += rows.len() as u64;
-    for (key, row) in rows {
-        if page.is_full() {
-            break;
-        }
-        let (writer, session) = (key.writer, row.session);
-        if tx.get(&keys::Session { session }).await?.is_some() {
-            continue;
-        }
-        if repair {
-            writers::close(tx, session, writer).await?;
-        }
-        let what = format!("writer {writer} is open, its session {session} does not exist");
-        page.find("writer without session", what, "it is closed: nothing can commit with it", repair);
     }
     Ok(next)
 }

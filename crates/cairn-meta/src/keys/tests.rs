@@ -72,6 +72,7 @@ fn bytes_are_pinned() {
         (line(&LockWait { inode, kind: 2, session, owner: 2 }), "3d01020304050607080251525354555657580000000000000002"),
         (line(&LockWaitOf { session, owner: 2 }), "3e51525354555657580000000000000002"),
         (line(&Feed { server: 3, position: 77 }), "4000000003000000000000004d"),
+        (line(&SetAside { key: bytes("\u{10}x") }), "501078"),
     ];
     assert_eq!(pinned.len(), TAGS.len(), "every key has a fixture");
     for (encoded, expected) in pinned {

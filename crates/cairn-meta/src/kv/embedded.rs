@@ -196,6 +196,9 @@ impl EmbeddedEngine {
         Ok(Self { shared, published, committer: Some(committer) })
     }
 
+    /// A file that is in the directory of every engine: fjall writes it last when it makes one.
+    pub const MARKER: &str = "version";
+
     /// What the committer has done so far. Waits for nothing.
     pub fn commits(&self) -> CommitCounts {
         self.shared.stats.read(self.shared.clock.monotonic())

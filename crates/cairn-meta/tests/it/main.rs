@@ -12,6 +12,7 @@ mod holds;
 mod judge;
 mod links;
 mod locks;
+mod mending;
 mod moves;
 mod names;
 mod once;

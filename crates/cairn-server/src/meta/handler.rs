@@ -1,5 +1,6 @@
 //! What a metadata server answers: whatever [`Meta`] says, within a bound and a deadline.
 
+use super::dumps::Dumps;
 use crate::gate::Gate;
 use crate::limits::META_REQUESTS_MAX;
 use async_trait::async_trait;
@@ -25,6 +26,7 @@ pub(crate) struct MetaHandler {
     /// Told when nodes or memberships may have changed.
     cluster_changed: Arc<Notify>,
     stats: Arc<ServerStats>,
+    dumps: Arc<Dumps>,
     draining: AtomicBool,
 }
 
@@ -36,7 +38,7 @@ impl MetaHandler {
         stats: Arc<ServerStats>,
     ) -> Self {
         let requests = Gate::new(META_REQUESTS_MAX, "requests");
-        Self { meta, engine, requests, cluster_changed, stats, draining: AtomicBool::new(false) }
+        Self { meta, engine, requests, cluster_changed, stats, dumps: Arc::default(), draining: AtomicBool::new(false) }
     }
 
     /// How many clients are connected, by the boot ids they introduced themselves with.
@@ -53,8 +55,16 @@ impl MetaHandler {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// The dumps that are taken through this server.
+    pub(crate) fn dumps(&self) -> Arc<Dumps> {
+        self.dumps.clone()
+    }
+
     /// What metadata says; the wait for the engine's disk is told to the caller.
     async fn execute(&self, ctx: &RequestContext, request: &pb::Request) -> Result<response::Kind, Status> {
+        if let Some(Kind::DumpRows(ask)) = &request.kind {
+            return self.dumps.serve(&self.meta, ask).await.map(response::Kind::DumpRows);
+        }
         let (result, commit_wait) = self.meta.execute_timed(request).await;
         ctx.work.add_disk(commit_wait);
         result

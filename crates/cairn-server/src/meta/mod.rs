@@ -1,6 +1,7 @@
 //! The metadata server: the namespace behind a socket, and the duties that go with it.
 
 mod collector;
+mod dumps;
 mod duties;
 mod handler;
 mod ripening;
@@ -152,6 +153,7 @@ impl MetaServer {
         }
         let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace);
         let stop = tasks.duty_stop();
+        tasks.spawn_duty(handler.dumps().expire(stop.clone()));
         tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed, stop.clone()));
         tasks.spawn_duty(duties::persist_beats(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));

@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(120);
 const LINES_EVERY: Duration = Duration::from_secs(10);
 
 /// See the module.
-pub(super) struct Live {
+pub struct Live {
     bar: ProgressBar,
     /// `None` on a terminal, or when nothing is to be said.
     last_line: Option<Instant>,
@@ -24,7 +24,7 @@ pub(super) struct Live {
 
 impl Live {
     /// A line, or an invisible one.
-    pub(super) fn new(wanted: bool) -> Self {
+    pub fn new(wanted: bool) -> Self {
         let terminal = wanted && io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
@@ -36,7 +36,7 @@ impl Live {
     }
 
     /// So far it is.
-    pub(super) fn set(&mut self, text: impl Display) {
+    pub fn set(&mut self, text: impl Display) {
         match &mut self.last_line {
             Some(last) if last.elapsed() >= LINES_EVERY => {
                 say(text);
@@ -48,12 +48,12 @@ impl Live {
     }
 
     /// Says a line of its own.
-    pub(super) fn say(&self, line: impl Display) {
+    pub fn say(&self, line: impl Display) {
         self.bar.suspend(|| say(line));
     }
 
     /// Takes the line away.
-    pub(super) fn finish(&self) {
+    pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

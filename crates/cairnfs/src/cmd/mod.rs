@@ -6,7 +6,7 @@ mod du;
 mod explain;
 mod facts;
 mod fsck;
-mod live;
+pub mod live;
 mod ls;
 mod names;
 mod policy;

@@ -7,6 +7,7 @@ mod garbage;
 mod inspecting;
 mod looking;
 mod mending;
+mod metadata;
 mod observing;
 mod operating;
 mod policies;

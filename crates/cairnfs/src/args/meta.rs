@@ -1,0 +1,82 @@
+//! What `cairn meta` does instead of running a server.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// The other commands of `cairn meta`.
+#[derive(Debug, Subcommand)]
+pub enum MetaInstead {
+    Dump(MetaDump),
+    Load(MetaLoad),
+    Migrate(MetaMigrate),
+    Check(MetaCheck),
+}
+
+/// Write all metadata to a file, as it is at one moment
+///
+/// Through a running server (--meta), or from an engine that no server uses (--engine). Files may be written meanwhile.
+#[derive(Debug, Args)]
+pub struct MetaDump {
+    /// Engine that no server uses, as file:DIR [default: ask the metadata server]
+    #[arg(long, value_name = "URL")]
+    pub engine: Option<String>,
+    /// File to write, which must not be there; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Load a dump into an empty engine
+///
+/// Whole or not at all: when this fails, no server opens the engine, and loading again begins anew.
+#[derive(Debug, Args)]
+pub struct MetaLoad {
+    /// Empty engine, as file:DIR
+    #[arg(long, value_name = "URL")]
+    pub engine: String,
+    /// Dump to read; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Move all metadata from one engine to another
+///
+/// Stop the servers first. The old engine is fenced: no server opens it afterwards.
+#[derive(Debug, Args)]
+pub struct MetaMigrate {
+    /// Engine with the metadata, as file:DIR
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// Empty engine
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Check metadata's rows against each other
+///
+/// Through a running server (--meta), or on an engine that no server uses (--engine). `cairn fsck` also asks what storage
+/// nodes hold. The exit status is 0 when nothing is wrong and 1 when defects remain.
+#[derive(Debug, Args)]
+pub struct MetaCheck {
+    /// Engine that no server uses, as file:DIR [default: ask the metadata server]
+    #[arg(long, value_name = "URL")]
+    pub engine: Option<String>,
+    /// Mend what can be mended without losing content
+    #[arg(long)]
+    pub repair: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
