@@ -14,6 +14,7 @@ use crate::format::{BlockKey, Cause};
 use crate::index::{Entry, State};
 use crate::limits::{CHECKPOINT_RECORDS, PAGE_LEN, TOMBSTONE_ENTRIES_MAX};
 use crate::queue::{DeleteRequest, Done, Permit, PutRequest, Request, SyncRequest};
+use crate::reach::Bound;
 use crate::read;
 use crate::store::{DeleteAck, Durability, PutAck, Shared};
 use crate::sync::{Waiter, Written};
@@ -36,6 +37,8 @@ pub struct Appender {
     /// Length of the file: more than `tail` when its space was written by a former life of it.
     file_len: u64,
     next_number: u64,
+    /// How far the active segment may be written.
+    bound: Bound,
     /// The active segment was ended, and its successor could not be made yet: nothing may be appended to it any more, since
     /// half of a successor may be there.
     ended: bool,
@@ -56,6 +59,8 @@ pub struct LogEnd {
     /// Length of the file, at least `tail`.
     pub file_len: u64,
     pub next_number: u64,
+    /// What is noted of the segment.
+    pub bound: Bound,
 }
 
 /// Records that go to the disk with the next write.
@@ -151,6 +156,7 @@ impl Appender {
             tail: end.tail,
             file_len: end.file_len,
             next_number: end.next_number,
+            bound: end.bound,
             ended: false,
             snapshots: 0,
             since_checkpoint: (0, 0),
@@ -322,9 +328,14 @@ impl Appender {
     /// Reserves the place of a record, in a new segment if this one is full.
     pub fn place(&mut self, run: &mut Run, len: u64) -> Result<Stamp, NoPlace> {
         let is_full = self.tail > PAGE_LEN && self.tail + len > self.shared.options.segment_len();
-        if is_full || self.ended {
+        // Where the bound cannot be moved the segment ends early: nothing may ever stand behind it.
+        if is_full || self.ended || !self.bound.allows(self.generation, self.tail + len) {
             self.flush(run);
             self.seal()?;
+            // A record that is longer than a step.
+            if !self.bound.allows(self.generation, self.tail + len) {
+                return Err(NoPlace::NoSpace(NoSpace { needed: len, free: 0 }));
+            }
         }
         self.shared.check_poison().map_err(NoPlace::Poisoned)?;
         let place = Place { segment: self.generation, offset: self.tail };
@@ -362,6 +373,7 @@ impl Appender {
         self.file_len = made.len;
         self.generation = generation;
         self.tail = PAGE_LEN;
+        self.bound.begin(generation, self.file_len);
         self.note_unwritten();
         Ok(())
     }

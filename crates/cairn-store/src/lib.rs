@@ -25,6 +25,7 @@ mod maintain;
 mod options;
 mod probe;
 mod queue;
+mod reach;
 mod read;
 mod reclaim;
 mod recover;

@@ -45,6 +45,10 @@ pub const MAINTENANCE_YIELD: u32 = 4;
 /// Tombstones of one segment that compaction takes along; a segment with more is left alone.
 pub const CARRIED_TOMBSTONES_MAX: usize = 256 * 1024;
 
+/// A segment made from a used file is written so far beyond what is noted of it, at most: what an opening after a crash reads
+/// of a former life of the file. A note costs one sync.
+pub const REACH_STEP: u64 = 64 << 20;
+
 /// Segment files kept open for reading; the least recently used one is closed first.
 pub const OPEN_SEGMENTS_MAX: usize = 128;
 

@@ -39,6 +39,8 @@ pub struct StoreOptions {
     /// Written space without content that is kept for reuse, in bytes; `None` = [`RECYCLED_SEGMENTS_MAX`] segments, at
     /// most a sixteenth of the capacity. Nothing is kept when the disk gets tight.
     pub recycle_bytes: Option<u64>,
+    /// How far ahead the writer notes that it may write a segment made from a used file, in bytes.
+    pub reach_step: u64,
     /// Segments with a smaller live share, in percent, are compacted; 0 = none are.
     pub compact_below_percent: u8,
     /// Bytes a second that compaction and giving space back may cost; a quarter of it while clients wait.
@@ -60,6 +62,7 @@ impl Default for StoreOptions {
             queue_bytes: QUEUE_BYTES_MAX,
             checkpoint_bytes: crate::limits::CHECKPOINT_BYTES,
             recycle_bytes: None,
+            reach_step: crate::limits::REACH_STEP,
             compact_below_percent: COMPACT_BELOW_PERCENT,
             maintenance_rate: MAINTENANCE_RATE_DEFAULT,
             flush_interval: FLUSH_INTERVAL_DEFAULT,
@@ -91,6 +94,7 @@ impl fmt::Debug for StoreOptions {
             .field("queue_bytes", &self.queue_bytes)
             .field("checkpoint_bytes", &self.checkpoint_bytes)
             .field("recycle_bytes", &self.recycle_bytes)
+            .field("reach_step", &self.reach_step)
             .field("compact_below_percent", &self.compact_below_percent)
             .field("maintenance_rate", &self.maintenance_rate)
             .field("flush_interval", &self.flush_interval)

@@ -17,6 +17,7 @@ use crate::format::{BlockKey, Cause, Fault, STORE_VERSION, identity};
 use crate::index::{Entry, State};
 use crate::limits::{PAGE_LEN, RECYCLE_PUNCHED_SHARE, RECYCLED_SEGMENTS_MAX, REPORT_ITEMS_MAX};
 use crate::options::StoreOptions;
+use crate::reach::{self, Bound, Noted};
 use crate::reclaim::Reclaim;
 use crate::recycled::RecycledFile;
 use crate::report::{OpenReport, SkippedRegion};
@@ -52,6 +53,7 @@ struct SegmentFile {
 
 struct Recovery<'a> {
     disk: &'a dyn Disk,
+    noted: Noted,
     segments: Segments,
     uuid: StoreUuid,
     catalog: Catalog,
@@ -84,6 +86,7 @@ pub fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<Recovered, O
     let files = own_files(&headers, uuid, &mut report);
     let mut recovery = Recovery {
         disk: &**disk,
+        noted: reach::load(&**disk, uuid),
         segments,
         uuid,
         catalog: Catalog::default(),
@@ -95,7 +98,7 @@ pub fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<Recovered, O
     };
     let start = recovery.load_checkpoint(&files)?;
     let reusable = recovery.read_tail(&files, start)?;
-    recovery.finish(reusable, highest_name.max(start.segment), options)
+    recovery.finish(disk, reusable, highest_name.max(start.segment), options)
 }
 
 fn io_error(action: &'static str, name: &str) -> impl FnOnce(io::Error) -> OpenError {
@@ -402,7 +405,10 @@ impl Recovery<'_> {
         from: u64,
         active: bool,
     ) -> Result<Option<u64>, OpenError> {
-        let len = *len;
+        let file_len = *len;
+        // Behind its bound the active segment was not written in this life of its file.
+        let bound = self.noted.bound_of(generation).filter(|_| active);
+        let len = bound.map_or(file_len, |bound| file_len.min(bound.max(from)));
         let path = segment::path(generation);
         let file = self.segments.get(generation).map_err(io_error("open", &path))?;
         file.sync_data().map_err(io_error("sync", &path))?;
@@ -459,11 +465,11 @@ impl Recovery<'_> {
         if !unmarked.is_empty() {
             self.mark(&*file, unmarked, active).map_err(io_error("write to", &path))?;
         }
-        // The log goes on in a new segment where this one has to be left as it is.
-        if !active || len < from || pinned {
+        // The log goes on in a new segment where this one has to be left as it is, or may have a bound that is not known.
+        if !active || len < from || pinned || self.noted == Noted::Doubtful {
             return Ok(None);
         }
-        self.cut(&*file, &path, len, end)
+        self.cut(&*file, &path, file_len, end)
     }
 
     fn apply(&mut self, record: &Record, cause: Option<Cause>) {
@@ -568,6 +574,7 @@ impl Recovery<'_> {
 
     fn finish(
         mut self,
+        disk: &Arc<dyn Disk>,
         reusable: Option<Reusable>,
         highest_generation: u32,
         options: &StoreOptions,
@@ -592,6 +599,11 @@ impl Recovery<'_> {
         let holed = |(_, info): &(&u32, &SegmentInfo)| info.dead() > info.len / RECYCLE_PUNCHED_SHARE;
         self.reclaim.forget_places(self.catalog.segments.iter().filter(holed).map(|(generation, _)| *generation));
         let next_generation = highest_generation.max(generation).saturating_add(1);
+        let noted = self.noted.bound_of(generation);
+        let mut bound = Bound::new(Arc::clone(disk), self.uuid, noted, options.reach_step);
+        if made {
+            bound.begin(generation, file_len);
+        }
         Ok(Recovered {
             wants_checkpoint: made
                 || without_checkpoint
@@ -604,7 +616,7 @@ impl Recovery<'_> {
             segments: self.segments,
             catalog: self.catalog,
             reclaim: self.reclaim,
-            end: LogEnd { file, generation, next_generation, tail, file_len, next_number },
+            end: LogEnd { file, generation, next_generation, tail, file_len, next_number, bound },
             report: self.report,
         })
     }

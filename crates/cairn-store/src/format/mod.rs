@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod identity;
+pub mod reach;
 pub mod record;
 pub mod segment;
 

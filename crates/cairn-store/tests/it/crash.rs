@@ -39,6 +39,7 @@ impl Life {
             segment_len: [200_000, 600_000, 1 << 30][rng.usize(..3)],
             checkpoint_bytes: [50_000, 500_000, 1 << 40][rng.usize(..3)],
             recycle_bytes: [None, Some(0), Some(300_000)][rng.usize(..3)],
+            reach_step: [20_000, 100_000, 1 << 40][rng.usize(..3)],
             compact_below_percent: [0, 25, 90, 90][rng.usize(..4)],
             entropy: entropy(seed),
             ..manual()

@@ -51,6 +51,8 @@ pub struct Faults {
     pub fail_sync_after: Option<u64>,
     /// Writes that succeed before the next one fails.
     pub fail_write_after: Option<u64>,
+    /// Writes to this file fail.
+    pub fail_writes_of: Option<String>,
     /// Reads of this file fail.
     pub fail_reads_of: Option<String>,
     /// Reads that touch this byte of this file fail.
@@ -420,7 +422,8 @@ impl DiskFile for SimFile {
         self.with(|state| {
             state.powered()?;
             state.counts.writes += 1;
-            if strikes(&mut state.faults.fail_write_after) {
+            let refused = state.faults.fail_writes_of.as_ref() == Some(&self.name);
+            if refused || strikes(&mut state.faults.fail_write_after) {
                 return Err(io::Error::from_raw_os_error(5));
             }
             let mut bytes = Vec::new();

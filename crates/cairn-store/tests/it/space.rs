@@ -33,6 +33,82 @@ fn check(store: &Store, live: impl IntoIterator<Item = u32>, of: u32) {
     }
 }
 
+/// Two records in a segment made from a used file, behind four in the one before; the checkpoint is before those.
+fn in_a_used_file(reach_step: u64) -> (Arc<SimDisk>, Store) {
+    let (disk, store) = filled(2, StoreOptions { reach_step, ..manual() });
+    delete(&store, (0..5).map(key).collect()).unwrap();
+    store.maintain();
+    store.checkpoint();
+    for n in 20..26 {
+        put_durable(&store, n, LEN);
+    }
+    assert_eq!(store.counts().recycled_segments, 1);
+    (disk, store)
+}
+
+#[test]
+fn an_opening_reads_a_used_file_as_far_as_it_may_have_been_written() {
+    let (step, far) = (RECORD as u64, 1 << 40);
+    for (reach_step, read) in [(step, 4 + 3), (far, 4 + 5)] {
+        let (disk, store) = in_a_used_file(reach_step);
+        disk.crash(&mut fastrand::Rng::with_seed(1));
+        drop(store);
+        let (store, report) = open(&disk, StoreOptions { reach_step, ..manual() });
+        assert_eq!((report.scanned_records, report.scanned_bytes), (6, read * step), "{reach_step}");
+        assert!(!report.is_damaged() && report.torn_bytes == 0, "{report:?}");
+        check(&store, (5..=10).chain(20..26), 30);
+        // The log goes on in the same segment, whose bound still holds: nothing behind it may be overlooked.
+        for n in 26..29 {
+            put_durable(&store, n, LEN);
+        }
+        assert_eq!(disk.segments().len(), 3);
+        disk.crash(&mut fastrand::Rng::with_seed(2));
+        drop(store);
+        let (store, _) = open(&disk, StoreOptions { reach_step, ..manual() });
+        check(&store, (5..=10).chain(20..29), 30);
+    }
+}
+
+#[test]
+fn a_damaged_note_of_the_reach_is_not_believed() {
+    let step = RECORD as u64;
+    for slot in [0, PAGE] {
+        let (disk, store) = in_a_used_file(step);
+        disk.crash(&mut fastrand::Rng::with_seed(1));
+        drop(store);
+        disk.tamper("reach", |bytes| bytes[slot + 40] ^= 1);
+        let (store, report) = open(&disk, StoreOptions { reach_step: step, ..manual() });
+        assert_eq!((report.scanned_records, report.scanned_bytes), (6, 9 * step), "all of it is read");
+        assert_eq!(disk.segments().len(), 4, "and the log goes on elsewhere");
+        check(&store, (5..=10).chain(20..26), 30);
+        for n in 26..29 {
+            put_durable(&store, n, LEN);
+        }
+        disk.crash(&mut fastrand::Rng::with_seed(2));
+        drop(store);
+        let (store, _) = open(&disk, StoreOptions { reach_step: step, ..manual() });
+        check(&store, (5..=10).chain(20..29), 30);
+    }
+}
+
+#[test]
+fn where_the_reach_cannot_be_noted_a_segment_ends_early() {
+    let step = RECORD as u64;
+    let (disk, store) = in_a_used_file(step);
+    // Two records are in the segment and a third fits within the bound. The file is gone, and cannot be made anew.
+    assert!(disk.names().contains(&"reach".to_owned()));
+    disk.faults(|faults| faults.fail_writes_of = Some("reach".to_owned()));
+    for n in 26..29 {
+        put_durable(&store, n, LEN);
+    }
+    assert_eq!(disk.segments().len(), 4, "the third one and its successors stand in a new segment");
+    disk.faults(|faults| *faults = Faults::default());
+    disk.crash(&mut fastrand::Rng::with_seed(1));
+    drop(store);
+    let (store, _) = open(&disk, StoreOptions { reach_step: step, ..manual() });
+    check(&store, (5..=10).chain(20..29), 30);
+}
+
 #[test]
 fn the_file_of_a_dead_segment_is_used_again_and_its_old_records_mean_nothing() {
     let (disk, store) = filled(2, manual());
