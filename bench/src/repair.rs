@@ -2,7 +2,9 @@
 //!
 //! A cluster of five processes is filled; then two nodes are killed, one after the other, and each time the clock runs
 //! from the moment metadata calls the node out until every group is complete again. During the second repair a client
-//! reads, as it did before. Beside both stand what one local file and one connection over loopback take.
+//! reads, as it did before. So that it can be told what readers feel, they are measured apart: healthy, beside threads that
+//! do nothing but compute, while a node is drained (copies and nothing lost), from a kill until the node is out (lost and
+//! nothing copied), and during the repair. Beside both stand what one local file and one connection over loopback take.
 
 use crate::args::Args;
 use crate::limits::{disk, tcp};
@@ -11,11 +13,11 @@ use crate::payload;
 use crate::sample::spread;
 use anyhow::{Context, Result, bail, ensure};
 use cairn_chaos::cluster::{Cluster, Setup};
-use cairn_chaos::load::{Class, Ending, Kind, Load, Target, Window, Work};
+use cairn_chaos::load::{Class, Ending, Kind, Load, Record, Target, Window, Work};
 use cairn_chaos::payload::{Mark, content};
 use cairn_chaos::quantile::Samples;
 use cairn_chaos::whole::lacks;
-use cairn_client::{ClusterStatus, CreateOptions, DfsClient, OpenOptions};
+use cairn_client::{Change, ClusterStatus, CreateOptions, DfsClient, OpenOptions, Subject, TaskState};
 use disk::SyncEvery;
 use serde::Serialize;
 use std::path::Path;
@@ -29,6 +31,8 @@ const SYNC_EVERY: SyncEvery = SyncEvery::Bytes(32 << 20);
 const META_ARGS: [&str; 4] = ["--suspect-after", "2s", "--out-after", "3s"];
 const HEALTHY: Duration = Duration::from_secs(10);
 const HEALTHY_QUICK: Duration = Duration::from_secs(1);
+/// Threads that compute, in the phase that shows what that alone does to readers.
+const SPINNERS: usize = 1;
 const POLL: Duration = Duration::from_millis(20);
 const REPAIR_MAX: Duration = Duration::from_secs(600);
 /// How long reads may still take once the load has ended.
@@ -65,6 +69,19 @@ struct Round {
     loaded: Repair,
     /// 99th percentile of reads, healthy and while the second node is repaired.
     reads: Vec<Reads>,
+    /// All that was measured of reads, in order.
+    phases: Vec<Phase>,
+}
+
+/// What reads felt of something.
+#[derive(Serialize)]
+struct Phase {
+    name: &'static str,
+    seconds: f64,
+    /// By class of load.
+    p50_ms: Vec<f64>,
+    p99_ms: Vec<f64>,
+    failed: usize,
 }
 
 /// One node's content.
@@ -142,35 +159,108 @@ async fn round(args: &Args, parent: &Path, seed: u64) -> Result<Round> {
     let watcher = cluster.client().connect().await.context("connecting to the cluster")?;
     let targets = fill(&client, args.size()).await?;
     let idle = repair(&cluster, &watcher, 0).await?;
-    let work = Work { targets, slots: None };
-    let load = Load::start(work, &CLASSES, seed);
-    // Connections to the node that is gone have been given up long ago; timers learn for a moment.
-    tokio::time::sleep(HEALTHY_QUICK).await;
-    load.enter(Window::Healthy);
-    tokio::time::sleep(if args.quick { HEALTHY_QUICK } else { HEALTHY }).await;
+    let reader = Reader { targets, seed };
+    let calm = if args.quick { HEALTHY_QUICK } else { HEALTHY };
+    let (healthy, ()) = reader.during("healthy", pause(calm)).await?;
+    let (computing, ()) = reader.during("computing", compute(calm)).await?;
+    let (drained, ()) = reader.during("drain", drain(&watcher, Change::Drain(Subject::Node(2)))).await?;
+    drain(&watcher, Change::Add(Subject::Node(2))).await?;
+    let load = reader.start().await;
     load.enter(Window::Fault0);
     let copying = || load.enter(Window::Fault2);
+    let begun = Instant::now();
     let loaded = repair_with(&cluster, &watcher, 1, copying).await?;
+    let until_out = begun.elapsed().as_secs_f64() - loaded.seconds;
     load.enter(Window::Healed);
     let record = load.finish(PATIENCE).await?;
-    let p99 = |class: usize, window: Window| {
-        let mut samples = Samples::default();
-        let of = record.events.iter().filter(|event| event.class == class && event.window == window);
-        of.for_each(|event| samples.push(event.latency));
-        ensure!(!samples.is_empty(), "no {} in a window: give more data with --size", CLASSES[class].name);
-        Ok(samples.quantile(0.99).as_secs_f64() * 1e3)
-    };
+    let killed = phase("killed", until_out, &record, Window::Fault0)?;
+    let repaired = phase("repair", loaded.seconds, &record, Window::Fault2)?;
     let reads = (0..CLASSES.len()).map(|class| {
-        let (healthy_p99_ms, repair_p99_ms) = (p99(class, Window::Healthy)?, p99(class, Window::Fault2)?);
-        let bad = |event: &&cairn_chaos::load::Event| event.class == class && event.ending != Ending::Ok;
-        let failed = record.events.iter().filter(bad).count();
+        let (healthy_p99_ms, repair_p99_ms) = (healthy.p99_ms[class], repaired.p99_ms[class]);
         let ratio = repair_p99_ms / healthy_p99_ms;
-        Ok(Reads { class: CLASSES[class].name, healthy_p99_ms, repair_p99_ms, ratio, failed })
+        Reads { class: CLASSES[class].name, healthy_p99_ms, repair_p99_ms, ratio, failed: repaired.failed }
     });
-    let reads = reads.collect::<Result<_>>()?;
+    let reads = reads.collect();
+    let phases = vec![healthy, computing, drained, killed, repaired];
     client.close().await;
     watcher.close().await;
-    Ok(Round { raw_write_mib_per_s, tcp_copy_mib_per_s, idle, loaded, reads })
+    Ok(Round { raw_write_mib_per_s, tcp_copy_mib_per_s, idle, loaded, reads, phases })
+}
+
+/// Reads of the same files, begun anew for each phase.
+struct Reader {
+    targets: Vec<Target>,
+    seed: u64,
+}
+
+impl Reader {
+    /// Begins to read, and lets connections open and timers learn for a moment.
+    async fn start(&self) -> Load {
+        let work = Work { targets: self.targets.clone(), slots: None };
+        let load = Load::start(work, &CLASSES, self.seed);
+        tokio::time::sleep(HEALTHY_QUICK).await;
+        load
+    }
+
+    async fn during<T>(&self, name: &'static str, work: impl Future<Output = Result<T>>) -> Result<(Phase, T)> {
+        let load = self.start().await;
+        load.enter(Window::Healthy);
+        let begun = Instant::now();
+        let done = work.await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        load.enter(Window::Healed);
+        let record = load.finish(PATIENCE).await?;
+        Ok((phase(name, seconds, &record, Window::Healthy)?, done))
+    }
+}
+
+fn phase(name: &'static str, seconds: f64, record: &Record, window: Window) -> Result<Phase> {
+    let within = || record.events.iter().filter(|event| event.window == window);
+    let mut phase = Phase { name, seconds, p50_ms: Vec::new(), p99_ms: Vec::new(), failed: 0 };
+    for (class, what) in CLASSES.iter().enumerate() {
+        let mut samples = Samples::default();
+        within().filter(|event| event.class == class).for_each(|event| samples.push(event.latency));
+        ensure!(!samples.is_empty(), "no {} in {name}: give more data with --size", what.name);
+        phase.p50_ms.push(samples.quantile(0.5).as_secs_f64() * 1e3);
+        phase.p99_ms.push(samples.quantile(0.99).as_secs_f64() * 1e3);
+    }
+    phase.failed = within().filter(|event| event.ending != Ending::Ok).count();
+    let show = |ms: &[f64]| ms.iter().map(|ms| format!("{ms:.1}")).collect::<Vec<_>>().join(", ");
+    eprintln!("{name} ({seconds:.1} s): p50 {} ms, p99 {} ms", show(&phase.p50_ms), show(&phase.p99_ms));
+    Ok(phase)
+}
+
+async fn pause(time: Duration) -> Result<()> {
+    tokio::time::sleep(time).await;
+    Ok(())
+}
+
+/// Threads that do nothing but compute, as copying would if it did nothing else.
+async fn compute(time: Duration) -> Result<()> {
+    let spin = move || {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            std::hint::black_box(cairn_proto::checksum::crc32c(&[7; 4096]));
+        }
+    };
+    let spinners: Vec<_> = (0..SPINNERS).map(|_| tokio::task::spawn_blocking(spin)).collect();
+    for spinner in spinners {
+        spinner.await?;
+    }
+    Ok(())
+}
+
+/// Has memberships moved, and waits until all have.
+async fn drain(watcher: &DfsClient, change: Change) -> Result<()> {
+    let task = watcher.admin().start_task(change).await?.task.id;
+    loop {
+        let tasks = watcher.admin().list_tasks().await?;
+        if tasks.iter().any(|known| known.id == task && known.state == TaskState::Done) {
+            break;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    until(watcher, is_whole).await
 }
 
 /// What the machine can do: a file written and synced every 32 MiB, and a copy over loopback, of as many bytes as a node

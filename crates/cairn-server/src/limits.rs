@@ -42,6 +42,14 @@ pub const DROP_MAPS_PERIOD: Duration = Duration::from_secs(1);
 pub const GARBAGE_PERIOD: Duration = Duration::from_secs(1);
 /// Time between the first sight of a garbage row and its DELETE, where no option says otherwise.
 pub const GARBAGE_GRACE_DEFAULT: Duration = Duration::from_secs(60);
+/// Percent of what all stores hold that may be collected within [`GARBAGE_MASS_WINDOW`], where no option says otherwise.
+pub const GARBAGE_MASS_PERCENT: u8 = 30;
+/// So many copies of blocks may always be: 64 GiB in blocks of the default size.
+pub const GARBAGE_MASS_MIN: u64 = 16 * 1024;
+/// Time over which it is counted.
+pub const GARBAGE_MASS_WINDOW: Duration = Duration::from_secs(3600);
+/// Collection that was stopped for its mass goes on after so long, where no option says otherwise.
+pub const GARBAGE_MASS_HOLD: Duration = Duration::from_secs(24 * 3600);
 /// Garbage rows whose grace is being timed; further ones wait until some are gone.
 pub const GARBAGE_TRACKED_MAX: usize = 128 * 1024;
 /// Garbage rows read, sent to nodes and removed together.
@@ -121,6 +129,9 @@ pub const SCRUB_PERIOD: Duration = Duration::from_secs(14 * 24 * 3600);
 pub const SCRUB_RATE_MIN: f64 = 64.0 * 1024.0;
 /// Scrub looks again after this time whether the store is disturbed, or a pass is due.
 pub const SCRUB_YIELD: Duration = Duration::from_millis(100);
+/// A pass that was asked for, or that is late, waits no longer than this before each batch: however busy a store is, it
+/// is read at some megabytes a second.
+pub const SCRUB_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest sleep of scrub at once.
 pub const SCRUB_NAP: Duration = Duration::from_secs(10);
 /// How often the position of scrub is written down.
@@ -134,6 +145,12 @@ pub const SCRUB_REST: Duration = Duration::from_secs(60);
 pub const CALM_FACTOR: f64 = 1.5;
 /// See [`CALM_FACTOR`].
 pub const CALM_SLACK: Duration = Duration::from_millis(2);
+/// As [`CALM_SLACK`], for the turn of a task on a processor: a request waits for several.
+pub const CALM_LAG: Duration = Duration::from_millis(1);
+/// How often it is measured how late tasks get their turn, while there are foreground requests.
+pub const LAG_STEP: Duration = Duration::from_millis(5);
+/// How often it is looked whether there are any.
+pub const LAG_LOOK: Duration = Duration::from_millis(100);
 /// What a foreground request told, or background work did, counts for this long.
 pub const CALM_MEMORY: Duration = Duration::from_secs(1);
 /// A disk that owes an answer for so long is disturbed.

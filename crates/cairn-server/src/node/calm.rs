@@ -4,8 +4,10 @@
 //! Plain values: whoever measures says what time it is.
 
 use crate::limits::{
-    CALM_FACTOR, CALM_MEMORY, CALM_SLACK, CALM_STALL, REPAIR_RATE_FIRST, REPAIR_RATE_MIN, REPAIR_RATE_STEP, REPAIR_STEP,
+    CALM_FACTOR, CALM_LAG, CALM_MEMORY, CALM_SLACK, CALM_STALL, REPAIR_RATE_FIRST, REPAIR_RATE_MIN, REPAIR_RATE_STEP,
+    REPAIR_STEP,
 };
+use cairn_proto::limits::BLOCK_LEN_DEFAULT;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,10 +20,20 @@ pub(crate) enum Wait {
     Put,
     /// A sync, its queue included.
     Sync,
+    /// Not for the disk: a turn on a processor, as a task has to wait for it that is due.
+    Turn,
 }
 
 impl Wait {
-    const COUNT: usize = 3;
+    const ALL: [Self; 4] = [Self::Read, Self::Put, Self::Sync, Self::Turn];
+
+    /// What nobody notices, whatever it is in comparison.
+    const fn slack(self) -> Duration {
+        match self {
+            Self::Read | Self::Put | Self::Sync => CALM_SLACK,
+            Self::Turn => CALM_LAG,
+        }
+    }
 }
 
 /// Mean of the last few, in seconds.
@@ -36,7 +48,9 @@ struct Latency {
 /// What foreground requests of one store experience.
 #[derive(Debug, Default)]
 pub(crate) struct Calm {
-    waits: [Option<Latency>; Wait::COUNT],
+    waits: [Option<Latency>; Wait::ALL.len()],
+    /// When a foreground request came last.
+    asked: Option<Instant>,
     /// When background work was done last.
     disturbed: Option<Instant>,
 }
@@ -57,6 +71,16 @@ impl Calm {
         }
     }
 
+    /// A foreground request comes.
+    pub(crate) fn ask(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// True while there are foreground requests.
+    pub(crate) fn is_asked(&self, now: Instant) -> bool {
+        self.asked.is_some_and(|last| now.saturating_duration_since(last) < CALM_MEMORY)
+    }
+
     /// Background work was done now.
     pub(crate) fn disturb(&mut self, now: Instant) {
         self.disturbed = Some(now);
@@ -64,11 +88,13 @@ impl Calm {
 
     /// True while background work should wait. `stall` is the age of the disk's oldest unfinished operation.
     pub(crate) fn is_disturbed(&self, stall: Duration, now: Instant) -> bool {
-        let slow = |latency: &Latency| {
-            let fresh = now.saturating_duration_since(latency.sampled) < CALM_MEMORY;
-            fresh && latency.now > latency.healthy * CALM_FACTOR + CALM_SLACK.as_secs_f64()
+        let slow = |wait: &Wait| {
+            self.waits[*wait as usize].is_some_and(|latency| {
+                let fresh = now.saturating_duration_since(latency.sampled) < CALM_MEMORY;
+                fresh && latency.now > latency.healthy * CALM_FACTOR + wait.slack().as_secs_f64()
+            })
         };
-        stall > CALM_STALL || self.waits.iter().flatten().any(slow)
+        stall > CALM_STALL || Wait::ALL.iter().any(slow)
     }
 }
 
@@ -81,6 +107,9 @@ pub(crate) struct Throttle {
     ceiling: f64,
     /// When what was spent so far is paid for.
     paid: Option<Instant>,
+    /// Bytes that a piece has, by those before: paid when it begins, so that pieces begin one after the other and not many at
+    /// once.
+    expected: f64,
     adjusted: Option<Instant>,
 }
 
@@ -88,10 +117,11 @@ impl Throttle {
     /// At most `ceiling` bytes a second, if there is one.
     pub(crate) fn new(ceiling: Option<u64>) -> Self {
         let ceiling = ceiling.map_or(f64::INFINITY, |ceiling| ceiling.max(1) as f64);
-        Self { rate: REPAIR_RATE_FIRST.min(ceiling), ceiling, paid: None, adjusted: None }
+        let expected = f64::from(BLOCK_LEN_DEFAULT);
+        Self { rate: REPAIR_RATE_FIRST.min(ceiling), ceiling, paid: None, expected, adjusted: None }
     }
 
-    /// How long to wait before the next piece; to be asked again after that.
+    /// How long to wait before the next piece, to be asked again after that; `None` when it begins now.
     pub(crate) fn wait(&mut self, disturbed: bool, now: Instant) -> Option<Duration> {
         let since = self.adjusted.map_or(REPAIR_STEP, |last| now.saturating_duration_since(last));
         if since >= REPAIR_STEP {
@@ -99,20 +129,37 @@ impl Throttle {
             self.rate = next.max(REPAIR_RATE_MIN).min(self.ceiling);
             self.adjusted = Some(now);
         }
-        self.paid.map(|paid| paid.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+        let wait = self.paid.map(|paid| paid.saturating_duration_since(now)).filter(|wait| !wait.is_zero());
+        if wait.is_none() {
+            self.paid = Some(later(now, self.cost(self.expected)));
+        }
+        wait
     }
 
-    /// A piece of so many bytes was begun.
+    fn cost(&self, bytes: f64) -> Duration {
+        Duration::try_from_secs_f64(bytes / self.rate).unwrap_or(Duration::MAX)
+    }
+
+    /// A piece that was begun has so many bytes: what it costs more or less than was expected.
     pub(crate) fn spend(&mut self, bytes: u64, now: Instant) {
-        let cost = Duration::try_from_secs_f64(bytes as f64 / self.rate).unwrap_or(Duration::MAX);
-        let from = self.paid.unwrap_or(now).max(now);
-        self.paid = from.checked_add(cost).or(Some(from));
+        let more = bytes as f64 - self.expected;
+        self.expected += more / 8.0;
+        let paid = self.paid.unwrap_or(now);
+        self.paid = Some(if more < 0.0 {
+            paid.checked_sub(self.cost(-more)).unwrap_or(now)
+        } else {
+            later(paid, self.cost(more))
+        });
     }
 
     /// Bytes a second now.
     pub(crate) fn rate(&self) -> f64 {
         self.rate
     }
+}
+
+fn later(at: Instant, by: Duration) -> Instant {
+    at.checked_add(by).unwrap_or(at)
 }
 
 #[cfg(test)]
@@ -200,20 +247,52 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_paid_for_before_the_next() {
-        let ceiling = 10_000_000;
-        let mut throttle = Throttle::new(Some(ceiling));
+    fn a_turn_that_comes_late_disturbs_sooner_than_a_disk() {
+        let mut calm = Calm::default();
+        let mut now = cairn_net::now();
+        let mut lag = |calm: &mut Calm, took: Duration, wait| {
+            for _ in 0..100 {
+                calm.sample(wait, took, now);
+                calm.disturb(now);
+                now += ms(5);
+            }
+            calm.is_disturbed(Duration::ZERO, now)
+        };
+        assert!(!lag(&mut calm, ms(1), Wait::Turn) && !lag(&mut calm, ms(1), Wait::Read));
+        assert!(!lag(&mut calm, ms(3), Wait::Read));
+        assert!(lag(&mut calm, ms(3), Wait::Turn));
+    }
+
+    #[test]
+    fn pieces_begin_one_after_the_other() {
+        let piece = u64::from(BLOCK_LEN_DEFAULT);
+        let mut throttle = Throttle::new(Some(10 * piece));
         let now = cairn_net::now();
         assert_eq!(throttle.wait(false, now), None);
-        throttle.spend(5_000_000, now);
-        assert_eq!(throttle.wait(false, now), Some(ms(500)));
-        throttle.spend(5_000_000, now);
-        assert_eq!(throttle.wait(false, now), Some(ms(1000)));
-        assert_eq!(throttle.wait(false, now + ms(1000)), None);
+        assert_eq!(throttle.wait(false, now), Some(ms(100)), "the second one, although the first has not come yet");
+        throttle.spend(piece, now);
+        assert_eq!(throttle.wait(false, now), Some(ms(100)), "as expected");
+        assert_eq!(throttle.wait(false, now + ms(100)), None);
+        throttle.spend(3 * piece, now + ms(100));
+        assert_eq!(throttle.wait(false, now + ms(100)), Some(ms(300)), "more than expected");
         // Time in which nothing was copied is not saved up.
-        throttle.spend(5_000_000, now + ms(60_000));
-        assert_eq!(throttle.wait(false, now + ms(60_000)), Some(ms(500)));
+        assert_eq!(throttle.wait(false, now + ms(60_000)), None);
+        assert!(throttle.wait(false, now + ms(60_000)).is_some());
         throttle.spend(u64::MAX, now);
-        assert!(throttle.wait(false, now).is_some());
+        assert!(throttle.wait(false, now + ms(60_000)).is_some());
+    }
+
+    #[test]
+    fn small_pieces_do_not_pay_for_large_ones_for_long() {
+        let mut throttle = Throttle::new(Some(u64::from(BLOCK_LEN_DEFAULT)));
+        let begun = cairn_net::now();
+        let mut now = begun;
+        for _ in 0..1000 {
+            while let Some(wait) = throttle.wait(false, now) {
+                now += wait;
+            }
+            throttle.spend(4096, now);
+        }
+        assert!(now - begun < ms(3000), "{:?} for a second's worth", now - begun);
     }
 }

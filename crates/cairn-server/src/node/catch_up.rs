@@ -151,6 +151,8 @@ async fn catch_up_batch(
         progress.trouble.get_or_insert_with(|| format!("the epoch is not kept: {error}"));
         return Ok(());
     }
+    // Before anything is copied: should the store lose it again and begin anew, this says nothing of what it has then.
+    let pg_epoch = node.view.load().epoch(batch.pg).0;
     let blocks: Vec<BlockId> = batch.rows.iter().flat_map(|(_, blocks)| blocks).copied().collect();
     let held = node.hold(slot, batch.pg, &blocks).await;
     progress.copied += held.copied;
@@ -158,6 +160,7 @@ async fn catch_up_batch(
     let is_whole = |blocks: &[BlockId]| !blocks.is_empty() && !blocks.iter().any(|block| held.lacking.contains(block));
     let whole: Vec<pb::DegradedRow> =
         batch.rows.into_iter().filter(|(_, blocks)| is_whole(blocks)).map(|(row, _)| row).collect();
+    let whole: Vec<_> = whole.into_iter().map(|row| pb::DegradedRow { pg_epoch, ..row }).collect();
     if whole.len() < count {
         progress.left += count - whole.len();
         let nowhere = || format!("no member has {} of the blocks", held.nowhere);
@@ -176,7 +179,7 @@ mod tests {
 
     fn row(pg: u32, seq: u32, count: u32) -> pb::DegradedRow {
         let first = pb::BlockId { inode: 1, writer: 1, seq };
-        pb::DegradedRow { pg, store: 1, run: Some(pb::Run { first: Some(first), count }) }
+        pb::DegradedRow { pg, store: 1, run: Some(pb::Run { first: Some(first), count }), pg_epoch: 0 }
     }
 
     #[test]

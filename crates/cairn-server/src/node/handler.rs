@@ -105,6 +105,7 @@ impl NodeHandler {
         parts: Vec<Bytes>,
     ) -> Result<pb::PutBlockReply, Status> {
         let slot = self.node.store(put.store)?;
+        slot.ask_now();
         let _permit = self.node.gates.writes.admit()?;
         let key = BlockKey { block: block_id(put.block.as_ref())?, shard: shard(put.shard)? };
         let pg = PgId(put.pg);
@@ -156,6 +157,8 @@ impl NodeHandler {
                 Ok(())
             })
             .await?;
+        } else {
+            slot.ask_now();
         }
         let block = match on_disk(&ctx.work, self.read_header(slot, key, ctx.deadline)).await? {
             Ok(block) => block,

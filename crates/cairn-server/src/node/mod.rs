@@ -5,7 +5,8 @@
 //! (bad blocks), `join.rs` (new memberships) and `audit.rs` (after a crash), which copy blocks through `copy.rs`;
 //! `scrub.rs`, which reads everything back, and `compare.rs`, which holds groups against other members, both of which find
 //! what `ledger/` keeps account of; `sweep.rs` and `purge.rs`, which delete blocks without a file and those of groups that
-//! were left; `revive.rs`, which opens stores again that failed. `calm.rs` says when all of them should wait.
+//! were left; `revive.rs`, which opens stores again that failed. `calm.rs` says when all of them should
+//! wait, by what requests wait for and by how late tasks get their turn (`lag.rs`).
 
 mod audit;
 mod calm;
@@ -23,6 +24,7 @@ mod heartbeat;
 mod identity;
 mod inventory;
 mod join;
+mod lag;
 mod ledger;
 mod map;
 mod place;
@@ -144,6 +146,7 @@ impl NodeServer {
         tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
         tasks.spawn_duty(ledger::run(node.clone(), stop.clone()));
         tasks.spawn_duty(join::run(node.clone(), stop.clone()));
+        tasks.spawn_duty(lag::run(node.clone(), stop.clone()));
         tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
         tasks.spawn_duty(audit::run(node.clone(), stop.clone()));
         tasks.spawn_duty(purge::run(node.clone(), stop.clone()));

@@ -3,7 +3,7 @@
 //!
 //! A pass goes through the log from its beginning to where it ended when the pass began. Its pace is what is left over the
 //! time that is left; it waits while foreground requests are disturbed. A pass that an operator asked for has no pace, only
-//! that politeness. Where it is, is written down, so that a restart goes on there.
+//! that politeness; and one that was asked for, or that is late, is polite for a moment only. Where it is, is written down, so that a restart goes on there.
 
 use super::duty::wait;
 use super::ledger::Finder;
@@ -11,8 +11,8 @@ use super::slot::StoreSlot;
 use super::state::Node;
 use crate::clock::wall_ns;
 use crate::limits::{
-    SCRUB_BATCH_BLOCKS, SCRUB_BATCH_BYTES, SCRUB_NAP, SCRUB_RATE_MIN, SCRUB_REST, SCRUB_SAVE, SCRUB_STRETCH,
-    SCRUB_UNREADABLE_MAX, SCRUB_YIELD,
+    SCRUB_BATCH_BLOCKS, SCRUB_BATCH_BYTES, SCRUB_NAP, SCRUB_PATIENCE, SCRUB_RATE_MIN, SCRUB_REST, SCRUB_SAVE,
+    SCRUB_STRETCH, SCRUB_UNREADABLE_MAX, SCRUB_YIELD,
 };
 use crate::state_file;
 use crate::tasks::blocking;
@@ -65,6 +65,12 @@ impl Record {
     /// True when the period is over and the pass is not complete.
     fn is_behind(&self, period: Duration, now_ns: i64) -> bool {
         self.running && since(self.begun_ns, now_ns) > period
+    }
+
+    /// How long the next batch may be put off while foreground requests are disturbed; `None` = as long as they are.
+    fn patience(&self, period: Duration, now_ns: i64) -> Option<Duration> {
+        let is_late = since(self.begun_ns, now_ns) >= period.mul_f64(0.9);
+        (self.asked || is_late).then_some(SCRUB_PATIENCE)
     }
 
     fn begin(&mut self, asked: bool, last_segment: u32, bytes_total: u64, now_ns: i64) {
@@ -239,7 +245,8 @@ async fn pass(node: &Node, slot: &Arc<StoreSlot>, uuid: StoreUuid) {
         let mut items = &stretch.items[..];
         while !items.is_empty() {
             let (batch, rest) = items.split_at(batch_len(items));
-            be_polite(slot).await;
+            let patience = slot.scrub.record.lock().patience(slot.scrub.period, wall_ns());
+            be_polite(slot, patience).await;
             let begun = cairn_net::now();
             let Some(read) = scrub_batch(node, slot, batch).await else { return };
             unreadable = if read.unreadable == batch.len() { unreadable + read.unreadable as u32 } else { 0 };
@@ -298,9 +305,10 @@ fn batch_len(items: &[ScrubItem]) -> usize {
     fits.count().max(1)
 }
 
-/// Waits while foreground requests are disturbed.
-async fn be_polite(slot: &StoreSlot) {
-    while slot.is_disturbed() {
+/// Waits while foreground requests are disturbed, no longer than `patience`.
+async fn be_polite(slot: &StoreSlot, patience: Option<Duration>) {
+    let begun = cairn_net::now();
+    while slot.is_disturbed() && patience.is_none_or(|patience| begun.elapsed() < patience) {
         sleep(SCRUB_YIELD).await; // tidy: sleep-ok(leaves the disk to foreground requests)
     }
     slot.disturb();

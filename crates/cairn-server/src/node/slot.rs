@@ -187,6 +187,16 @@ impl StoreSlot {
         self.calm.lock().sample(wait, now.saturating_duration_since(begun), now);
     }
 
+    /// A foreground request comes.
+    pub(crate) fn ask_now(&self) {
+        self.calm.lock().ask(cairn_net::now());
+    }
+
+    /// True while there are foreground requests.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.calm.lock().is_asked(cairn_net::now())
+    }
+
     /// Background work is about to use the disk.
     pub(crate) fn disturb(&self) {
         self.calm.lock().disturb(cairn_net::now());
