@@ -34,8 +34,8 @@ enum Board {
     Acked(Vec<StoreId>),
     /// The commit is under way, without these -> `Committed`, `Over`.
     Sent(Vec<StoreId>),
-    /// It is done: its degraded rows name this group and run.
-    Committed(PgId, pb::Run),
+    /// It is done: its degraded rows name this group and run. The blocks were sent in this epoch of the group.
+    Committed(PgId, u64, pb::Run),
     /// The block will not be committed, or all is said.
     Over,
 }
@@ -47,8 +47,8 @@ impl LateBoard {
         match &mut *board {
             Board::Open => *board = Board::Acked(vec![store]),
             Board::Acked(stores) | Board::Sent(stores) => stores.push(store),
-            Board::Committed(pg, run) => {
-                let row = pb::DegradedRow { pg: pg.0, store: store.0, run: Some(*run) };
+            Board::Committed(pg, pg_epoch, run) => {
+                let row = pb::DegradedRow { pg: pg.0, store: store.0, run: Some(*run), pg_epoch: *pg_epoch };
                 drop(board);
                 inner.late_acks.push(inner, row);
             }
@@ -74,11 +74,11 @@ impl LateBoard {
     }
 
     /// The commit is done, with the block as a run of its own.
-    fn committed(&self, inner: &Inner, pg: PgId, run: pb::Run) {
-        let before = std::mem::replace(&mut *self.0.lock(), Board::Committed(pg, run));
+    fn committed(&self, inner: &Inner, pg: PgId, pg_epoch: u64, run: pb::Run) {
+        let before = std::mem::replace(&mut *self.0.lock(), Board::Committed(pg, pg_epoch, run));
         if let Board::Acked(stores) | Board::Sent(stores) = before {
             for store in stores {
-                inner.late_acks.push(inner, pb::DegradedRow { pg: pg.0, store: store.0, run: Some(run) });
+                inner.late_acks.push(inner, pb::DegradedRow { pg: pg.0, store: store.0, run: Some(run), pg_epoch });
             }
         }
     }
@@ -111,7 +111,7 @@ pub(crate) fn commit_done(inner: &Inner, blocks: &[Stored], pieces: &[pb::Piece]
         let Some(board) = &block.board else { continue };
         if single.contains(&block.seq) {
             let run = pb::Run { first: Some(crate::read::to_pb(id(block.seq))), count: 1 };
-            board.committed(inner, block.pg, run);
+            board.committed(inner, block.pg, block.pg_epoch, run);
         } else {
             board.over();
         }

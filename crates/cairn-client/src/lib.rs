@@ -49,9 +49,9 @@ mod trace;
 mod write;
 
 pub use admin::{
-    Admin, BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, Dump, DumpPiece, InventoryPage,
-    LedgerEntry, LedgerPage, MapGroup, MapStore, MemberState, Move, PlacedRun, Plan, RowFinding, RowPage, RunKind,
-    RunPage, StoreScrub, Subject, Task, TaskKind, TaskState, Verdict,
+    Admin, BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, Dump, DumpPiece, EndangeredGroup,
+    InventoryPage, LedgerEntry, LedgerPage, MapGroup, MapStore, MemberState, Move, PlacedRun, Plan, RowFinding,
+    RowPage, RunKind, RunPage, StoreScrub, Subject, Task, TaskKind, TaskState, Verdict,
 };
 pub use atomic::AtomicFile;
 /// Identity of a block: inode, writer, number.

@@ -356,10 +356,10 @@ impl Meta {
     }
 
     pub(crate) async fn cluster_status(&self) -> Result<Reply, Status> {
-        let (degraded_runs, garbage_runs) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+        let (degraded_runs, garbage_runs, mass_alarm) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             let degraded = tx.count(&keys::Degraded::all(), STATUS_COUNT_MAX).await?;
             let garbage = tx.count(&keys::Garbage::all(), STATUS_COUNT_MAX).await?;
-            Ok((degraded, garbage))
+            Ok((degraded, garbage, crate::mass::alarm(tx).await?))
         })?;
         let tasks = self.task_infos(true).await?;
         let totals = *self.inner.totals.lock();
@@ -385,6 +385,7 @@ impl Meta {
             tasks,
         };
         reply.alarms.extend(self.rollback_alarm());
+        reply.alarms.extend(mass_alarm);
         let mut bytes = reply.encoded_len();
         for defect in &cluster.defects {
             bytes += defect.encoded_len() + 4;

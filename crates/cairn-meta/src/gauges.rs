@@ -80,7 +80,7 @@ impl Meta {
             ],
             moves: [("running", cluster.tending.moves_running), ("waiting", cluster.tending.moves_waiting)],
             tasks: [("running", cluster.tending.tasks_running), ("waiting", cluster.tending.tasks_waiting)],
-            alarms: cluster.alarms().len() as u64,
+            alarms: cluster.alarms().len() as u64 + u64::from(inner.collection_stopped.load(Ordering::Relaxed)),
             moves_done: inner.moves_done.load(Ordering::Relaxed),
             moved_bytes: inner.moved_bytes.load(Ordering::Relaxed),
             duty_epoch: inner.duty_epoch,

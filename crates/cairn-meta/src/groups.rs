@@ -260,7 +260,7 @@ impl Meta {
             for (key, run) in found {
                 let first = pb::BlockId { inode: key.inode, writer: key.writer, seq: key.seq };
                 let run = Some(pb::Run { first: Some(first), count: run.count });
-                let row = pb::DegradedRow { pg: key.pg, store: key.store, run };
+                let row = pb::DegradedRow { pg: key.pg, store: key.store, run, pg_epoch: 0 };
                 bytes += row.encoded_len() + 4;
                 if bytes > PAGE_BYTES_MAX {
                     reply.next_cursor = cursor(last.as_ref());
@@ -276,7 +276,8 @@ impl Meta {
         })
     }
 
-    /// Removes exactly the rows named; one that was cut or removed since is ignored.
+    /// Removes exactly the rows named; one that was cut or removed since is ignored, and so is what a store was given
+    /// before it joined the group, or began anew to.
     pub(crate) async fn clear_degraded(&self, ask: &pb::ClearDegraded) -> Result<Reply, Status> {
         if ask.rows.len() > BLOCKS_PER_REQUEST_MAX {
             return Err(Status::new(Code::Invalid, format!("at most {BLOCKS_PER_REQUEST_MAX} rows at a time")));
@@ -284,6 +285,12 @@ impl Meta {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             for row in &ask.rows {
                 let Some(run) = &row.run else { continue };
+                if row.pg_epoch != 0 {
+                    let group = tx.get(&keys::Pg { pg: row.pg }).await?;
+                    if !group.is_some_and(|group| members::ack_counts(&group, row.store, row.pg_epoch)) {
+                        continue;
+                    }
+                }
                 let first = run.first.unwrap_or_default();
                 let key = keys::Degraded {
                     store: row.store,

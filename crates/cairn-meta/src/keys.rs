@@ -319,6 +319,8 @@ pub mod setting {
     pub const ROLLBACK: &[u8] = b"rollback";
     /// The number of the newest snapshot and that of the newest one that still exists, u64 each; absent before the first.
     pub const SNAPSHOTS: &[u8] = b"snapshots";
+    /// Collection is stopped, or accepted after that: see [`MassStop`](crate::MassStop); absent while it is as usual.
+    pub const MASS_STOP: &[u8] = b"mass_stop";
     /// A byte for each replica count that a directory has or had; absent while that is the root's alone.
     pub const REPLICA_COUNTS: &[u8] = b"replica_counts";
     /// Where the dump comes from that is being loaded; no server opens what is half loaded.

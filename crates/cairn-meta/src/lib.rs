@@ -33,6 +33,7 @@ mod links;
 mod locks;
 mod map;
 mod map_tx;
+mod mass;
 mod members;
 mod merge;
 mod meta;
@@ -67,6 +68,7 @@ pub use checks::check_engine;
 pub use duties::{GarbageRow, GroupMembers};
 pub use error::OpenError;
 pub use gauges::Gauges;
+pub use mass::MassStop;
 pub use meta::{Meta, MetaOptions};
 
 #[cfg(test)]

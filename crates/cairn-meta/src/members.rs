@@ -39,8 +39,10 @@ fn since(row: &Pg, store: u32) -> u64 {
 /// The row of the next epoch with these members. Who is joining and was not so before is in it since now.
 fn with_members(row: &Pg, members: Vec<Member>, anew: Option<u32>) -> Pg {
     let epoch = row.epoch + 1;
+    // Who left or was stale is told of nothing: when it counts again, it does so from now on.
+    let counts_anew = |before, member: &Member| counts_for_commit(member.state) && !counts_for_commit(before);
     let since = |member: &Member| match state_of(row, member.store) {
-        Some(_) if anew != Some(member.store) => since(row, member.store),
+        Some(before) if anew != Some(member.store) && !counts_anew(before, member) => since(row, member.store),
         _ => epoch,
     };
     Pg { epoch, since: members.iter().map(since).collect(), members, ..row.clone() }
@@ -91,6 +93,25 @@ pub(crate) fn replaced(row: &Pg, from: u32, to: u32) -> Next {
     }
     members.retain(|member| member.store != from);
     Some(with_members(row, members, None))
+}
+
+/// The row without `store`, whose copies are gone for good although no other member is known to hold everything. What is
+/// left of the group is then everything: nobody is full, so each who joins copies the union of all others before it is.
+/// `to` joins, if there is such a store. The caller deletes the degraded rows of those that count: a block that none of the
+/// rest has is lost, and nobody could ever be full that waited for it.
+pub(crate) fn given_up(row: &Pg, store: u32, to: Option<u32>) -> Next {
+    state_of(row, store)?;
+    if full(row).any(|other| other != store) {
+        return None;
+    }
+    let mut members: Vec<Member> = row.members.iter().filter(|member| member.store != store).copied().collect();
+    let to = to.filter(|to| state_of(row, *to).is_none());
+    members.extend(to.map(|store| Member { store, state: MemberState::Joining }));
+    if !members.iter().any(|member| counts_for_commit(member.state)) {
+        // Nobody would be there to copy what they have.
+        members.iter_mut().for_each(|member| member.state = MemberState::Joining);
+    }
+    (!members.is_empty()).then(|| with_members(row, members, None))
 }
 
 /// The row without those that leave, when nobody needs their copies any more as far as the row says: every member that

@@ -28,7 +28,7 @@ use cairn_proto::{ClusterId, InodeId, op, pb};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex as TurnLock, Notify, Semaphore};
 
@@ -90,6 +90,8 @@ pub(crate) struct Inner {
     pub(crate) head: Mutex<Head>,
     /// See rollback.rs; 0 = none.
     pub(crate) rollback: AtomicU64,
+    /// See mass.rs: as this process knew it last.
+    pub(crate) collection_stopped: AtomicBool,
     /// The highest writer that a store reported and that is written down.
     pub(crate) writers_known: AtomicU64,
     /// Bounds the commits that nobody can take back.
@@ -222,6 +224,7 @@ impl Meta {
             beats_written: Mutex::new(None),
             head: Mutex::new(opened.head),
             rollback: AtomicU64::new(opened.rollback),
+            collection_stopped: AtomicBool::new(false),
             writers_known: AtomicU64::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
             inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
@@ -298,6 +301,7 @@ impl Meta {
             Kind::GetXattr(ask) => self.get_xattr(ask, caller).await,
             Kind::ListXattrs(ask) => self.list_xattrs(ask, caller).await,
             Kind::StatFs(ask) => self.stat_fs(ask, caller).await,
+            Kind::AcceptCollection(_) => self.accept_collection().await,
             Kind::GetExtents(ask) => self.get_extents(ask).await,
             Kind::WaitLock(ask) => self.wait_lock(ask).await,
             Kind::ListLocks(ask) => self.list_locks(ask).await,

@@ -134,6 +134,34 @@ impl Meta {
         })
     }
 
+    /// Lets a member go that an operator gave up, from a group in which nobody else is full.
+    pub(crate) async fn give_up_member(
+        &self,
+        task: u64,
+        pg: u32,
+        store: u32,
+        to: Option<u32>,
+    ) -> Result<Changed, Status> {
+        transact!(self, Durability::Durable, async |tx: &mut Tx| {
+            // An operator may take it back until the last moment.
+            let key = keys::Task { task };
+            let open = tx.get(&key).await?.filter(crate::steps::is_open);
+            let row = tx.get(&keys::Pg { pg }).await?;
+            let next = row.and_then(|row| members::given_up(&row, store, to));
+            let (Some(mut open), Some(next)) = (open, next) else { return Ok(Changed::Overtaken) };
+            for member in members::counting(&next).chain([store]) {
+                if !drop_debts(tx, member, pg).await? {
+                    return Ok(Changed::More);
+                }
+            }
+            put_group(tx, pg, &next);
+            account(tx, pg, store).await?;
+            open.moves_done += 1;
+            tx.put(&key, &open);
+            Ok(Changed::Done)
+        })
+    }
+
     /// Lets those that leave go, once nobody needs their copies.
     pub(crate) async fn complete_group(&self, pg: u32) -> Result<Changed, Status> {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {

@@ -39,6 +39,16 @@ pub(crate) struct Stand {
     pub stalled: BTreeSet<(u32, u32)>,
 }
 
+impl Stand {
+    /// An operator says that the store will not be back: others take over, however lately it was heard of. Nothing when it
+    /// serves.
+    pub(crate) fn give_up(&mut self, store: u32) {
+        if let Some(place) = self.places.get_mut(&store).filter(|place| !place.live) {
+            (place.lost, place.takes) = (true, false);
+        }
+    }
+}
+
 /// A membership that should go from one store to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PlannedMove {

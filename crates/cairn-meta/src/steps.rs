@@ -37,6 +37,8 @@ pub(crate) struct Steps {
     /// Members that were stale, and are back.
     pub rejoin: Vec<(u32, u32)>,
     pub moves: Vec<(Account, PlannedMove)>,
+    /// Members that an operator gave up, in groups without another full one, by their task; and who joins in their place.
+    pub given_up: Vec<(u64, u32, u32, Option<u32>)>,
     /// Lost members that nobody can replace.
     pub stale: Vec<(u32, u32)>,
     /// Planned moves that have become impossible or pointless.
@@ -56,13 +58,14 @@ impl Steps {
         self.complete.is_empty()
             && self.rejoin.is_empty()
             && self.moves.is_empty()
+            && self.given_up.is_empty()
             && self.stale.is_empty()
             && self.dropped.is_empty()
             && self.done.is_empty()
     }
 
     fn has_room(&self) -> bool {
-        self.moves.len() + self.stale.len() < CHANGES_PER_LOOK
+        self.moves.len() + self.given_up.len() + self.stale.len() < CHANGES_PER_LOOK
     }
 }
 
@@ -99,12 +102,15 @@ pub(crate) fn decide(stand: &Stand, tasks: &[OpenTask], moves: &[MoveRow]) -> St
         }
     }
     let mut taken: BTreeSet<u32> = steps.rejoin.iter().map(|(pg, _)| *pg).collect();
+    for task in tasks.iter().filter(|task| task.row.kind == TaskKind::GiveUp) {
+        give_up(stand, task, moves, &mut loads, &mut taken, &mut steps);
+    }
     repair(stand, tasks, moves, &mut loads, &mut taken, &mut steps);
     for task in tasks {
         match task.row.kind {
             TaskKind::Drain | TaskKind::Replace => drain(stand, task, moves, &mut loads, &mut taken, &mut steps),
             TaskKind::Balance | TaskKind::Add => follow(stand, task, moves, &mut loads, &mut taken, &mut steps),
-            TaskKind::Repair | TaskKind::Unknown => {}
+            TaskKind::Repair | TaskKind::GiveUp | TaskKind::Unknown => {}
         }
     }
     steps.unsettled |= !tasks.is_empty() || !steps.is_empty();
@@ -115,6 +121,56 @@ pub(crate) fn decide(stand: &Stand, tasks: &[OpenTask], moves: &[MoveRow]) -> St
 fn may_complete(stand: &Stand, row: &rows::Pg) -> bool {
     let all_there = members::counting(row).all(|store| is_live(stand, store));
     members::completed(row).is_some() && (all_there || !members::leaving(row).any(|store| is_live(stand, store)))
+}
+
+/// Members that an operator gave up go at once from groups in which nobody else is full; from the others they go as any
+/// that is lost. One that answers after all is left alone.
+fn give_up(
+    stand: &Stand,
+    task: &OpenTask,
+    moves: &[MoveRow],
+    loads: &mut Loads<'_>,
+    taken: &mut BTreeSet<u32>,
+    steps: &mut Steps,
+) {
+    let (mut left, mut going, mut why) = (0, 0, None);
+    for (pg, group) in &stand.groups {
+        let given = |member: &&rows::Member| task.from.contains(&member.store) && !is_live(stand, member.store);
+        for from in group.row.members.iter().filter(given).map(|member| member.store) {
+            left += 1;
+            let others_are_full = members::full(&group.row).any(|other| other != from);
+            if others_are_full || taken.contains(pg) || !steps.has_room() {
+                going += 1;
+                continue;
+            }
+            let to = match loads.target(group, from, None, true) {
+                Ok(to) => Some(to),
+                Err(Nowhere::Busy) => {
+                    going += 1;
+                    continue;
+                }
+                Err(_) if group.row.members.len() > 1 => None,
+                Err(nowhere) => {
+                    why.get_or_insert_with(|| format!("group {pg}: {nowhere}; add nodes"));
+                    continue;
+                }
+            };
+            if let Some(to) = to {
+                loads.take(&PlannedMove { pg: *pg, from, to, bytes: group.bytes }, true);
+            }
+            taken.insert(*pg);
+            steps.given_up.push((task.id, *pg, from, to));
+            going += 1;
+        }
+    }
+    let under_way = moves.iter().any(|(_, _, row)| row.task == task.id && row.begun);
+    match why {
+        _ if left == 0 && !under_way => steps.done.push(task.id),
+        Some(why) if going == 0 && !under_way => {
+            steps.waiting.insert(task.id, why);
+        }
+        _ => {}
+    }
 }
 
 /// Memberships of lost stores go to others, or turn stale.
@@ -132,6 +188,11 @@ fn repair(
         let named = |task: &&OpenTask| task.row.kind == TaskKind::Replace && task.from.contains(&store);
         tasks.iter().filter(named).any(|task| task.to.iter().any(takes))
     };
+    // Nor does one that was given up need a task of its own.
+    let given_up = |store: u32| {
+        let named = |task: &&OpenTask| task.row.kind == TaskKind::GiveUp && task.from.contains(&store);
+        tasks.iter().find(named).map(|task| task.id)
+    };
     let mut endangered: Vec<(usize, u32, u32)> = Vec::new();
     let mut left: BTreeMap<u32, String> = BTreeMap::new();
     for (pg, group) in &stand.groups {
@@ -148,7 +209,15 @@ fn repair(
         let group = &stand.groups[&pg];
         let is_full = members::full(&group.row).any(|store| store == from);
         if is_full && members::full(&group.row).count() == 1 {
-            left.entry(from).or_insert_with(|| format!("group {pg} has no other full member: bring the store back"));
+            if given_up(from).is_none() {
+                let why = || {
+                    format!(
+                        "group {pg} has no other full member: bring the store back, or give up what it alone holds: \
+                         cairn admin give-up store:{from}"
+                    )
+                };
+                left.entry(from).or_insert_with(why);
+            }
             continue;
         }
         if taken.contains(&pg) || !steps.has_room() {
@@ -160,7 +229,8 @@ fn repair(
                 let planned = PlannedMove { pg, from, to, bytes: group.bytes };
                 loads.take(&planned, true);
                 taken.insert(pg);
-                steps.moves.push((Account::Repair(from), planned));
+                let account = given_up(from).map_or(Account::Repair(from), Account::Task);
+                steps.moves.push((account, planned));
                 left.entry(from).or_default();
             }
             Err(Nowhere::Busy) => {

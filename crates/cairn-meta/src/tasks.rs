@@ -7,6 +7,7 @@ use crate::limits::{
     BALANCE_TOLERANCE_PERMILLE, GROUPS_MAX, MOVES_SHOWN_MAX, PLANNED_MOVES_MAX, REASON_LEN_MAX, TASKS_KEPT_MAX,
     TASKS_OPEN_MAX, TASKS_SHOWN_MAX,
 };
+use crate::members;
 use crate::meta::{Meta, transact};
 use crate::plan::{self, PlannedMove};
 use crate::rows;
@@ -27,9 +28,11 @@ struct Subject {
 }
 
 /// A plan, and what is to be said about it.
+#[derive(Default)]
 struct Plan {
     moves: Vec<PlannedMove>,
     remark: String,
+    endangered: Vec<pb::EndangeredGroup>,
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T, Status> {
@@ -54,9 +57,13 @@ fn subject(cluster: &Cluster, ask: &pb::StartTask) -> Result<Subject, Status> {
     let kind = ask.kind();
     let (names_from, names_to) = (ask.node != 0 || ask.store != 0, ask.to_node != 0 || ask.to_store != 0);
     match kind {
-        TaskKind::Unknown | TaskKind::Repair => return invalid("a task drains, adds, replaces or balances"),
+        TaskKind::Unknown | TaskKind::Repair => {
+            return invalid("a task drains, adds, replaces, balances or gives up");
+        }
         TaskKind::Balance if names_from || names_to => return invalid("a balance names no node and no store"),
-        TaskKind::Drain | TaskKind::Add if names_to => return invalid("only a replacement names where to"),
+        TaskKind::Drain | TaskKind::Add | TaskKind::GiveUp if names_to => {
+            return invalid("only a replacement names where to");
+        }
         _ => {}
     }
     let from = if kind == TaskKind::Balance { BTreeSet::new() } else { named(cluster, ask.node, ask.store)? };
@@ -108,7 +115,7 @@ fn plan(subject: &Subject, look: &mut Look, most_replicas: u32) -> Result<Plan, 
             }
             let only = (subject.kind == TaskKind::Replace).then_some(&subject.to);
             match plan::drain(stand, &subject.from, only) {
-                Ok(moves) => Ok(Plan { moves, remark: String::new() }),
+                Ok(moves) => Ok(Plan { moves, ..Plan::default() }),
                 Err((pg, why)) => refuse(format!("group {pg}: {why}")),
             }
         }
@@ -131,10 +138,38 @@ fn plan(subject: &Subject, look: &mut Look, most_replicas: u32) -> Result<Plan, 
                 PLANNED_MOVES_MAX => "as many moves as one task plans: begin another when it is done".to_owned(),
                 _ => String::new(),
             };
-            Ok(Plan { moves, remark })
+            Ok(Plan { moves, remark, ..Plan::default() })
+        }
+        TaskKind::GiveUp => {
+            if let Some(live) = subject.from.iter().find(|store| stand.places.get(store).is_some_and(|p| p.live)) {
+                return refuse(format!("store {live} answers: drain it instead"));
+            }
+            subject.from.iter().for_each(|store| stand.give_up(*store));
+            let endangered = endangered(stand, &subject.from);
+            let (moves, remark) = match plan::drain(stand, &subject.from, None) {
+                Ok(moves) => (moves, String::new()),
+                Err((pg, why)) => (Vec::new(), format!("group {pg}: {why}: it stays incomplete until nodes are added")),
+            };
+            Ok(Plan { moves, remark, endangered })
         }
         TaskKind::Unknown | TaskKind::Repair => refuse("not a task of an operator"),
     }
+}
+
+/// Groups of which nobody but `gone` is full, and who else holds a part of them.
+fn endangered(stand: &plan::Stand, gone: &BTreeSet<u32>) -> Vec<pb::EndangeredGroup> {
+    let is_live = |store: &u32| stand.places.get(store).is_some_and(|place| place.live);
+    let mut found = Vec::new();
+    for (pg, group) in &stand.groups {
+        let stores = || group.row.members.iter().map(|member| member.store);
+        if !stores().any(|store| gone.contains(&store)) || members::full(&group.row).any(|store| !gone.contains(&store))
+        {
+            continue;
+        }
+        let others = stores().filter(|store| !gone.contains(store) && is_live(store)).count() as u32;
+        found.push(pb::EndangeredGroup { pg: *pg, bytes: group.bytes, others });
+    }
+    found
 }
 
 fn kind_name(kind: TaskKind) -> &'static str {
@@ -145,6 +180,7 @@ fn kind_name(kind: TaskKind) -> &'static str {
         TaskKind::Replace => "replace",
         TaskKind::Balance => "balance",
         TaskKind::Repair => "repair",
+        TaskKind::GiveUp => "give up",
     }
 }
 
@@ -246,13 +282,16 @@ impl Meta {
         (task.moves_total, task.eta_s) = (row.moves_total, eta_s(bytes_total, rate));
         let shown = plan.moves.iter().take(MOVES_SHOWN_MAX);
         let shown = shown.map(|m| pb::Move { pg: m.pg, from: m.from, to: m.to, bytes: m.bytes });
-        Ok(Reply::StartTask(pb::StartTaskReply { task: Some(task), moves: shown.collect() }))
+        let endangered = plan.endangered.into_iter().take(MOVES_SHOWN_MAX).collect();
+        Ok(Reply::StartTask(pb::StartTaskReply { task: Some(task), moves: shown.collect(), endangered }))
     }
 
     async fn begin_task(&self, subject: &Subject, look: &Look, plan: &Plan, row: &rows::Task) -> Result<u64, Status> {
         let known: Vec<u64> = look.tasks.iter().map(|task| task.id).collect();
         let planned_ahead = matches!(subject.kind, TaskKind::Balance | TaskKind::Add);
         let drains = matches!(subject.kind, TaskKind::Drain | TaskKind::Replace);
+        let nobody = BTreeSet::new();
+        let marked = if subject.kind == TaskKind::GiveUp { &nobody } else { &subject.from };
         let id = transact!(self, Durability::Durable, async |tx: &mut Tx| {
             let tasks = tx.table::<keys::Task>(TASKS_OPEN_MAX + TASKS_KEPT_MAX + 1).await?;
             if tasks.iter().any(|(key, row)| is_open(row) && !known.contains(&key.task)) {
@@ -263,7 +302,7 @@ impl Meta {
             }
             let task = tx.next_number(counter::TASK).await?;
             tx.put(&keys::Task { task }, row);
-            mark_draining(tx, &subject.from, drains).await?;
+            mark_draining(tx, marked, drains).await?;
             for PlannedMove { pg, from, to, bytes } in plan.moves.iter().filter(|_| planned_ahead) {
                 let key = keys::Move { pg: *pg, from: *from };
                 if tx.get(&key).await?.is_none() {
@@ -272,7 +311,7 @@ impl Meta {
             }
             Ok(task)
         })?;
-        self.note_draining(&subject.from, drains);
+        self.note_draining(marked, drains);
         tracing::info!(task = id, kind = kind_name(subject.kind), moves = plan.moves.len(), "a task begins");
         Ok(id)
     }

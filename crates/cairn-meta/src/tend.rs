@@ -75,7 +75,7 @@ impl Meta {
         let moves = moves.into_iter().map(|(key, row)| (key.pg, key.from, row)).collect();
         let now = self.now();
         let mut cluster = self.inner.cluster.lock();
-        let stand = stand_of(&mut cluster, groups, now);
+        let mut stand = stand_of(&mut cluster, groups, now);
         let open = tasks.into_iter().filter(|(_, row)| steps::is_open(row));
         let tasks = open.map(|(key, row)| {
             let stores = |node, store| stores_of(&cluster, node, store);
@@ -83,7 +83,11 @@ impl Meta {
             let to = stores(row.to_node, row.to_store);
             OpenTask { id: key.task, row, from, to }
         });
-        Ok(Look { stand, tasks: tasks.collect(), moves })
+        let tasks: Vec<OpenTask> = tasks.collect();
+        for task in tasks.iter().filter(|task| task.row.kind == TaskKind::GiveUp) {
+            task.from.iter().for_each(|store| stand.give_up(*store));
+        }
+        Ok(Look { stand, tasks, moves })
     }
 
     /// Leaves in memory what status and metrics tell.
@@ -148,6 +152,11 @@ impl Meta {
                 },
             };
             changed |= self.begin(look, task, planned).await?;
+        }
+        for (task, pg, store, to) in &steps.given_up {
+            while self.give_up_member(*task, *pg, *store, *to).await? == Changed::More {}
+            tracing::warn!(pg, store, ?to, "an operator gave up the last full member of a group");
+            changed = true;
         }
         for (pg, store) in &steps.stale {
             if self.make_stale(*pg, *store).await? == Changed::Done {
@@ -304,8 +313,10 @@ fn alarms(look: &Look, steps: &Steps, survey: &Survey) -> Vec<String> {
     let mut alarms = Vec::new();
     if let Some(first) = steps.headless.first() {
         let count = steps.headless.len();
-        alarms
-            .push(format!("{count} groups have no full member that answers (the first is {first}): bring nodes back"));
+        alarms.push(format!(
+            "{count} groups have no full member that answers (the first is {first}): bring nodes back, or give up what only \
+             they hold: cairn admin give-up"
+        ));
     }
     if survey.stale > 0 {
         let mut away: BTreeMap<u32, u32> = BTreeMap::new();

@@ -75,6 +75,7 @@ ops! {
     APPEND_METALOG = 560, "append_metalog", AppendMetalog, false;
     LIST_METALOG = 561, "list_metalog", ListMetalog, false;
     FETCH_METALOG = 562, "fetch_metalog", FetchMetalog, false;
+    ACCEPT_COLLECTION = 570, "accept_collection", AcceptCollection, false;
     STAT = 769, "stat", Stat, false;
     READ_DIR = 770, "read_dir", ReadDir, false;
     MKDIR = 771, "mkdir", Mkdir, true;

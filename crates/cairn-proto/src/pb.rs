@@ -135,7 +135,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850, 800, 801, 802, 803, 804"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850, 800, 801, 802, 803, 804"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -219,6 +219,8 @@ pub mod request {
         CheckRows(super::CheckRows),
         #[prost(message, tag = "535")]
         AcceptRollback(super::AcceptRollback),
+        #[prost(message, tag = "570")]
+        AcceptCollection(super::AcceptCollection),
         /// Metadata: namespace.
         #[prost(message, tag = "769")]
         Stat(super::Stat),
@@ -1041,6 +1043,10 @@ pub struct DegradedRow {
     pub store: u32,
     #[prost(message, optional, tag = "3")]
     pub run: ::core::option::Option<Run>,
+    /// CLEAR_DEGRADED: the epoch of the group in which the store was given the blocks; 0 = not said. One from before the store
+    /// joined the group, or began anew to, clears nothing: the store may have lost them since.
+    #[prost(uint64, tag = "4")]
+    pub pg_epoch: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDegraded {
@@ -1166,7 +1172,7 @@ pub struct ReportLacking {
 pub struct StartTask {
     #[prost(enumeration = "TaskKind", tag = "1")]
     pub kind: i32,
-    /// Stores it is about. Exactly one of `node` and `store` is set for DRAIN, ADD and REPLACE; none for BALANCE.
+    /// Stores it is about. Exactly one of `node` and `store` is set for DRAIN, ADD, REPLACE and GIVE_UP; none for BALANCE.
     #[prost(uint32, tag = "2")]
     pub node: u32,
     #[prost(uint32, tag = "3")]
@@ -1199,6 +1205,21 @@ pub struct StartTaskReply {
     /// The first of the planned moves, at most 1024.
     #[prost(message, repeated, tag = "2")]
     pub moves: ::prost::alloc::vec::Vec<Move>,
+    /// GIVE_UP: the first groups of which no other member is known to hold everything, at most 1024.
+    #[prost(message, repeated, tag = "3")]
+    pub endangered: ::prost::alloc::vec::Vec<EndangeredGroup>,
+}
+/// A group that loses its last full member.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndangeredGroup {
+    #[prost(uint32, tag = "1")]
+    pub pg: u32,
+    /// Bytes that a member is estimated to hold of it: so much may be lost.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Members that answer and hold a part: what they have is kept.
+    #[prost(uint32, tag = "3")]
+    pub others: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Task {
@@ -1331,6 +1352,10 @@ pub struct CheckRowsReply {
 /// blocks of unknown writers that no file refers to are garbage from now on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AcceptRollback {}
+/// An operator says that so much is garbage on purpose: what waits now is collected, however much it is. CONFLICT when
+/// collection is not stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptCollection {}
 /// A joining store holds the union of the other members' inventories, taken after `epoch` began.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinDone {
@@ -2578,6 +2603,9 @@ pub enum TaskKind {
     Balance = 4,
     /// Made by metadata itself: memberships of stores that are out go to others.
     Repair = 5,
+    /// Says that stores which do not answer will never do so again: their memberships go to others at once, also where nobody
+    /// else is known to hold everything. What they alone held is lost.
+    GiveUp = 6,
 }
 impl TaskKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2592,6 +2620,7 @@ impl TaskKind {
             Self::Replace => "TASK_KIND_REPLACE",
             Self::Balance => "TASK_KIND_BALANCE",
             Self::Repair => "TASK_KIND_REPAIR",
+            Self::GiveUp => "TASK_KIND_GIVE_UP",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2603,6 +2632,7 @@ impl TaskKind {
             "TASK_KIND_REPLACE" => Some(Self::Replace),
             "TASK_KIND_BALANCE" => Some(Self::Balance),
             "TASK_KIND_REPAIR" => Some(Self::Repair),
+            "TASK_KIND_GIVE_UP" => Some(Self::GiveUp),
             _ => None,
         }
     }

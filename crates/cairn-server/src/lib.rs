@@ -37,7 +37,7 @@ pub use console::{ConsolePlace, ConsolePlaceError};
 pub use error::StartError;
 pub use listen::{ListenError, loopback_addr};
 pub use local::{LocalCluster, LocalClusterConfig, LocalClusterError, LocalConsoles};
-pub use meta::{MetaServer, MetaServerConfig};
+pub use meta::{MassRule, MetaServer, MetaServerConfig};
 pub use node::{
     FenceError, IdentityError, Membership, NodeServer, NodeServerConfig, PlaceError, StoreConfig, SweepTotals,
 };

@@ -3,7 +3,7 @@
 use crate::console::ConsolePlace;
 use crate::error::StartError;
 use crate::limits::{READY_POLL, SWEEP_PERIOD};
-use crate::meta::{MetaServer, MetaServerConfig, own_view};
+use crate::meta::{MassRule, MetaServer, MetaServerConfig, own_view};
 use crate::node::{Membership, NodeServer, NodeServerConfig, StoreConfig};
 use cairn_net::Net;
 use futures_util::future::join_all;
@@ -43,6 +43,8 @@ pub struct LocalClusterConfig {
     pub block_len: u32,
     /// Time between the first sight of a garbage row and the deletion of its blocks.
     pub gc_grace: Duration,
+    /// When so much becomes garbage that collection stops and asks.
+    pub gc_mass: MassRule,
     /// A client's session that was silent this long ends, and its writers with it.
     pub session_lease: Duration,
     /// A node silent this long is suspect.
@@ -71,6 +73,7 @@ impl LocalClusterConfig {
             base_port: 0,
             block_len: meta.block_len,
             gc_grace: meta.gc_grace,
+            gc_mass: meta.gc_mass,
             session_lease: meta.session_lease,
             suspect_after: meta.suspect_after,
             out_after: meta.out_after,
@@ -90,6 +93,7 @@ impl LocalClusterConfig {
             replicas: self.replicas,
             block_len: self.block_len,
             gc_grace: self.gc_grace,
+            gc_mass: self.gc_mass,
             session_lease: self.session_lease,
             suspect_after: self.suspect_after,
             out_after: self.out_after,

@@ -200,6 +200,13 @@ pub struct MetaRole {
     /// The session of a client that was silent this long ends, and with it what it held [default: 90s]
     #[arg(long, value_name = "TIME", env = "CAIRN_META_SERVER_SESSION_LEASE", hide_env_values = true)]
     pub session_lease: Option<Span>,
+    /// Stop collecting garbage, and ask, when more than so much of all blocks became garbage within an hour; 100 = never
+    /// [default: 30]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub gc_mass_percent: Option<u8>,
+    /// Go on without an answer after so long [default: 24h]
+    #[arg(long, value_name = "TIME")]
+    pub gc_mass_hold: Option<Span>,
     /// Write the process id to this file, remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,

@@ -101,6 +101,8 @@ pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Res
     config.suspect_after = args.suspect_after.or(file.suspect_after).map_or(config.suspect_after, Span::get);
     config.out_after = args.out_after.or(file.out_after).map_or(config.out_after, Span::get);
     config.session_lease = args.session_lease.or(file.session_lease).map_or(config.session_lease, Span::get);
+    config.gc_mass.percent = args.gc_mass_percent.unwrap_or(config.gc_mass.percent);
+    config.gc_mass.hold = args.gc_mass_hold.map_or(config.gc_mass.hold, Span::get);
     let server = tokio::select! {
         started = patiently(|| MetaServer::start(config.clone(), Arc::new(TcpNet))) => started?,
         () = signals.received() => return Err(Failure::Interrupted),

@@ -5,9 +5,9 @@ mod types;
 
 pub use dump::{Dump, DumpPiece};
 pub use types::{
-    BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, InventoryPage, LedgerEntry, LedgerPage, MapGroup,
-    MapStore, MemberState, Move, PlacedRun, Plan, RowFinding, RowPage, RunKind, RunPage, StoreScrub, Subject, Task,
-    TaskKind, TaskState, Verdict,
+    BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, EndangeredGroup, InventoryPage, LedgerEntry,
+    LedgerPage, MapGroup, MapStore, MemberState, Move, PlacedRun, Plan, RowFinding, RowPage, RunKind, RunPage,
+    StoreScrub, Subject, Task, TaskKind, TaskState, Verdict,
 };
 
 use crate::client::DfsClient;
@@ -24,6 +24,9 @@ use tokio::time::Instant;
 
 /// Blocks of the answer to one request for an inventory.
 const INVENTORY_PAGE: u32 = BLOCKS_PER_REQUEST_MAX as u32;
+
+/// How often it is looked whether a node that owes an answer has been given up.
+const BREAKER_LOOK: Duration = Duration::from_millis(100);
 
 /// The operator's side of a cluster, as [`DfsClient::admin`] gives it. Cloning is cheap.
 ///
@@ -84,7 +87,7 @@ impl Admin {
     }
 
     /// Asks one node, in rounds, under the deadline of reads. A node whose breaker is open is waited for in the same
-    /// rounds.
+    /// rounds, and so is one whose breaker opens while it owes the answer: it would be waited for until the deadline.
     async fn ask(&self, node: &Node, kind: request::Kind) -> Result<response::Kind, Error> {
         let inner = &self.client.inner;
         let begun = Instant::now();
@@ -92,8 +95,16 @@ impl Admin {
         let name = cairn_proto::op::name(cairn_proto::op::of(&kind));
         let mut rounds = 0;
         loop {
-            let (cause, asked_pause) = if node.is_closed() {
-                match node.call(inner, Leg::plain(kind.clone(), deadline)).await {
+            let answer = async {
+                tokio::select! {
+                    biased;
+                    answer = node.call(inner, Leg::plain(kind.clone(), deadline)) => Some(answer),
+                    () = given_up(node) => None,
+                }
+            };
+            let answer = if node.is_closed() { answer.await } else { None };
+            let (cause, asked_pause) = if let Some(answer) = answer {
+                match answer {
                     Ok(reply) => return reply.response.kind.ok_or_else(|| inner.unexpected(name)),
                     Err(failure) => match failure.status {
                         Some(status) if matches!(status.code, Code::Overloaded | Code::Unavailable) => {
@@ -165,7 +176,7 @@ impl Admin {
                 {
                     let tasks = self.tasks().await.unwrap_or_default();
                     let begun = tasks.into_iter().find(|task| !before.contains(&task.id) && change.is_of(task));
-                    begun.map(|task| Plan { task, moves: Vec::new() }).ok_or(error)
+                    begun.map(|task| Plan { task, moves: Vec::new(), endangered: Vec::new() }).ok_or(error)
                 }
                 other => other,
             }
@@ -180,6 +191,7 @@ impl Admin {
         Ok(Plan {
             task: Task::from_pb(reply.task.unwrap_or_default()),
             moves: reply.moves.into_iter().map(moved).collect(),
+            endangered: reply.endangered.into_iter().map(EndangeredGroup::from_pb).collect(),
         })
     }
 
@@ -367,10 +379,26 @@ impl Admin {
         self.operation("accept_rollback", work).await
     }
 
+    /// Says that so many files were removed on purpose: what waits to be collected is, however much it is.
+    ///
+    /// # Errors
+    /// `Conflict` when collection is not stopped.
+    pub async fn accept_collection(&self) -> Result<(), Error> {
+        let work = async { self.meta(request::Kind::AcceptCollection(pb::AcceptCollection {})).await.map(drop) };
+        self.operation("accept_collection", work).await
+    }
+
     /// Runs in one request of [`Admin::judge_blocks`] or [`Admin::report_lacking`].
     pub const JUDGED_RUNS_MAX: usize = BLOCKS_PER_REQUEST_MAX;
     /// Blocks in one such request.
     pub const JUDGED_BLOCKS_MAX: usize = BLOCKS_JUDGED_MAX;
+}
+
+/// Returns when the node's breaker is open.
+async fn given_up(node: &Node) {
+    while node.is_closed() {
+        tokio::time::sleep(BREAKER_LOOK).await;
+    }
 }
 
 fn group_runs(runs: &[(u32, BlockRun)]) -> Vec<pb::GroupRun> {

@@ -59,6 +59,8 @@ pub enum Change {
     },
     /// Memberships go from stores that are fuller than the mean to emptier ones.
     Balance,
+    /// Stores that do not answer never will again: others take over at once, and what they alone held is lost.
+    GiveUp(Subject),
 }
 
 impl Change {
@@ -68,6 +70,7 @@ impl Change {
             Self::Add(subject) => (pb::TaskKind::Add, Some(subject), None),
             Self::Replace { from, to } => (pb::TaskKind::Replace, Some(from), Some(to)),
             Self::Balance => (pb::TaskKind::Balance, None, None),
+            Self::GiveUp(subject) => (pb::TaskKind::GiveUp, Some(subject), None),
         };
         let ((node, store), (to_node, to_store)) = (Subject::parts(subject), Subject::parts(to));
         pb::StartTask { kind: kind as i32, node, store, to_node, to_store, dry_run }
@@ -80,6 +83,7 @@ impl Change {
             Self::Add(subject) => (TaskKind::Add, Some(subject), None),
             Self::Replace { from, to } => (TaskKind::Replace, Some(from), Some(to)),
             Self::Balance => (TaskKind::Balance, None, None),
+            Self::GiveUp(subject) => (TaskKind::GiveUp, Some(subject), None),
         };
         (task.kind, task.subject, task.to) == (kind, subject, to)
     }
@@ -98,6 +102,8 @@ pub enum TaskKind {
     Balance,
     /// Made by metadata itself: memberships of stores that are out go to others.
     Repair,
+    /// See [`Change::GiveUp`].
+    GiveUp,
     /// A server newer than this library calls it something else.
     Unknown,
 }
@@ -111,6 +117,7 @@ impl TaskKind {
             Self::Replace => "replace",
             Self::Balance => "balance",
             Self::Repair => "repair",
+            Self::GiveUp => "give-up",
             Self::Unknown => "unknown",
         }
     }
@@ -122,6 +129,7 @@ impl TaskKind {
             pb::TaskKind::Replace => Self::Replace,
             pb::TaskKind::Balance => Self::Balance,
             pb::TaskKind::Repair => Self::Repair,
+            pb::TaskKind::GiveUp => Self::GiveUp,
             pb::TaskKind::Unknown => Self::Unknown,
         }
     }
@@ -241,6 +249,25 @@ pub struct Plan {
     pub task: Task,
     /// The first moves, at most 1024.
     pub moves: Vec<Move>,
+    /// Groups of which nobody else is known to hold everything, the first 1024; only of [`Change::GiveUp`].
+    pub endangered: Vec<EndangeredGroup>,
+}
+
+/// A group that loses its last full member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndangeredGroup {
+    /// The group.
+    pub pg: u32,
+    /// Bytes that a member is estimated to hold of it: so much may be lost.
+    pub bytes: u64,
+    /// Members that answer and hold a part, which is kept.
+    pub others: u32,
+}
+
+impl EndangeredGroup {
+    pub(super) fn from_pb(group: pb::EndangeredGroup) -> Self {
+        Self { pg: group.pg, bytes: group.bytes, others: group.others }
+    }
 }
 
 /// How far a store is with reading and checking everything it holds.

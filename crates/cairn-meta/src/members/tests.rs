@@ -55,6 +55,23 @@ fn too_few_full_members_let_nobody_go() {
 }
 
 #[test]
+fn the_last_full_member_goes_only_when_it_is_given_up() {
+    let group = row(&[(1, Full), (2, Full), (3, Joining)]);
+    assert_eq!(states(given_up(&group, 1, Some(4))), None, "another is full");
+    let group = row(&[(1, Full), (2, Leaving), (3, Joining)]);
+    assert_eq!(states(given_up(&group, 1, Some(4))), Some((8, vec![(2, Leaving), (3, Joining), (4, Joining)])));
+    assert_eq!(states(given_up(&group, 1, Some(3))), Some((8, vec![(2, Leaving), (3, Joining)])), "it is one already");
+    assert_eq!(states(given_up(&group, 9, Some(4))), None);
+    // One that leaves, or was stale, counts again where nobody else does; not for what it was not told of.
+    let group = row(&[(1, Full), (2, Stale), (3, Leaving)]);
+    let next = given_up(&group, 1, None).expect("given up");
+    assert_eq!(states(Some(next.clone())).expect("given up").1, [(2, Joining), (3, Joining)]);
+    assert!(!ack_counts(&next, 2, 7) && ack_counts(&next, 2, 8) && !ack_counts(&next, 3, 7));
+    assert_eq!(states(given_up(&row(&[(1, Full)]), 1, None)), None, "a group is never without a member");
+    assert_eq!(states(given_up(&row(&[(1, Full)]), 1, Some(2))), Some((8, vec![(2, Joining)])));
+}
+
+#[test]
 fn what_is_gone_for_good_goes_at_once() {
     let group = row(&[(1, Full), (2, Full), (3, Leaving)]);
     assert_eq!(states(replaced(&group, 1, 4)), Some((8, vec![(2, Full), (3, Leaving), (4, Joining)])));

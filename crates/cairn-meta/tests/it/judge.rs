@@ -242,7 +242,7 @@ async fn a_late_acknowledgement_clears_what_stands_and_nothing_else() {
     let piece = world.piece(0, 8 * u64::from(BLOCK), &members[..2]);
     let clear = |first_seq, count| {
         let first = pb::BlockId { inode: file, writer: world.writer, seq: first_seq };
-        let row = pb::DegradedRow { pg: 1, store: late, run: Some(pb::Run { first: Some(first), count }) };
+        let row = pb::DegradedRow { pg: 1, store: late, run: Some(pb::Run { first: Some(first), count }), pg_epoch: 0 };
         Kind::ClearDegraded(pb::ClearDegraded { rows: vec![row; 2] })
     };
     // The acknowledgement overtakes the commit: there is no row yet, and the one that comes stays.

@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Nodes `1..=n` with one store each, all of them known by number.
-struct Fleet {
-    world: World,
+pub(crate) struct Fleet {
+    pub(crate) world: World,
     engine: Arc<MapEngine>,
-    nodes: BTreeMap<u8, pb::RegisterNodeReply>,
+    pub(crate) nodes: BTreeMap<u8, pb::RegisterNodeReply>,
 }
 
 impl Fleet {
-    async fn of(count: u8) -> Self {
+    pub(crate) async fn of(count: u8) -> Self {
         let engine = Arc::new(MapEngine::new());
         let mut fleet = Self { world: World::over(engine.clone()).await, engine, nodes: BTreeMap::new() };
         for index in 1..=count {
@@ -30,16 +30,16 @@ impl Fleet {
         fleet
     }
 
-    async fn add(&mut self, index: u8) {
+    pub(crate) async fn add(&mut self, index: u8) {
         let reply = self.world.register(index, index, true).await;
         self.nodes.insert(index, reply);
     }
 
-    fn store(&self, index: u8) -> u32 {
+    pub(crate) fn store(&self, index: u8) -> u32 {
         self.nodes[&index].store_ids[0]
     }
 
-    async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         for _ in 0..10_000 {
             if !self.world.meta.ensure_groups().await.expect("in order") {
                 return;
@@ -49,7 +49,7 @@ impl Fleet {
     }
 
     /// Seconds in which only `live` report, the duties running once a second.
-    async fn pass(&self, seconds: u32, live: &[u8]) {
+    pub(crate) async fn pass(&self, seconds: u32, live: &[u8]) {
         for _ in 0..seconds {
             self.world.clock.advance(Duration::from_secs(1));
             for index in live {
@@ -60,7 +60,7 @@ impl Fleet {
         }
     }
 
-    async fn beat(&self, index: u8, change: impl FnOnce(&mut pb::StoreBeat)) {
+    pub(crate) async fn beat(&self, index: u8, change: impl FnOnce(&mut pb::StoreBeat)) {
         let mut report = pb::StoreBeat { id: self.store(index), ..beat(index, false) };
         change(&mut report);
         let boot_id = Bytes::from(vec![index; 16]);
@@ -72,7 +72,7 @@ impl Fleet {
     }
 
     /// Every live joining member reports that it is complete; true when there was one.
-    async fn join_all(&self, live: &[u8]) -> bool {
+    pub(crate) async fn join_all(&self, live: &[u8]) -> bool {
         let stores: BTreeSet<u32> = live.iter().map(|index| self.store(*index)).collect();
         let mut any = false;
         for info in self.world.map().await.pgs {
@@ -87,14 +87,14 @@ impl Fleet {
         any
     }
 
-    async fn finish(&self, live: &[u8]) {
+    pub(crate) async fn finish(&self, live: &[u8]) {
         self.settle().await;
         while self.join_all(live).await {
             self.pass(1, live).await;
         }
     }
 
-    async fn states(&self, index: u8) -> BTreeMap<MemberState, usize> {
+    pub(crate) async fn states(&self, index: u8) -> BTreeMap<MemberState, usize> {
         let store = self.store(index);
         let mut states = BTreeMap::new();
         for info in self.world.map().await.pgs {
@@ -106,33 +106,33 @@ impl Fleet {
     }
 
     /// Every group has exactly `replicas` full members, on distinct nodes.
-    async fn assert_whole(&self, replicas: usize) {
+    pub(crate) async fn assert_whole(&self, replicas: usize) {
         for info in self.world.map().await.pgs {
             let full = info.members.iter().filter(|member| member.state() == MemberState::Full).count();
             assert_eq!((full, info.members.len()), (replicas, replicas), "{info:?}");
         }
     }
 
-    async fn tasks(&self) -> Vec<pb::Task> {
+    pub(crate) async fn tasks(&self) -> Vec<pb::Task> {
         match self.world.ask(Kind::ListTasks(pb::ListTasks {})).await {
             Ok(Reply::ListTasks(reply)) => reply.tasks,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn start(&self, ask: pb::StartTask) -> Result<pb::StartTaskReply, Status> {
+    pub(crate) async fn start(&self, ask: pb::StartTask) -> Result<pb::StartTaskReply, Status> {
         match self.world.ask(Kind::StartTask(ask)).await? {
             Reply::StartTask(reply) => Ok(reply),
             other => panic!("{other:?}"),
         }
     }
 
-    fn drain(&self, index: u8, dry_run: bool) -> pb::StartTask {
+    pub(crate) fn drain(&self, index: u8, dry_run: bool) -> pb::StartTask {
         let node = self.nodes[&index].node_id;
         pb::StartTask { kind: TaskKind::Drain as i32, node, dry_run, ..Default::default() }
     }
 
-    async fn verdicts(&self, index: u8) -> Vec<pb::GroupVerdict> {
+    pub(crate) async fn verdicts(&self, index: u8) -> Vec<pb::GroupVerdict> {
         let pgs = self.world.map().await.pgs.iter().map(|info| info.id).collect();
         match self.world.ask(Kind::JudgeGroups(pb::JudgeGroups { store: self.store(index), pgs })).await {
             Ok(Reply::JudgeGroups(reply)) => {

@@ -105,6 +105,13 @@ impl World {
         self.ask(registration(index, port, fresh)).await.expect("registered").into_registered()
     }
 
+    /// Registers node `index` again, with a new process whose store was made anew under its old name.
+    pub async fn register_anew(&self, index: u8) -> pb::RegisterNodeReply {
+        let Kind::RegisterNode(mut ask) = registration(index, index, true) else { unreachable!("made below") };
+        ask.boot_id = Bytes::from(vec![index.wrapping_add(1); 16]);
+        self.ask(Kind::RegisterNode(ask)).await.expect("registered").into_registered()
+    }
+
     pub async fn ask(&self, kind: Kind) -> Result<Reply, Status> {
         self.meta.execute(&pb::Request { kind: Some(kind), ..Default::default() }).await
     }

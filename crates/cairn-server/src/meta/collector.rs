@@ -3,12 +3,13 @@
 //! A row stays until every current member has confirmed. A member that is away keeps it, and its blocks are deleted when
 //! it is back; the other members' are deleted meanwhile.
 
+use super::mass::{Gate, Known, MassGuard, MassRule};
 use super::ripening::{GarbageRun, Ripening};
 use crate::limits::{AWAY_PAUSE, DELETE_TIMEOUT, DELETES_IN_FLIGHT_MAX, GARBAGE_PAGE, GARBAGE_TRACKED_MAX};
 use crate::links::{CallError, Peers};
 use crate::view::ClusterView;
 use crate::wire::{block_to_pb, cut_run};
-use cairn_meta::{GarbageRow, GroupMembers, Meta};
+use cairn_meta::{GarbageRow, GroupMembers, MassStop, Meta};
 use cairn_proto::limits::BLOCKS_PER_REQUEST_MAX;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
@@ -25,6 +26,7 @@ pub(crate) struct Collector {
     meta: Meta,
     peers: Peers,
     ripening: Ripening,
+    mass: MassGuard,
     view: ClusterView,
     /// Nodes that did not answer, and until when they are left alone.
     away: HashMap<NodeId, Instant>,
@@ -39,23 +41,26 @@ struct Order {
 }
 
 impl Collector {
-    pub(crate) fn new(meta: Meta, peers: Peers, grace: Duration) -> Self {
+    pub(crate) fn new(meta: Meta, peers: Peers, grace: Duration, mass: MassRule) -> Self {
         let ripening = Ripening::new(grace, GARBAGE_TRACKED_MAX);
-        Self { meta, peers, ripening, view: ClusterView::default(), away: HashMap::new() }
+        Self { meta, peers, ripening, mass: MassGuard::new(mass), view: ClusterView::default(), away: HashMap::new() }
     }
 
     /// Looks through all garbage rows once and deletes what is ripe; how many rows were removed. Cancelled, some
     /// deletes are done and their rows are there still.
     pub(crate) async fn round(&mut self) -> Result<usize, Status> {
         self.ripening.begin_round();
+        self.refresh_view().await?;
+        let mut stop = self.meta.mass_stop().await?;
         let mut removed = 0;
         let mut after: Option<GarbageRow> = None;
         loop {
             let rows = self.meta.garbage(after.as_ref(), GARBAGE_PAGE).await?;
             let now = cairn_net::now();
+            let seen = rows.iter().map(GarbageRun::from);
             let ripe: Vec<GarbageRun> =
-                rows.iter().map(GarbageRun::from).filter(|run| self.ripening.see(*run, now)).collect();
-            if !ripe.is_empty() {
+                seen.filter(|run| self.ripening.see(*run, copies(&self.view, run), now)).collect();
+            if !ripe.is_empty() && self.may_begin(&ripe, &mut stop, now).await? {
                 removed += self.collect(&ripe).await?;
             }
             if rows.len() < GARBAGE_PAGE {
@@ -64,11 +69,54 @@ impl Collector {
             after = rows.last().cloned();
         }
         self.ripening.end_round();
+        if stop.is_some() {
+            // Perhaps nothing is left, or so little that it needs nobody's consent.
+            self.may_begin(&[], &mut stop, cairn_net::now()).await?;
+        }
         Ok(removed)
     }
 
+    /// Decides whether so much is deleted, and notes what it makes of it.
+    async fn may_begin(
+        &mut self,
+        ripe: &[GarbageRun],
+        stop: &mut Option<MassStop>,
+        now: Instant,
+    ) -> Result<bool, Status> {
+        let known = match stop {
+            None => Known::Nothing,
+            Some(MassStop { accepted: true, .. }) => Known::Accepted,
+            Some(_) => Known::Stopped,
+        };
+        let (waiting, held) = (self.ripening.waiting(), self.meta.held_copies());
+        let gate = self.mass.gate(known, waiting, held, now);
+        let noted = match gate {
+            Gate::Open => None,
+            Gate::Stop => Some(MassStop { accepted: false, copies: waiting, held }),
+            Gate::Accepted => stop.map(|stop| MassStop { accepted: true, ..stop }),
+            Gate::Closed => *stop,
+        };
+        if noted != *stop {
+            match gate {
+                Gate::Stop => {
+                    tracing::error!(copies = waiting, held, "so much became garbage at once: collection stops")
+                }
+                _ => tracing::warn!(copies = waiting, held, "collection goes on"),
+            }
+            self.meta.set_mass_stop(noted).await?;
+            *stop = noted;
+        }
+        if matches!(gate, Gate::Stop | Gate::Closed) {
+            return Ok(false);
+        }
+        let begun = ripe.iter().map(|run| self.ripening.begin(run)).sum();
+        if gate == Gate::Open {
+            self.mass.spend(begun, now);
+        }
+        Ok(true)
+    }
+
     async fn collect(&mut self, ripe: &[GarbageRun]) -> Result<usize, Status> {
-        self.refresh_view().await?;
         let groups = self.groups(ripe).await?;
         let orders = self.orders(ripe, &groups);
         let duty_epoch = self.meta.duty_epoch();
@@ -185,6 +233,12 @@ impl Collector {
     pub(crate) fn close(&self) {
         self.peers.close();
     }
+}
+
+/// Copies there may be of a run's blocks.
+fn copies(view: &ClusterView, run: &GarbageRun) -> u64 {
+    let members = view.group(run.pg).map_or(1, |group| group.members.len() as u64);
+    u64::from(run.count).saturating_mul(members)
 }
 
 /// Packs runs into requests of at most [`BLOCKS_PER_REQUEST_MAX`] blocks, cutting those that are longer.

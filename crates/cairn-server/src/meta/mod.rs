@@ -4,13 +4,16 @@ mod collector;
 mod dumps;
 mod duties;
 mod handler;
+mod mass;
 mod ripening;
 mod subject;
 
 use crate::console::{Console, ConsolePlace};
 use crate::entropy;
 use crate::error::StartError;
-use crate::limits::{GARBAGE_GRACE_DEFAULT, META_CACHE_BYTES, STOP_GRACE};
+use crate::limits::{
+    GARBAGE_GRACE_DEFAULT, GARBAGE_MASS_HOLD, GARBAGE_MASS_MIN, GARBAGE_MASS_PERCENT, META_CACHE_BYTES, STOP_GRACE,
+};
 use crate::links::{Dialer, Peers};
 use crate::listen::loopback_addr;
 use crate::observe::{Observed, RequestStats, ServerSource};
@@ -26,6 +29,7 @@ use cairn_proto::pb::Role;
 use cairn_proto::{BootId, ClusterId, NodeId};
 use collector::Collector;
 use handler::MetaHandler;
+pub use mass::MassRule;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -51,6 +55,8 @@ pub struct MetaServerConfig {
     pub inline_max: u32,
     /// Time between the first sight of a garbage row and the deletion of its blocks.
     pub gc_grace: Duration,
+    /// When so much becomes garbage that collection stops and asks.
+    pub gc_mass: MassRule,
     /// A client's session that was silent this long ends, and its writers with it.
     pub session_lease: Duration,
     /// A node silent this long is suspect: writes avoid it. At least two seconds.
@@ -74,6 +80,7 @@ impl MetaServerConfig {
             block_len: BLOCK_LEN_DEFAULT,
             inline_max: INLINE_LEN_DEFAULT,
             gc_grace: GARBAGE_GRACE_DEFAULT,
+            gc_mass: MassRule { percent: GARBAGE_MASS_PERCENT, copies_min: GARBAGE_MASS_MIN, hold: GARBAGE_MASS_HOLD },
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
             suspect_after: SUSPECT_AFTER,
             out_after: OUT_AFTER,
@@ -151,7 +158,7 @@ impl MetaServer {
             let subject = MetaSubject { source, exposition, own: dialer.link(&addr.to_string(), NodeId(0)) };
             tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
         }
-        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace);
+        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace, config.gc_mass);
         let stop = tasks.duty_stop();
         tasks.spawn_duty(handler.dumps().expire(stop.clone()));
         tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed, stop.clone()));

@@ -32,6 +32,10 @@ impl From<GarbageRun> for GarbageRow {
 
 struct Tracked {
     since: Instant,
+    /// Copies of its blocks there may be.
+    copies: u64,
+    /// Its deletion has begun.
+    begun: bool,
     /// Stores that confirmed, and in which round, at this epoch of the group.
     confirmed: BTreeMap<StoreId, u64>,
     epoch: PgEpoch,
@@ -45,29 +49,51 @@ pub(crate) struct Ripening {
     grace: Duration,
     max: usize,
     round: u64,
+    /// Copies of tracked rows whose deletion has not begun.
+    waiting: u64,
+    /// Copies of rows for which there was no room: in this round, and in the one before.
+    beyond: [u64; 2],
 }
 
 impl Ripening {
     pub(crate) fn new(grace: Duration, max: usize) -> Self {
-        Self { tracked: BTreeMap::new(), grace, max, round: 0 }
+        Self { tracked: BTreeMap::new(), grace, max, round: 0, waiting: 0, beyond: [0; 2] }
     }
 
     /// A new look through all rows begins.
     pub(crate) fn begin_round(&mut self) {
         self.round += 1;
+        self.beyond = [0, self.beyond[0]];
     }
 
-    /// The row is there at `now`; true when its grace is over. A row that finds no room begins its grace later.
-    pub(crate) fn see(&mut self, run: GarbageRun, now: Instant) -> bool {
+    /// Copies of blocks that are garbage and whose deletion has not begun, as far as they were seen.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.saturating_add(self.beyond[0].max(self.beyond[1]))
+    }
+
+    /// The deletion of a row begins; the copies there may be of it, 0 when it had begun before.
+    pub(crate) fn begin(&mut self, run: &GarbageRun) -> u64 {
+        let Some(tracked) = self.tracked.get_mut(run).filter(|tracked| !tracked.begun) else { return 0 };
+        tracked.begun = true;
+        self.waiting = self.waiting.saturating_sub(tracked.copies);
+        tracked.copies
+    }
+
+    /// The row, of which there may be so many copies, is there at `now`; true when its grace is over. A row that finds no
+    /// room begins its grace later.
+    pub(crate) fn see(&mut self, run: GarbageRun, copies: u64, now: Instant) -> bool {
         let round = self.round;
         if let Some(tracked) = self.tracked.get_mut(&run) {
             tracked.seen = round;
             return now.saturating_duration_since(tracked.since) >= self.grace;
         }
         if self.tracked.len() >= self.max {
+            self.beyond[0] = self.beyond[0].saturating_add(copies);
             return false;
         }
-        let tracked = Tracked { since: now, confirmed: BTreeMap::new(), epoch: PgEpoch(0), seen: round };
+        self.waiting = self.waiting.saturating_add(copies);
+        let tracked =
+            Tracked { since: now, copies, begun: false, confirmed: BTreeMap::new(), epoch: PgEpoch(0), seen: round };
         self.tracked.insert(run, tracked);
         self.grace.is_zero()
     }
@@ -75,7 +101,14 @@ impl Ripening {
     /// All rows were seen: forgets those that are gone.
     pub(crate) fn end_round(&mut self) {
         let round = self.round;
-        self.tracked.retain(|_, tracked| tracked.seen == round);
+        let waiting = &mut self.waiting;
+        self.tracked.retain(|_, tracked| {
+            let stays = tracked.seen == round;
+            if !stays && !tracked.begun {
+                *waiting = waiting.saturating_sub(tracked.copies);
+            }
+            stays
+        });
     }
 
     /// Members of the group that have not confirmed yet. A change of the membership asks everybody again.
@@ -114,7 +147,9 @@ impl Ripening {
 
     /// The row is removed.
     pub(crate) fn forget(&mut self, run: &GarbageRun) {
-        self.tracked.remove(run);
+        if let Some(tracked) = self.tracked.remove(run).filter(|tracked| !tracked.begun) {
+            self.waiting = self.waiting.saturating_sub(tracked.copies);
+        }
     }
 }
 
@@ -136,7 +171,7 @@ mod tests {
 
     fn round(ripening: &mut Ripening, runs: &[u32], now: Instant) -> Vec<u32> {
         ripening.begin_round();
-        let ripe = runs.iter().copied().filter(|seq| ripening.see(run(*seq), now)).collect();
+        let ripe = runs.iter().copied().filter(|seq| ripening.see(run(*seq), 3, now)).collect();
         ripening.end_round();
         ripe
     }
@@ -200,6 +235,23 @@ mod tests {
         ripening.confirm(&run(1), PgEpoch(1), StoreId(1));
         ripening.confirm(&run(1), PgEpoch(1), StoreId(2));
         assert!(ripening.settled(&run(1), &group));
+    }
+
+    #[test]
+    fn what_waits_is_counted_until_its_deletion_begins() {
+        let mut ripening = Ripening::new(Duration::from_secs(60), 2);
+        let now = cairn_net::now();
+        round(&mut ripening, &[1, 2, 3, 4], now);
+        assert_eq!(ripening.waiting(), 12, "with those that found no room");
+        assert_eq!((ripening.begin(&run(1)), ripening.begin(&run(1)), ripening.begin(&run(9))), (3, 0, 0));
+        assert_eq!(ripening.waiting(), 9);
+        ripening.forget(&run(1));
+        round(&mut ripening, &[2, 3, 4], now);
+        assert_eq!(ripening.waiting(), 9 + 3, "of two rounds the greater one is believed");
+        // The rows are gone, by whomever.
+        round(&mut ripening, &[], now);
+        round(&mut ripening, &[], now);
+        assert_eq!(ripening.waiting(), 0);
     }
 
     #[test]

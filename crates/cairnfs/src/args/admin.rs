@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use crate::settings::{LedgerLimit, Target};
 
-/// Operate the cluster: scrub, drain, add, replace, balance, tasks, ledger
+/// Operate the cluster: scrub, drain, add, replace, balance, give-up, tasks, ledger
 ///
 /// NODE and STORE are written as `node:3` and `store:7`; a bare number is a node, as is an address (127.0.0.1:9003).
 /// `cairn status` shows both. What changes memberships prints a plan and is then carried out by the metadata servers:
@@ -27,6 +27,8 @@ pub enum AdminWhat {
     Cancel(Cancel),
     Ledger(Ledger),
     AcceptRollback(AcceptRollback),
+    GiveUp(GiveUp),
+    Collect(Collect),
 }
 
 /// Read and check everything that stores hold, now
@@ -151,4 +153,37 @@ pub struct AcceptRollback {
     /// Yes, give up what was written after the backup
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Say that a node or store which does not answer will never be back
+///
+/// Without --yes it says what that would mean, and does nothing. With it, others take over its memberships at once, also
+/// while so many are silent that nothing is taken for lost by itself. Groups of which nobody else holds everything go on
+/// with what is left: blocks that only the lost store held are gone, and `cairn fsck` names the files. If it answers
+/// before everything has moved, what has not moved stays with it.
+#[derive(Debug, Args)]
+pub struct GiveUp {
+    /// Yes, what it alone holds may be lost
+    #[arg(long)]
+    pub yes: bool,
+    /// Wait until everything has moved; stopping the wait does not stop the task
+    #[arg(long, requires = "yes")]
+    pub wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What is lost
+    #[arg(value_name = "NODE|STORE")]
+    pub subject: Target,
+}
+
+/// Let the collection of garbage go on that stopped because so much became garbage at once
+///
+/// When files were removed by mistake, or metadata lost them, do not: as long as nothing is collected, every block is
+/// there, and metadata restored from a backup finds it.
+#[derive(Debug, Args)]
+pub struct Collect {
+    /// Yes, so many files were removed on purpose
+    #[arg(long)]
+    pub accept: bool,
 }

@@ -34,6 +34,12 @@ pub async fn run(args: args::Admin, context: &Context, out: &mut Out) -> Result<
         let what = "this gives up for good what was written after the backup was made; say so with --yes";
         return Err(Failure::usage("accept-rollback", what));
     }
+    if let AdminWhat::Collect(args) = &args.what
+        && !args.accept
+    {
+        let what = "garbage is collected by itself; to let it go on after it stopped for its mass, say --accept";
+        return Err(Failure::usage("collect", what));
+    }
     let client = context.connect().await?;
     let result = dispatch(args.what, &client, out).await;
     client.close().await;
@@ -72,6 +78,16 @@ async fn dispatch(what: AdminWhat, client: &DfsClient, out: &mut Out) -> Result<
         AdminWhat::AcceptRollback(_) => {
             admin.accept_rollback().await.map_err(|error| Failure::admin(&error))?;
             out.line("accepted: blocks that metadata knows nothing of are garbage from now on")
+        }
+        AdminWhat::GiveUp(args) => {
+            let places = Places::read(&admin).await?;
+            let change = Change::GiveUp(places.resolve(&args.subject)?);
+            let flags = args::TaskFlags { dry_run: !args.yes, wait: args.wait, json: args.json };
+            tasks::change(change, &flags, &admin, &places, out).await
+        }
+        AdminWhat::Collect(_) => {
+            admin.accept_collection().await.map_err(|error| Failure::admin(&error))?;
+            out.line("accepted: what waits is collected")
         }
     }
 }

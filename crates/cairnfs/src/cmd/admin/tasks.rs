@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_client::{Admin, Change, Move, Plan, Task, TaskState};
+use cairn_client::{Admin, Change, EndangeredGroup, Move, Plan, Task, TaskKind, TaskState};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -80,6 +80,15 @@ struct PlanJson {
     task: TaskJson,
     stores: Vec<StorePlan>,
     moves: Vec<MoveJson>,
+    /// Groups of which nobody else is known to hold everything: what a give-up may lose.
+    endangered: Vec<EndangeredJson>,
+}
+
+#[derive(Serialize)]
+struct EndangeredJson {
+    pg: u64,
+    bytes: u64,
+    other_members: u64,
 }
 
 /// Moves summed up by store.
@@ -130,6 +139,7 @@ pub(super) async fn change(
             task: TaskJson::from(&plan.task),
             stores: by_store(&plan.moves, places),
             moves: plan.moves.iter().map(moved).collect(),
+            endangered: plan.endangered.iter().map(endangered).collect(),
         })?;
     }
     if flags.wait && plan.task.state == TaskState::Cancelled {
@@ -139,8 +149,33 @@ pub(super) async fn change(
     Ok(())
 }
 
+fn endangered(group: &EndangeredGroup) -> EndangeredJson {
+    EndangeredJson { pg: group.pg.into(), bytes: group.bytes, other_members: group.others.into() }
+}
+
+/// What giving a store up may lose, as far as metadata knows.
+fn write_endangered(groups: &[EndangeredGroup], out: &mut Out) -> Result<(), Failure> {
+    if groups.is_empty() {
+        return out.line("nothing is lost: every group has another member that holds everything");
+    }
+    let bytes = groups.iter().map(|group| group.bytes).sum();
+    out.line(format_args!(
+        "{} have no other member that is known to hold everything; up to {} may be lost (`cairn fsck` names the files):",
+        text::count(groups.len() as u64, "group"),
+        text::human(bytes)
+    ))?;
+    for EndangeredGroup { pg, bytes, others } in groups {
+        let others = match others {
+            0 => "no other member answers".to_owned(),
+            others => format!("{} a part", text::count(u64::from(*others), "other member") + " holding"),
+        };
+        out.line(format_args!("  group {pg}: {}, {others}", text::human(*bytes)))?;
+    }
+    Ok(())
+}
+
 fn write_plan(plan: &Plan, flags: &args::TaskFlags, places: &Places, out: &mut Out) -> Result<(), Failure> {
-    let Plan { task, moves } = plan;
+    let Plan { task, moves, endangered } = plan;
     let eta = match task.eta {
         _ if task.bytes_total == 0 => String::new(),
         Some(eta) => format!(", about {}", span(eta)),
@@ -176,7 +211,12 @@ fn write_plan(plan: &Plan, flags: &args::TaskFlags, places: &Places, out: &mut O
     if !task.reason.is_empty() {
         out.line(&task.reason)?;
     }
+    let gives_up = task.kind == TaskKind::GiveUp;
+    if gives_up {
+        write_endangered(endangered, out)?;
+    }
     match (flags.dry_run, flags.wait) {
+        (true, _) if gives_up => out.line("nothing was done: say --yes to give it up"),
         (true, _) => out.line("nothing was done (--dry-run)"),
         (false, true) => Ok(()),
         (false, false) => out.line(format_args!("task {} has begun; `cairn admin tasks` shows it", task.id)),

@@ -21,6 +21,8 @@ fn what_is_named_wrongly_is_told() {
     usage(&["scrub", "--store", "node:1"], &["store:7"]);
     usage(&["ledger", "--limit", "0"], &["1 to 1000000"]);
     usage(&["accept-rollback"], &["--yes"]);
+    usage(&["collect"], &["--accept"]);
+    usage(&["give-up", "node:1", "--wait"], &["--yes"]);
     let help = Done::from(cairn().args(["admin", "--help"]).output().unwrap()).quiet();
     assert!(help.contains("`node:3`") && help.contains("bare number"), "{help}");
 }
@@ -102,6 +104,9 @@ fn what_would_break_the_replica_count_is_refused() {
         cluster.run([&["admin"], args].concat()).fails(1, &["cairn admin: "]);
     }
     assert_eq!(cluster.run(["admin", "tasks", "--json"]).json(), serde_json::json!([]));
+    // One that answers is not given up, and nothing goes on that was not stopped.
+    cluster.run(["admin", "give-up", "node:1"]).fails(1, &["answers: drain it instead"]);
+    cluster.run(["admin", "collect", "--accept"]).fails(1, &["collection is not stopped"]);
     let balance = cluster.run(["admin", "balance", "--dry-run", "--json"]).json();
     assert_eq!(balance["task"]["moves_total"], 0, "nothing is uneven: {balance}");
 }
