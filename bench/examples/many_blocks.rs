@@ -2,6 +2,12 @@
 //!
 //! Each block is 5 KiB at the beginning of 64 KiB of a file, so that a million of them are 5 GiB a replica and as many rows
 //! of maps: what a check of everything has most work with. Writes are relaxed.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measuring program outside the product"
+)]
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
