@@ -575,16 +575,12 @@ impl Check {
     /// Blocks in quarantine. They are not served, and repaired by themselves as long as another member has them.
     async fn bad_blocks(&mut self) -> Result<(), Failure> {
         self.read_map().await?;
-        let bad = |stores: &Stores| -> BTreeMap<u32, u32> {
-            let bad = stores.values().filter(|store| store.quarantined > 0 && store.node_state != "replaced");
-            bad.map(|store| (store.id, store.quarantined)).collect()
-        };
-        if bad(&self.stores).is_empty() {
+        if rules::bad_blocks(&self.groups, &self.stores).is_empty() {
             return Ok(());
         }
         sleep(SETTLE_PAUSE).await; // tidy: sleep-ok(the cluster works meanwhile)
         self.read_map().await?;
-        for (id, count) in bad(&self.stores) {
+        for (id, count) in rules::bad_blocks(&self.groups, &self.stores) {
             let what = format!("{}: {} found bad", words::store(&self.stores, id), text::count(count.into(), "block"));
             let why = "their bytes do not match their checksums, and they are not repaired yet".to_owned();
             let remedy = "`cairn admin ledger --open` says why; look after the disk".to_owned();

@@ -18,6 +18,14 @@ pub enum RunFault {
     Length,
 }
 
+/// How many blocks members are known to hold badly, by store. What a store holds of groups that it has left, because its disk
+/// failed, is nobody's replica: it goes with the disk.
+pub fn bad_blocks(groups: &Groups, stores: &BTreeMap<u32, MapStore>) -> BTreeMap<u32, u32> {
+    let is_member = |id: u32| groups.values().any(|group| group.members.iter().any(|(store, _)| *store == id));
+    let bad = stores.values().filter(|store| store.quarantined > 0 && store.node_state != "replaced");
+    bad.filter(|store| is_member(store.id)).map(|store| (store.id, store.quarantined)).collect()
+}
+
 /// Looks at a run of a current map.
 pub fn check_run(placed: &PlacedRun, groups: &Groups) -> Option<RunFault> {
     if placed.pgs.is_empty() {
@@ -158,10 +166,8 @@ mod tests {
         assert_eq!((window.needed[&6].blocks(), window.known[&6].blocks()), (1, 3));
     }
 
-    #[test]
-    fn members_are_counted() {
-        use MemberState::{Full, Joining, Leaving, Stale};
-        let store = |id| MapStore {
+    fn store(id: u32) -> MapStore {
+        MapStore {
             id,
             node: id,
             up: true,
@@ -169,7 +175,20 @@ mod tests {
             quarantined: 0,
             trouble: String::new(),
             alarm: String::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn bad_blocks_of_members_count_and_those_of_a_disk_that_was_left_do_not() {
+        let bad = |id| (id, MapStore { quarantined: id, ..store(id) });
+        let stores = BTreeMap::from([bad(1), bad(2), (3, store(3))]);
+        let groups = Groups::from([(7, group(7, 2, &[(1, MemberState::Leaving), (3, MemberState::Full)]))]);
+        assert_eq!(bad_blocks(&groups, &stores), BTreeMap::from([(1, 1)]));
+    }
+
+    #[test]
+    fn members_are_counted() {
+        use MemberState::{Full, Joining, Leaving, Stale};
         let stores = BTreeMap::from([(1, store(1)), (2, store(2)), (3, store(3))]);
         assert_eq!(check_group(&group(1, 3, &[(1, Full), (2, Joining), (3, Full)]), &stores), []);
         let faults = check_group(&group(1, 3, &[(1, Full), (2, Leaving), (3, Stale), (4, Full)]), &stores);
