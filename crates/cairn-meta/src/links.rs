@@ -23,14 +23,15 @@ impl Meta {
         let last = if ask.follow { Last::Follow } else { Last::Keep };
         let inode = path::find(tx, &from_at, last).await?;
         let mut row = tx.inode(inode).await?;
-        if row.kind == Kind::Directory {
-            return fail(Code::NotPermitted, format!("{:?} is a directory, which has one name", show(&from_at.path)));
-        }
         let slot = name_at(tx, &to_at, Last::Keep).await?;
         if slot.dentry.is_some() {
             return fail(Code::Exists, show(&to_at.path));
         }
         permit::add_to(tx, slot.dir, &slot.dir_row, &to_at.path).await?;
+        // Behind what may be wrong with the new name, as link(2) of Linux.
+        if row.kind == Kind::Directory {
+            return fail(Code::NotPermitted, format!("{:?} is a directory, which has one name", show(&from_at.path)));
+        }
         if row.nlink == 0 {
             // Removed is removed; but what never had a name may get one from the session that made it.
             if !holds::is_nameless(tx, session, inode, &row).await? {

@@ -75,8 +75,9 @@ async fn resolve(tx: &mut Tx, ask: &pb::Rename) -> Op<Rename> {
     let Place::Named { dir, name, dentry, .. } = path::walk(tx, &from_at, Last::Keep).await? else {
         return fail(Code::Invalid, format!("{:?} does not name an entry", show(&from_at.path)));
     };
-    let Some(dentry) = dentry else { return fail(Code::NotFound, show(&from_at.path)) };
     let to = name_at(tx, &to_at, Last::Keep).await?;
+    // Behind what may be wrong with either directory, as rename(2) of Linux.
+    let Some(dentry) = dentry else { return fail(Code::NotFound, show(&from_at.path)) };
     Ok(Rename {
         from: Found { dir, name, dentry },
         to_dir: to.dir,
@@ -142,6 +143,10 @@ async fn replace(tx: &mut Tx, rename: &Rename, to: &rows::Dentry) -> Op<()> {
     match (rename.from.dentry.kind, to.kind) {
         (Kind::Directory, Kind::Directory) => remove_empty_dir(tx, to.inode, &rename.to_at).await?,
         (Kind::Directory, _) => return fail(Code::NotADirectory, show(&rename.to_at.path)),
+        // What holds the old name is not empty, whatever it shall be replaced by.
+        (_, Kind::Directory) if is_below(tx, rename.from.dir, to.inode).await? => {
+            return fail(Code::NotEmpty, show(&rename.to_at.path));
+        }
         (_, Kind::Directory) => return fail(Code::IsADirectory, show(&rename.to_at.path)),
         _ => drop_link(tx, to).await?,
     }
@@ -160,16 +165,24 @@ async fn exchange(tx: &mut Tx, rename: &Rename, to: &rows::Dentry) -> Op<()> {
     Ok(())
 }
 
-/// INVALID when `dir` is `moved` or lies below it. The chain of parents is read validated, so that two renames cannot
-/// tie a knot together.
+/// INVALID when `dir` is `moved` or lies below it.
 async fn check_no_loop(tx: &mut Tx, moved: u64, dir: u64) -> Op<()> {
+    if is_below(tx, dir, moved).await? {
+        return fail(Code::Invalid, "a directory cannot be moved into itself");
+    }
+    Ok(())
+}
+
+/// Whether `dir` is `top` or lies below it. The chain of parents is read validated, so that two renames cannot tie a knot
+/// together.
+async fn is_below(tx: &mut Tx, dir: u64, top: u64) -> Op<bool> {
     let mut at = dir;
     for _ in 0..DEPTH_MAX {
-        if at == moved {
-            return fail(Code::Invalid, "a directory cannot be moved into itself");
+        if at == top {
+            return Ok(true);
         }
         if at == InodeId::ROOT.0 {
-            return Ok(());
+            return Ok(false);
         }
         at = path::parent_of(tx, at).await?;
     }

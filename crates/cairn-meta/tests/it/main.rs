@@ -19,6 +19,7 @@ mod names;
 mod once;
 mod permissions;
 mod policies;
+mod posix;
 mod rollback;
 mod sessions;
 mod support;
