@@ -32,6 +32,10 @@ pub enum ErrorKind {
     CrossDevice,
     /// Free space or add nodes.
     NoSpace,
+    /// A quota of a directory above has no room: remove something below it, or ask for more.
+    QuotaExceeded,
+    /// Too long ago: look at everything anew and start without a cursor.
+    CursorTooOld,
     /// Servers could not be reached or were too busy; nothing was changed. Try again later.
     Unavailable,
     /// The operation's deadline passed; a read changed nothing, a write is not visible.
@@ -71,6 +75,8 @@ impl ErrorKind {
             Self::NoAttribute => "no_attribute",
             Self::CrossDevice => "cross_device",
             Self::NoSpace => "no_space",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::CursorTooOld => "cursor_too_old",
             Self::Unavailable => "unavailable",
             Self::Deadline => "deadline",
             Self::Indeterminate => "indeterminate",
@@ -358,6 +364,8 @@ const fn kind_of(code: Code) -> ErrorKind {
         Code::TooManyLinks => ErrorKind::TooManyLinks,
         Code::NoAttribute => ErrorKind::NoAttribute,
         Code::NoSpace => ErrorKind::NoSpace,
+        Code::QuotaExceeded => ErrorKind::QuotaExceeded,
+        Code::CursorTooOld => ErrorKind::CursorTooOld,
         Code::Overloaded | Code::Unavailable | Code::StaleEpoch | Code::NoQuorum | Code::Io => ErrorKind::Unavailable,
         Code::Deadline | Code::Cancelled => ErrorKind::Deadline,
         Code::Fenced | Code::StaleSeq => ErrorKind::Fenced,
@@ -431,6 +439,8 @@ impl From<Error> for std::io::Error {
             ErrorKind::TooManyLinks => Io::TooManyLinks,
             ErrorKind::CrossDevice => Io::CrossesDevices,
             ErrorKind::NoSpace => Io::StorageFull,
+            ErrorKind::QuotaExceeded => Io::QuotaExceeded,
+            ErrorKind::CursorTooOld => Io::NotFound,
             ErrorKind::Deadline => Io::TimedOut,
             ErrorKind::TooLarge => Io::FileTooLarge,
             ErrorKind::Unsupported => Io::Unsupported,

@@ -46,6 +46,7 @@ mod storage_policy;
 mod stream;
 mod sync;
 mod trace;
+mod watch;
 mod write;
 
 pub use admin::{
@@ -75,6 +76,7 @@ pub use stats::{
 pub use status::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
 pub use storage_policy::PolicyChange;
 pub use stream::{FileReader, FileWriter};
+pub use watch::{Changes, NoCursor, WatchCursor, WatchOptions, WatchedChange, WatchedKind};
 pub use write::WriteReceipt;
 
 const _: () = {

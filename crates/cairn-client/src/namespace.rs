@@ -35,7 +35,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    fn from_pb(kind: pb::Kind) -> Self {
+    pub(crate) fn from_pb(kind: pb::Kind) -> Self {
         match kind {
             pb::Kind::Directory => Self::Directory,
             pb::Kind::Symlink => Self::Symlink,

@@ -34,14 +34,16 @@ pub(crate) enum Traffic {
     Bulk,
     /// Whatever waits for a disk to sync.
     Write,
+    /// Requests that wait until something happens: how long says nothing about the server.
+    Wait,
 }
 
 impl Traffic {
-    pub(crate) const COUNT: usize = 3;
+    pub(crate) const COUNT: usize = 4;
 
     pub(crate) fn class(self) -> Class {
         match self {
-            Self::Small => Class::Small,
+            Self::Small | Self::Wait => Class::Small,
             Self::Bulk | Self::Write => Class::Bulk,
         }
     }
@@ -288,6 +290,7 @@ impl Node {
         }
         let op_kind = op_kind(&leg.request, op);
         let traffic = match op_kind {
+            _ if op == op::WATCH_CHANGES => Traffic::Wait,
             OpKind::Put | OpKind::Mutation => Traffic::Write,
             OpKind::Read | OpKind::MetaRead => match Class::of(leg.response_max) {
                 Class::Small => Traffic::Small,

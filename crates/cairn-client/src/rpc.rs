@@ -207,6 +207,10 @@ impl Ask<'_> {
     /// A slow server is joined by the next one, never given up: a read after the hedge delay, a mutation, which carries
     /// its operation id, when the soft timer says that the answer is overdue.
     fn times(&self, server: &Node) -> Times {
+        if matches!(self.request.kind, Some(request::Kind::WatchChanges(_))) {
+            // It waits on purpose; its deadline is all there is.
+            return Times { hedge_after: Duration::MAX, soft_after: Duration::MAX, stall_after: None };
+        }
         let now = self.inner.now();
         let (traffic, hedge_after) = if self.request.op_id.is_some() {
             (Traffic::Write, Duration::MAX)

@@ -140,6 +140,11 @@ impl Sessions {
         Ok(session)
     }
 
+    /// Number of the session that mutations go through now; 0 = there is none.
+    pub(crate) async fn current_id(&self) -> u64 {
+        self.current.lock().await.as_ref().map_or(0, |session| session.id.0)
+    }
+
     /// Runs a mutation exactly once. It goes on when the returned future is dropped, so that its outcome is settled.
     pub(crate) async fn mutate(
         &self,

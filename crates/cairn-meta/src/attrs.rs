@@ -184,6 +184,10 @@ impl Meta {
         // Creates in a directory read its row: one that only gets new times does not meet them.
         if row.kind != Kind::Directory || !only_times {
             tx.put(&keys::Inode { inode }, &row);
+        } else {
+            let (kind, parent, version) = (row.kind, row.parent, row.version);
+            let what = pb::ChangeOf::Attributes as u32;
+            tx.noted.push(rows::Change::Changed { inode, kind, parent, what, version });
         }
         whole_attr(tx, inode, &row).await.map(|attr| Step::Done(Reply::Attr(attr)))
     }

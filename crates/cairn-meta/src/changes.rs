@@ -27,7 +27,6 @@ pub(crate) struct Change {
 impl Change {
     /// The change in terms of `K`: its key, the row before and the row after. `None` for rows of another type.
     #[allow(clippy::type_complexity, reason = "a key and two rows, named above")]
-    #[allow(dead_code, reason = "this is how others look at the list; history alone does not decode")]
     pub(crate) fn of<K: Key>(&self) -> Option<Result<(K, Option<K::Row>, Option<K::Row>), RowError>> {
         let key = K::decode(&self.key)?;
         let decoded = || {

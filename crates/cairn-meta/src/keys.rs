@@ -294,10 +294,16 @@ keys! {
     LockWaitOf = 0x3e { /// The session.
         session: u64, /// The owner in it.
         owner: u64 } -> rows::LockWaitOf;
-    /// An entry of a server's change log.
-    Feed = 0x40 { /// The server.
-        server: u32, /// Its position, counted from 1.
-        position: u64 } -> rows::Raw;
+    /// An entry of a change log: what one transaction changed.
+    Feed = 0x40 { /// The log.
+        log: u32, /// Its position in it, counted from 1.
+        position: u64 } -> rows::Feed;
+    /// A change log; every transaction with an entry in it reads this row.
+    FeedLog = 0x41 { /// Its number; one server process writes to it.
+        log: u32 } -> rows::FeedLog;
+    /// How far a change log is; in no conflict range of transactions with entries.
+    FeedMark = 0x42 { /// The log.
+        log: u32 } -> rows::FeedMark;
     /// A row that did not decode, set aside by a repair.
     SetAside = 0x50 { /// Its key.
         key: Bytes } -> rows::Raw;
@@ -347,6 +353,10 @@ pub mod counter {
     pub const DUTY_EPOCH: u8 = 8;
     /// Changes of memberships.
     pub const TASK: u8 = 9;
+    /// Change logs.
+    pub const FEED_LOG: u8 = 17;
+    /// Change logs that are gone, with all their entries.
+    pub const FEED_RETIRED: u8 = 18;
 }
 
 /// Every name in a directory.

@@ -19,6 +19,7 @@ pub mod dump;
 mod duties;
 mod error;
 mod extents;
+mod feed;
 mod gauges;
 mod groups;
 mod history;
@@ -89,6 +90,8 @@ mod tests {
                 let _ = meta.ensure_groups().await;
                 let _ = meta.note_silence().await;
                 let _ = meta.persist_beats().await;
+                let _ = meta.tend_feed().await;
+                let _ = meta.feed_moved(0).await;
                 let _ = meta.garbage(None, 1).await;
                 let _ = meta.garbage_done(&[]).await;
             })

@@ -153,7 +153,31 @@ pub const JOINS_PER_BEAT_MAX: usize = 64;
 /// Groups judged by one request.
 pub const GROUPS_JUDGED_MAX: usize = 1024;
 
+/// Entries that a change log keeps at most.
+pub const FEED_ROWS_MAX: u64 = 1 << 20;
+/// How long entries of a change log are kept at most.
+pub const FEED_KEEP: Duration = Duration::from_secs(24 * 3600);
+/// Entries of change logs looked at for one page of changes.
+pub const FEED_PAGE_ROWS: usize = 256;
+/// Entries of a change log removed by one transaction.
+pub const FEED_ROWS_PER_STEP: usize = 512;
+/// Positions whose transactions were not committed that one transaction makes known on its way.
+pub const FEED_VOIDS_PER_TX: usize = 4;
+/// Change logs that are there at once: one for each server process whose entries are still kept.
+pub const FEED_LOGS_MAX: usize = 4096;
+/// A server says so often that its change log is in use.
+pub const FEED_BEAT_EVERY: Duration = Duration::from_secs(20);
+/// A change log of which nothing was heard for so long is closed by another server. Its own, if it lives, begins a new one.
+pub const FEED_SILENT: Duration = Duration::from_secs(90);
+/// A reader that begins now looks back so many positions for transactions under way.
+pub const FEED_LOOK_BACK: u64 = 2 * COMMITS_MAX as u64;
+/// Inodes whose names are remembered, to tell paths of changes.
+pub const NAME_HINTS_MAX: usize = 16 * 1024;
+/// Names of a directory looked through to find the one of an inode; in a larger one it may stay unknown.
+pub const NAME_SCAN_MAX: usize = 4096;
+
 const _: () = {
+    assert!(FEED_SILENT.as_secs() > 3 * FEED_BEAT_EVERY.as_secs());
     assert!(COPIED_DEBTS_MAX <= MAP_ROWS_PER_TX_MAX);
     assert!(PLANNED_MOVES_MAX <= MAP_ROWS_PER_TX_MAX);
     assert!(JOINS_PER_TARGET <= JOINS_PER_SOURCE);

@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::cluster::has_failed;
 use crate::counters::Counters;
 use crate::error::{Fault, Op, OpenError, engine_status};
+use crate::feed::{Appended, Feed};
 use crate::history::Head;
 use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
@@ -88,6 +89,7 @@ pub(crate) struct Inner {
     pub(crate) beats_written: Mutex<Option<Duration>>,
     /// The newest snapshots, as the transaction knew them that looked last; see history.rs.
     pub(crate) head: Mutex<Head>,
+    pub(crate) feed: Feed,
     /// See rollback.rs; 0 = none.
     pub(crate) rollback: AtomicU64,
     /// See mass.rs: as this process knew it last.
@@ -223,6 +225,7 @@ impl Meta {
             moved_bytes: AtomicU64::new(0),
             beats_written: Mutex::new(None),
             head: Mutex::new(opened.head),
+            feed: Feed::new(),
             rollback: AtomicU64::new(opened.rollback),
             collection_stopped: AtomicBool::new(false),
             writers_known: AtomicU64::new(0),
@@ -305,6 +308,7 @@ impl Meta {
             Kind::GetExtents(ask) => self.get_extents(ask).await,
             Kind::WaitLock(ask) => self.wait_lock(ask).await,
             Kind::ListLocks(ask) => self.list_locks(ask).await,
+            Kind::WatchChanges(ask) => self.watch_changes(ask).await,
             _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
         }
     }
@@ -392,19 +396,29 @@ impl Meta {
             Err(Fault::Engine(error)) => return Err(engine_status(&error)),
             Err(Fault::Status(status)) => return Err(*status),
         };
-        let Tx { inner, effects, .. } = tx;
         let begun = self.now();
-        let outcome = if effects.is_empty() {
-            inner.commit(durability).await
+        let outcome = if tx.effects.is_empty() && tx.changed.is_empty() {
+            tx.inner.commit(durability).await
         } else {
             // Whoever waits may give up: here nothing is lost, further on what is committed has to be counted.
             let permit = self.inner.commits.clone().acquire_owned().await.expect("this semaphore is never closed");
+            let mut appended = match self.append_feed(&mut tx).await {
+                Ok(appended) => appended,
+                Err(Fault::Engine(EngineError::Conflict)) => return Ok(None),
+                Err(Fault::Engine(error)) => return Err(engine_status(&error)),
+                Err(Fault::Status(status)) => return Err(*status),
+            };
+            let Tx { inner, effects, .. } = tx;
             let meta = self.clone();
             let commit = tokio::spawn(async move {
                 let _permit = permit;
+                appended.iter_mut().for_each(Appended::committing);
                 let outcome = inner.commit(durability).await;
                 if outcome == Ok(CommitOutcome::Done) {
                     meta.take_effect(&effects);
+                }
+                if let Some(appended) = appended {
+                    appended.settle(&outcome);
                 }
                 outcome
             });

@@ -79,7 +79,7 @@ pub(crate) async fn new_row(
         block_len,
         relaxed: dir_row.relaxed,
         quota_root: dir_row.quota_root,
-        parent: if is_dir { dir } else { 0 },
+        parent: dir,
         birth: tx.birth,
         btime_ns: tx.now_ns,
         rdev: 0,

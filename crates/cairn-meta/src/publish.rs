@@ -59,7 +59,7 @@ impl Meta {
         permit::add_to(tx, slot.dir, &slot.dir_row, &at.path).await?;
         let inode = ask.inode;
         let mut row = if ask.unnamed {
-            self.named_now(tx, session, ask, &slot.dir_row).await?
+            self.named_now(tx, session, ask, slot.dir, &slot.dir_row).await?
         } else {
             self.check_unused(tx, inode).await?;
             tx.effects.inodes += 1;
@@ -72,7 +72,14 @@ impl Meta {
     }
 
     /// The row of an unnamed file that gets its name.
-    async fn named_now(&self, tx: &mut Tx, session: u64, ask: &pb::Publish, dir_row: &rows::Inode) -> Op<rows::Inode> {
+    async fn named_now(
+        &self,
+        tx: &mut Tx,
+        session: u64,
+        ask: &pb::Publish,
+        dir: u64,
+        dir_row: &rows::Inode,
+    ) -> Op<rows::Inode> {
         let mut row = tx.inode(ask.inode).await?;
         if !holds::is_nameless(tx, session, ask.inode, &row).await? {
             return fail(Code::NotFound, format!("inode {} is not an unnamed file of this session", ask.inode));
@@ -84,6 +91,7 @@ impl Meta {
         holds::take(tx, session, ask.inode).await?;
         row.version += 1;
         row.quota_root = dir_row.quota_root;
+        row.parent = dir;
         row.ctime_ns = tx.now_ns;
         row.birth = tx.birth;
         // Owner, mode and what a directory hands down were settled when it was made.

@@ -119,9 +119,7 @@ async fn arrive(tx: &mut Tx, dentry: &rows::Dentry, dir: u64, quota: u64) -> Op<
     if row.quota_root != quota {
         return fail(Code::CrossDevice, "the places count against different quotas");
     }
-    if row.kind == Kind::Directory {
-        row.parent = dir;
-    }
+    row.parent = dir;
     changed(tx, dentry.inode, &mut row).await
 }
 

@@ -4,8 +4,11 @@
 //! Numbers are LEB128 varints, signed ones zigzag first; lists and byte strings carry their count in front. A row type
 //! that has to change gets a second version; readers take both, writers write the newest the cluster version allows.
 
+mod feed;
+
 use bytes::Bytes;
 use cairn_proto::pb;
+pub use feed::{Change, Delta, LogCursor};
 
 /// A row that does not decode: damaged, or of a version this program does not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -433,7 +436,7 @@ rows! {
         relaxed: bool,
         /// The directory whose quota counts this inode; 0 = none.
         quota_root: u64,
-        /// Of a directory: the one that holds its name.
+        /// The directory that holds its name; of a file or link, one that holds or held one of its names, 0 = not known.
         parent: u64,
         /// Snapshot of the last change.
         birth: u64
@@ -614,6 +617,37 @@ rows! {
     /// A session's sign of life.
     SessionBeat = 1 { /// Counts renewals.
         beats: u64 }
+    /// What one transaction changed. One without changes and deltas stands at a position whose transaction was not
+    /// committed.
+    Feed = 1 {
+        /// When, nanoseconds since 1970.
+        time_ns: i64,
+        /// The session that asked for it; 0 = none did.
+        session: u64,
+        /// What changed, names that went before those that came.
+        changes: Vec<Change>,
+        /// What it means for quotas.
+        deltas: Vec<Delta>
+    }
+    /// A change log.
+    FeedLog = 1 { /// Nobody writes to it any more.
+        sealed: bool }
+    /// How far a change log is.
+    FeedMark = 1 {
+        /// Grows while its server lives.
+        beat: u64,
+        /// Every entry up to here is there or never will be, and its deltas are in the usage rows.
+        folded: u64,
+        /// Entries up to here were removed.
+        trimmed: u64
+    }
+    /// Where a reader of all change logs is; travels as bytes that only metadata understands.
+    FeedCursor = 1 {
+        /// Logs that were gone by then.
+        retired: u64,
+        /// The others, by number.
+        logs: Vec<LogCursor>
+    }
     /// Result of the last operation of a slot.
     Slot = 1 { /// Which operation.
         seq: u64, /// An encoded `pb::Response`.

@@ -66,6 +66,7 @@ impl Meta {
         };
         tx.caller = Caller::of(request)?;
         check_session(tx, id.session, id.epoch).await?;
+        tx.session = id.session;
         let key = keys::Slot { session: id.session, slot: id.slot };
         if let Some(slot) = tx.get(&key).await? {
             if slot.seq == id.seq {

@@ -57,6 +57,14 @@ pub(crate) struct Tx {
     looks: bool,
     /// What the engine takes at once.
     limits: Limits,
+    /// The rows that it changes, once it is sealed: what the feed and quotas go by.
+    pub(crate) changed: Vec<Change>,
+    /// Changes that readers of the feed are told and that no row of its list shows.
+    pub(crate) noted: Vec<rows::Change>,
+    /// Nobody can see what it changes: readers of the feed are not told.
+    pub(crate) unseen: bool,
+    /// The session that asked for it; 0 = none did.
+    pub(crate) session: u64,
 }
 
 /// What [`Tx::seal`] found.
@@ -78,7 +86,9 @@ fn bad_key<K: Key>() -> Fault {
 impl Tx {
     pub(crate) fn new(inner: Box<dyn Txn>, now_ns: i64, head: Head, limits: Limits) -> Self {
         let (effects, changes) = (Effects::default(), Changes::default());
-        Self { inner, effects, now_ns, birth: head.newest, head, caller: None, changes, looks: false, limits }
+        let (changed, noted, unseen, session) = (Vec::new(), Vec::new(), false, 0);
+        let (birth, caller, looks) = (head.newest, None, false);
+        Self { inner, effects, now_ns, birth, head, caller, changes, looks, changed, noted, unseen, session, limits }
     }
 
     /// Says that nothing will be changed that snapshots see, so that nothing read has to be remembered: for operations
@@ -247,9 +257,8 @@ impl Tx {
     /// Ends the operation's part of the transaction: every change of a row that snapshots see passes here, once, as the
     /// row before and the row after. A transaction that changes none of them costs nothing here; any other reads one row.
     ///
-    /// **Whoever has to act on changes of rows takes the list here**, behind `history::keep`: inodes for usage, names for
-    /// a feed ([`Change::of`]). Of an inode's row the former one is always known; of other blind rows only while there
-    /// are snapshots. What is written here must be rows that snapshots do not see; reads are as in any operation.
+    /// The list is then in `changed`, for who has to act on it: inodes for usage, names for the feed ([`Change::of`]). Of
+    /// an inode's row the former one is always known; of other blind rows only while there are snapshots.
     pub(crate) async fn seal(&mut self) -> Op<Sealed> {
         if self.changes.is_empty() {
             return Ok(Sealed::Ready);
@@ -264,6 +273,7 @@ impl Tx {
         self.reveal(None).await?;
         let changes: Vec<Change> = self.changes.list();
         history::keep(self, &changes)?;
+        self.changed = changes;
         Ok(Sealed::Ready)
     }
 

@@ -109,6 +109,7 @@ ops! {
     SET_LOCK = 802, "set_lock", SetLock, true;
     WAIT_LOCK = 803, "wait_lock", WaitLock, false;
     LIST_LOCKS = 804, "list_locks", ListLocks, false;
+    WATCH_CHANGES = 832, "watch_changes", WatchChanges, false;
 }
 
 /// True for the ops that storage nodes serve; the others go to metadata.

@@ -135,7 +135,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850, 800, 801, 802, 803, 804"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850, 800, 801, 802, 803, 804, 832"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -290,6 +290,9 @@ pub mod request {
         WaitLock(super::WaitLock),
         #[prost(message, tag = "804")]
         ListLocks(super::ListLocks),
+        /// Metadata: changes, trash, quotas.
+        #[prost(message, tag = "832")]
+        WatchChanges(super::WatchChanges),
     }
 }
 /// Where a server spent its time on a request, in microseconds.
@@ -317,7 +320,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 848, 849, 560, 561, 562, 803, 804"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 848, 849, 560, 561, 562, 803, 804, 832"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -405,6 +408,8 @@ pub mod response {
         WaitLock(super::WaitLockReply),
         #[prost(message, tag = "804")]
         ListLocks(super::ListLocksReply),
+        #[prost(message, tag = "832")]
+        WatchChanges(super::WatchChangesReply),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2217,6 +2222,94 @@ pub struct ListLocksReply {
     #[prost(message, repeated, tag = "2")]
     pub locks: ::prost::alloc::vec::Vec<Lock>,
 }
+/// Changes behind a cursor. Answered when there is one to tell, or after wait_ms.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchChanges {
+    /// From an earlier reply; empty = from now on.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cursor: ::prost::bytes::Bytes,
+    /// With an empty cursor: from the oldest change that is kept.
+    #[prost(bool, tag = "2")]
+    pub oldest: bool,
+    /// Only what lies at or below; absent = everything.
+    #[prost(message, optional, tag = "3")]
+    pub at: ::core::option::Option<At>,
+    /// Changes in the reply; 0 = as many as fit.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+    #[prost(uint32, tag = "5")]
+    pub wait_ms: u32,
+    /// Leave out what this session did; 0 = nothing.
+    #[prost(uint64, tag = "6")]
+    pub skip_session: u64,
+    /// Add the attributes as they are when this is answered.
+    #[prost(bool, tag = "7")]
+    pub with_attr: bool,
+}
+/// Changes of one transaction follow each other and have one log and position.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Change {
+    #[prost(enumeration = "ChangeKind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    #[prost(enumeration = "Kind", tag = "3")]
+    pub inode_kind: i32,
+    /// The name: of what was created, of what was removed, the new one of what was renamed. CHANGED: parent is a directory
+    /// in which the inode has, or had, a name.
+    #[prost(uint64, tag = "4")]
+    pub parent: u64,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub name: ::prost::bytes::Bytes,
+    /// RENAMED: the old name.
+    #[prost(uint64, tag = "6")]
+    pub from_parent: u64,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub from_name: ::prost::bytes::Bytes,
+    /// CHANGED: bits of ChangeOf.
+    #[prost(uint32, tag = "8")]
+    pub what: u32,
+    /// CHANGED: the inode's version afterwards.
+    #[prost(uint64, tag = "9")]
+    pub version: u64,
+    #[prost(int64, tag = "10")]
+    pub time_ns: i64,
+    /// What parent and name lead to when this is answered; 0 = nothing. A reader that goes by it need not know in which
+    /// order two servers did what it reads.
+    #[prost(uint64, tag = "11")]
+    pub now_inode: u64,
+    /// RENAMED: the same for the old name.
+    #[prost(uint64, tag = "12")]
+    pub from_now_inode: u64,
+    /// Below the watched directory, without a leading slash. Absent where it could not be found: the directory is gone, or
+    /// too large to look for the name of an inode.
+    #[prost(bytes = "bytes", optional, tag = "13")]
+    pub path: ::core::option::Option<::prost::bytes::Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "14")]
+    pub from_path: ::core::option::Option<::prost::bytes::Bytes>,
+    /// CREATED and REMOVED: by a rename across the border of what is watched.
+    #[prost(bool, tag = "15")]
+    pub moved: bool,
+    /// Where it stands; for people.
+    #[prost(uint32, tag = "16")]
+    pub log: u32,
+    #[prost(uint64, tag = "17")]
+    pub position: u64,
+    /// As asked; absent when the inode does not exist any more.
+    #[prost(message, optional, tag = "18")]
+    pub attr: ::core::option::Option<Attr>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchChangesReply {
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<Change>,
+    /// Where to go on.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cursor: ::prost::bytes::Bytes,
+    /// More can be read at once.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}
 // ---------------------------------------------------------------- connection
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -2316,6 +2409,10 @@ pub enum Code {
     Locked = 36,
     /// Waiting for this lock would never end: its holder waits for one of the asking owner.
     Deadlock = 37,
+    /// Changes behind this cursor are not kept any more: look at everything anew and start without one.
+    CursorTooOld = 44,
+    /// A quota of a directory above has no room for this.
+    QuotaExceeded = 45,
 }
 impl Code {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2362,6 +2459,8 @@ impl Code {
             Self::AttributesFull => "CODE_ATTRIBUTES_FULL",
             Self::Locked => "CODE_LOCKED",
             Self::Deadlock => "CODE_DEADLOCK",
+            Self::CursorTooOld => "CODE_CURSOR_TOO_OLD",
+            Self::QuotaExceeded => "CODE_QUOTA_EXCEEDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2405,6 +2504,8 @@ impl Code {
             "CODE_ATTRIBUTES_FULL" => Some(Self::AttributesFull),
             "CODE_LOCKED" => Some(Self::Locked),
             "CODE_DEADLOCK" => Some(Self::Deadlock),
+            "CODE_CURSOR_TOO_OLD" => Some(Self::CursorTooOld),
+            "CODE_QUOTA_EXCEEDED" => Some(Self::QuotaExceeded),
             _ => None,
         }
     }
@@ -2881,6 +2982,82 @@ impl LockMode {
             "LOCK_MODE_UNLOCK" => Some(Self::Unlock),
             "LOCK_MODE_SHARED" => Some(Self::Shared),
             "LOCK_MODE_EXCLUSIVE" => Some(Self::Exclusive),
+            _ => None,
+        }
+    }
+}
+// ---------------------------------------------------------------- changes
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChangeKind {
+    Unknown = 0,
+    /// A name leads to something it did not lead to before.
+    Created = 1,
+    /// A name leads to that no more.
+    Removed = 2,
+    /// One name went and another came, in one transaction.
+    Renamed = 3,
+    /// Content or attributes; the names stay.
+    Changed = 4,
+}
+impl ChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "CHANGE_KIND_UNKNOWN",
+            Self::Created => "CHANGE_KIND_CREATED",
+            Self::Removed => "CHANGE_KIND_REMOVED",
+            Self::Renamed => "CHANGE_KIND_RENAMED",
+            Self::Changed => "CHANGE_KIND_CHANGED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHANGE_KIND_UNKNOWN" => Some(Self::Unknown),
+            "CHANGE_KIND_CREATED" => Some(Self::Created),
+            "CHANGE_KIND_REMOVED" => Some(Self::Removed),
+            "CHANGE_KIND_RENAMED" => Some(Self::Renamed),
+            "CHANGE_KIND_CHANGED" => Some(Self::Changed),
+            _ => None,
+        }
+    }
+}
+/// What of an inode changed: bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChangeOf {
+    Nothing = 0,
+    /// Content or length; the version has grown.
+    Content = 1,
+    /// Mode, owner, times, policy.
+    Attributes = 2,
+    Xattrs = 4,
+}
+impl ChangeOf {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "CHANGE_OF_NOTHING",
+            Self::Content => "CHANGE_OF_CONTENT",
+            Self::Attributes => "CHANGE_OF_ATTRIBUTES",
+            Self::Xattrs => "CHANGE_OF_XATTRS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHANGE_OF_NOTHING" => Some(Self::Nothing),
+            "CHANGE_OF_CONTENT" => Some(Self::Content),
+            "CHANGE_OF_ATTRIBUTES" => Some(Self::Attributes),
+            "CHANGE_OF_XATTRS" => Some(Self::Xattrs),
             _ => None,
         }
     }

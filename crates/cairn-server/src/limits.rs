@@ -38,6 +38,14 @@ pub const EXPIRY_PERIOD: Duration = Duration::from_secs(5);
 pub const EXPIRY_CHECKS: u32 = 4;
 /// How often dropped maps are taken apart, while there are none.
 pub const DROP_MAPS_PERIOD: Duration = Duration::from_secs(1);
+/// How often change logs are looked after.
+pub const FEED_PERIOD: Duration = Duration::from_secs(1);
+/// Readers of changes that wait at once; further ones are answered without waiting.
+pub const WATCHERS_MAX: usize = 256;
+/// Longest time a reader of changes waits for one answer.
+pub const WATCH_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How often a waiting reader looks for changes that other servers made.
+pub const WATCH_POLL: Duration = Duration::from_millis(500);
 /// How often the garbage rows are looked through.
 pub const GARBAGE_PERIOD: Duration = Duration::from_secs(1);
 /// Time between the first sight of a garbage row and its DELETE, where no option says otherwise.

@@ -5,6 +5,7 @@ mod admin;
 mod fsck;
 mod meta;
 mod policy;
+mod watch;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -14,6 +15,7 @@ pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
+pub use watch::Watch;
 
 use crate::{
     settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds},
@@ -86,6 +88,7 @@ pub enum Command {
     Admin(Admin),
     Fsck(Fsck),
     Policy(Policy),
+    Watch(Watch),
     Stats(Stats),
     Explain(Explain),
     Completions(Completions),
@@ -113,6 +116,7 @@ impl Command {
             Self::Admin(_) => "admin",
             Self::Fsck(_) => "fsck",
             Self::Policy(_) => "policy",
+            Self::Watch(_) => "watch",
             Self::Stats(_) => "stats",
             Self::Explain(_) => "explain",
             Self::Completions(_) => "completions",

@@ -153,6 +153,10 @@ fn explain(error: &Error) -> String {
         ErrorKind::TooManyLinks => return "has as many names as a file may have".to_owned(),
         ErrorKind::CrossDevice => return "the places count against different quotas: copy it instead".to_owned(),
         ErrorKind::NoSpace => Some("free space or add a node; `cairn df` shows what there is"),
+        ErrorKind::QuotaExceeded => {
+            Some("remove something below the quota, also from its trash, or raise it: `cairn quota`")
+        }
+        ErrorKind::CursorTooOld => Some("start again without --since"),
         ErrorKind::Unavailable => Some("is the cluster up? --meta or CAIRN_META says where it is; try again"),
         ErrorKind::Deadline => Some("the cluster is slow or partly away: `cairn status` shows it; try again"),
         ErrorKind::Indeterminate => Some("look whether it happened before trying again"),

@@ -59,6 +59,12 @@ impl Out {
         self.bytes(b"\n")
     }
 
+    /// Writes one JSON value on a line of its own.
+    pub fn json_line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        serde_json::to_writer(&mut self.writer, value).map_err(|error| Failure::stdout(&error.into()))?;
+        self.bytes(b"\n")
+    }
+
     /// Brings everything to the reader.
     pub fn flush(&mut self) -> Result<(), Failure> {
         self.writer.flush().map_err(|error| Failure::stdout(&error))

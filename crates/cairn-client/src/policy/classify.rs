@@ -264,6 +264,8 @@ pub(crate) fn event_of_status(status: &Status) -> Event {
         | Code::NotInline
         | Code::Unsupported
         | Code::Internal
+        | Code::CursorTooOld
+        | Code::QuotaExceeded
         | Code::CrossDevice
         | Code::TooManyLinks
         | Code::NoAttribute

@@ -71,7 +71,9 @@ fn bytes_are_pinned() {
         (line(&LockOf { session, owner: 2, inode, kind: 2 }), "3c51525354555657580000000000000002010203040506070802"),
         (line(&LockWait { inode, kind: 2, session, owner: 2 }), "3d01020304050607080251525354555657580000000000000002"),
         (line(&LockWaitOf { session, owner: 2 }), "3e51525354555657580000000000000002"),
-        (line(&Feed { server: 3, position: 77 }), "4000000003000000000000004d"),
+        (line(&Feed { log: 3, position: 77 }), "4000000003000000000000004d"),
+        (line(&FeedLog { log: 3 }), "4100000003"),
+        (line(&FeedMark { log: 3 }), "4200000003"),
         (line(&SetAside { key: bytes("\u{10}x") }), "501078"),
     ];
     assert_eq!(pinned.len(), TAGS.len(), "every key has a fixture");

@@ -50,6 +50,19 @@ fn run() -> Run {
     Run { inode: 70_000, writer: 4097, seq: 12, skip: 100, block_len: 4 << 20, pgs: vec![3, 300], codec: 0, flags: 0 }
 }
 
+/// Every kind of change.
+fn feed() -> Feed {
+    let (inode, kind, parent, from_parent) = (9, Kind::Directory, 5, 5);
+    let (name, other) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
+    let changes = vec![
+        Change::Created { inode, kind, parent, name: name.clone() },
+        Change::Removed { inode, kind, parent, name: name.clone() },
+        Change::Renamed { inode, kind, from_parent, from_name: name, parent: 6, name: other },
+        Change::Changed { inode, kind, parent, what: 3, version: 300 },
+    ];
+    Feed { time_ns: 2, session: 3, changes, deltas: vec![Delta { root: 9, bytes: -2, inodes: 1 }] }
+}
+
 #[test]
 fn bytes_are_pinned() {
     let extent = Extent { len: 1 << 30, content: Content::Blocks(run()), birth: 0, born: 300 };
@@ -98,6 +111,7 @@ fn bytes_are_pinned() {
         ended_ns: -1,
     };
     let session = Session { epoch: 1, open: true, name: "me".into(), boot_id: Bytes::from_static(&[9; 2]) };
+    let cursor = FeedCursor { retired: 1, logs: vec![LogCursor { log: 3, next: 300, done: false }] };
     let pinned = [
         (line(&Setting { value: Bytes::from_static(&[1, 0, 0, 0]) }), "010401000000"),
         (line(&Counter { next: 4097 }), "018120"),
@@ -135,6 +149,13 @@ fn bytes_are_pinned() {
             "01 01 02 00 03 02 04",
         ),
         (line(&LockWaitOf { inode: 300, kind: 2 }), "01 ac02 02"),
+        (
+            line(&feed()),
+            "01 04 03 04 01 0902 05 0161 02 0902 05 0161 03 0902 05 0161 06 0162 04 0902 05 03 ac02 01 09 03 02",
+        ),
+        (line(&FeedLog { sealed: true }), "0101"),
+        (line(&FeedMark { beat: 1, folded: 300, trimmed: 2 }), "01 01 ac02 02"),
+        (line(&cursor), "01 01 01 03 ac02 00"),
     ];
     for (encoded, expected) in pinned {
         assert_eq!(encoded, expected.replace(' ', ""));

@@ -8,6 +8,7 @@ mod dump;
 mod durability;
 mod engine;
 mod extents;
+mod feed;
 mod give_up;
 mod holds;
 mod judge;

@@ -80,6 +80,11 @@ impl World {
         let clock = Arc::new(ManualClock::default());
         let options = MetaOptions { seed, ..options(clock.clone()) };
         let meta = Meta::open(engine, options).await.expect("metadata opens");
+        Self::around(meta, clock).await
+    }
+
+    /// Around a namespace that is open.
+    pub async fn around(meta: Meta, clock: Arc<ManualClock>) -> Self {
         let mut world = Self { meta, clock, session: 0, writer: 0, seq: AtomicU64::new(0), block: AtomicU64::new(0) };
         world.session = world.open_session().await;
         world.writer = world.open_writer(world.session).await;

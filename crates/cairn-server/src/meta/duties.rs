@@ -5,7 +5,7 @@
 use super::collector::Collector;
 use super::subject::DutyCounts;
 use crate::limits::{
-    BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_CHECKS, EXPIRY_PERIOD, GARBAGE_PERIOD,
+    BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_CHECKS, EXPIRY_PERIOD, FEED_PERIOD, GARBAGE_PERIOD,
 };
 use cairn_meta::Meta;
 use cairn_proto::status::Status;
@@ -62,6 +62,17 @@ pub(crate) async fn drop_maps(meta: Meta, stop: CancellationToken) {
     loop {
         let Some(outcome) = stop.run_until_cancelled(meta.drop_maps()).await else { return };
         if !again("drop maps", outcome, DROP_MAPS_PERIOD, &never, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Looks after change logs.
+pub(crate) async fn tend_feed(meta: Meta, stop: CancellationToken) {
+    let never = Notify::new();
+    loop {
+        let Some(outcome) = stop.run_until_cancelled(meta.tend_feed()).await else { return };
+        if !again("look after change logs", outcome, FEED_PERIOD, &never, &stop).await {
             return;
         }
     }

@@ -1,6 +1,7 @@
 //! What a metadata server answers: whatever [`Meta`] says, within a bound and a deadline.
 
 use super::dumps::Dumps;
+use super::watch::Watchers;
 use crate::gate::Gate;
 use crate::limits::META_REQUESTS_MAX;
 use async_trait::async_trait;
@@ -23,6 +24,7 @@ pub(crate) struct MetaHandler {
     /// Does not hold the engine open.
     engine: Weak<EmbeddedEngine>,
     requests: Gate,
+    watchers: Watchers,
     /// Told when nodes or memberships may have changed.
     cluster_changed: Arc<Notify>,
     stats: Arc<ServerStats>,
@@ -38,7 +40,16 @@ impl MetaHandler {
         stats: Arc<ServerStats>,
     ) -> Self {
         let requests = Gate::new(META_REQUESTS_MAX, "requests");
-        Self { meta, engine, requests, cluster_changed, stats, dumps: Arc::default(), draining: AtomicBool::new(false) }
+        Self {
+            meta,
+            engine,
+            requests,
+            watchers: Watchers::new(),
+            cluster_changed,
+            stats,
+            dumps: Arc::default(),
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// How many clients are connected, by the boot ids they introduced themselves with.
@@ -86,6 +97,15 @@ impl Handler for MetaHandler {
     ) -> Result<(response::Kind, Body), Status> {
         if !body.is_empty() {
             return Err(Status::new(Code::Invalid, "requests to metadata have no body"));
+        }
+        if let Some(Kind::WatchChanges(ask)) = request.kind {
+            let draining = || self.is_draining();
+            let watching = self.watchers.watch(&self.meta, ask, ctx.deadline, &self.requests, draining);
+            let reply = match ctx.deadline {
+                Some(deadline) => timeout_at(deadline, watching).await.unwrap_or_else(|_| Err(too_late())),
+                None => watching.await,
+            };
+            return Ok((reply?, Body::empty()));
         }
         let _permit = self.requests.admit()?;
         let registers = matches!(

@@ -7,6 +7,7 @@ mod handler;
 mod mass;
 mod ripening;
 mod subject;
+mod watch;
 
 use crate::console::{Console, ConsolePlace};
 use crate::entropy;
@@ -165,6 +166,7 @@ impl MetaServer {
         tasks.spawn_duty(duties::persist_beats(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));
         tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
+        tasks.spawn_duty(duties::tend_feed(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::collect(collector, config.gc_grace, counts, stop));
         tracing::info!(%addr, console = ?console_addr, cluster = %cluster_id, "metadata server listens");
         Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, console: console_addr, tasks })

@@ -15,6 +15,7 @@ mod stat;
 mod stats;
 mod status;
 mod tree;
+mod watch;
 
 pub use self::{
     admin::run as admin,
@@ -29,6 +30,7 @@ pub use self::{
     stats::run as stats,
     status::run as status,
     tree::run as tree,
+    watch::run as watch,
 };
 use crate::{
     args,

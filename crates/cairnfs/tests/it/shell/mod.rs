@@ -14,6 +14,7 @@ mod policies;
 mod settings;
 mod support;
 mod tree;
+mod watching;
 mod wire;
 
 pub use support::{CONSOLE_STEP, Cluster, http_get};
