@@ -30,6 +30,8 @@ pub enum ErrorKind {
     NoAttribute,
     /// The two places count against different quotas: copy instead.
     CrossDevice,
+    /// It lies in a snapshot, where nothing can be changed. Copy it out of there.
+    ReadOnly,
     /// Free space or add nodes.
     NoSpace,
     /// A quota of a directory above has no room: remove something below it, or ask for more.
@@ -70,6 +72,7 @@ impl ErrorKind {
             Self::IsADirectory => "is_a_directory",
             Self::DirectoryNotEmpty => "directory_not_empty",
             Self::InvalidInput => "invalid_input",
+            Self::ReadOnly => "read_only",
             Self::PermissionDenied => "permission_denied",
             Self::TooManyLinks => "too_many_links",
             Self::NoAttribute => "no_attribute",
@@ -363,6 +366,7 @@ const fn kind_of(code: Code) -> ErrorKind {
         Code::Permission | Code::NotPermitted => ErrorKind::PermissionDenied,
         Code::TooManyLinks => ErrorKind::TooManyLinks,
         Code::NoAttribute => ErrorKind::NoAttribute,
+        Code::ReadOnly => ErrorKind::ReadOnly,
         Code::NoSpace => ErrorKind::NoSpace,
         Code::QuotaExceeded => ErrorKind::QuotaExceeded,
         Code::CursorTooOld => ErrorKind::CursorTooOld,
@@ -438,6 +442,7 @@ impl From<Error> for std::io::Error {
             ErrorKind::PermissionDenied => Io::PermissionDenied,
             ErrorKind::TooManyLinks => Io::TooManyLinks,
             ErrorKind::CrossDevice => Io::CrossesDevices,
+            ErrorKind::ReadOnly => Io::ReadOnlyFilesystem,
             ErrorKind::NoSpace => Io::StorageFull,
             ErrorKind::QuotaExceeded => Io::QuotaExceeded,
             ErrorKind::CursorTooOld => Io::NotFound,

@@ -7,6 +7,7 @@ use crate::extents::ExtentCache;
 use crate::namespace::{Metadata, at, at_inode};
 use crate::options::{Consistency, OpenOptions, ReadOptions};
 use crate::read::{self, How};
+use crate::snapshots::check_changeable;
 use crate::stream::{FileReader, FileWriter};
 use crate::sync::Unsynced;
 use crate::write::{self, Draft, Stored, Target, WriteReceipt};
@@ -336,6 +337,7 @@ impl File {
         make: impl Fn(u64, Vec<pb::Piece>) -> request::Kind,
     ) -> Result<(pb::CommitReply, Vec<Stored>), Error> {
         let inner = self.inner();
+        check_changeable(self.0.inode)?;
         let deadline = self.write_deadline();
         let writer = inner.sessions.writer(inner, deadline).await?;
         let target = Target { inode: self.0.inode, writer, block_len: self.0.block_len, replicas: self.0.replicas };

@@ -40,6 +40,7 @@ mod read;
 mod record;
 mod rpc;
 mod session;
+mod snapshots;
 mod stats;
 mod status;
 mod storage_policy;
@@ -69,6 +70,7 @@ pub use ping::{NodePing, PingAnswer};
 pub use policy::breaker::{BreakerState, OpenReason};
 pub use policy::rounds::RetryPolicy;
 pub use record::{LegRecord, Record, ReplicaScore};
+pub use snapshots::Snapshot;
 pub use stats::{
     AttemptStats, BreakerStats, BreakerTransition, BudgetStats, ClassStats, ConnectionStats, ErrorRecord, HedgeStats,
     LaneCounts, LegLatency, LegStats, NodeConnectionStats, OpStats, ParkingStats, PoolStats, Quantiles, WriteStats,

@@ -5,6 +5,7 @@ use crate::client::Inner;
 use crate::error::{Cause, Error};
 use crate::file::File;
 use crate::pipeline::Pipeline;
+use crate::snapshots::check_changeable;
 use crate::write::Target;
 use bytes::{Buf, Bytes, BytesMut};
 use cairn_proto::InodeId;
@@ -268,7 +269,10 @@ impl Core {
             let inner = &self.inner;
             let deadline = inner.deadline(inner.config.meta_timeout);
             let (inode, create, unsynced) = match &mut self.destination {
-                Destination::File(file) => (file.inode(), None, Some(file.unsynced().clone())),
+                Destination::File(file) => {
+                    check_changeable(file.inode())?;
+                    (file.inode(), None, Some(file.unsynced().clone()))
+                }
                 Destination::Unnamed(create) => {
                     create.inode = inner.sessions.inode(inner, deadline).await?.0;
                     (InodeId(create.inode), Some((**create).clone()), None)

@@ -55,7 +55,8 @@ impl Meta {
     pub async fn drop_maps(&self) -> Result<bool, Status> {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             let queue = tx.scan::<keys::MapDrop>(&keys::MapDrop::all(), 1, Order::Forward).await?;
-            let Some((key, _)) = queue.first() else { return Ok(false) };
+            let Some((key, row)) = queue.first() else { return Ok(false) };
+            let dropped = row.birth;
             let map = Map { inode: key.inode, generation: key.generation };
             // From the end: which blocks are garbage is then told by the row in front, whatever lies behind.
             let most = tx.map_rows_per_step();
@@ -65,7 +66,7 @@ impl Meta {
                 map.replace(tx, row, &Cut { left: None, right: None }, &mut loss);
             }
             // A block that an earlier row still refers to becomes garbage with that one.
-            map.settle(tx, loss).await?;
+            map.settle_as_of(tx, loss, dropped).await?;
             let mut done = rows.len() < most;
             // Of an inode that is gone the row also stands for its attributes.
             if done && tx.get(&keys::Inode { inode: key.inode }).await?.is_none() {
@@ -94,7 +95,7 @@ impl Meta {
         }
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             let rows = tx.scan::<keys::Garbage>(&range, limit.min(PAGE_ROWS_MAX), Order::Forward).await?;
-            let row = |(key, run): (keys::Garbage, rows::RunLen)| GarbageRow {
+            let row = |(key, run): (keys::Garbage, rows::Garbage)| GarbageRow {
                 pg: PgId(key.pg),
                 first: BlockId::new(key.inode, key.writer, key.seq),
                 count: run.count,

@@ -44,6 +44,12 @@ impl Head {
         }
     }
 
+    /// Writes the head: whoever changes a row at the same time conflicts.
+    pub(crate) fn store(self, tx: &mut Tx) {
+        let value = [self.newest.to_le_bytes(), self.live.to_le_bytes()].concat();
+        tx.put(&Self::key(), &rows::Setting { value: value.into() });
+    }
+
     fn decode(value: &[u8]) -> Option<Head> {
         let (newest, live) = value.split_at_checked(8)?;
         let newest = u64::from_le_bytes(newest.try_into().ok()?);

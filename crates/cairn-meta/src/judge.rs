@@ -13,7 +13,8 @@
 //!
 //! What *was* referred to is the collector's business, which waits for a grace and for every member: such a block has a
 //! garbage row from the transaction that dropped its last reference to the one that saw it gone everywhere, and is
-//! `undecided` here meanwhile. (Holds of snapshots and backups keep that row.) All of it is read in one transaction: in
+//! `undecided` here meanwhile. While a snapshot or a backup's hold shows it, its row stands among the held garbage, and it
+//! is `live`. All of it is read in one transaction: in
 //! one snapshot a block that a file lost either still stands in the former map or has its garbage row already. The
 //! transaction writes nothing, so it never conflicts and holds nobody up.
 
@@ -43,7 +44,7 @@ enum Found {
     /// The collector has it, or will have: a garbage row, a map that is being dropped, or what could not be looked
     /// through.
     Leaving,
-    /// An extent of the file as it is now.
+    /// An extent of the file as it is now, or one that a snapshot shows.
     Extent,
 }
 
@@ -167,19 +168,36 @@ async fn look_at_garbage(tx: &mut Tx, asked: &Asked, found: &mut [Found]) -> Op<
         found.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = Found::Leaving);
         return Ok(());
     }
+    let within = |key_seq: u32, count: u32| {
+        let (from, to) = (key_seq.max(seq), key_seq.saturating_add(count).min(end));
+        (from < to).then(|| (from - seq) as usize..(to - seq) as usize)
+    };
+    // No two rows of a table name one block, so there are no more of them inside than blocks.
+    let blocks = (end - seq) as usize;
+    let at = |seq| keys::HeldGarbage { pg, inode, writer, seq }.encode();
+    let held = around::<keys::HeldGarbage>(tx, [at(0), at(seq), at(end)], blocks).await?;
+    for blocks in held.iter().filter_map(|(key, row)| within(key.seq, row.count)) {
+        // A snapshot shows them: they are to be copied like any other.
+        note(&mut found[blocks], Found::Extent);
+    }
     let at = |seq| keys::Garbage { pg, inode, writer, seq }.encode();
-    let mut rows = tx.scan::<keys::Garbage>(&KeyRange { start: at(0), end: at(seq) }, 1, Order::Reverse).await?;
-    let inside = KeyRange { start: at(seq), end: at(end) };
-    // No two rows name one block, so there are no more of them than blocks.
-    rows.extend(tx.scan::<keys::Garbage>(&inside, (end - seq) as usize, Order::Forward).await?);
-    for (key, row) in rows {
-        let (from, to) = (key.seq.max(seq), key.seq.saturating_add(row.count).min(end));
-        if from < to {
-            let blocks = &mut found[(from - seq) as usize..(to - seq) as usize];
-            blocks.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = Found::Leaving);
-        }
+    let garbage = around::<keys::Garbage>(tx, [at(0), at(seq), at(end)], blocks).await?;
+    for blocks in garbage.iter().filter_map(|(key, row)| within(key.seq, row.count)) {
+        note(&mut found[blocks], Found::Leaving);
     }
     Ok(())
+}
+
+/// The last row in front of the middle key of three, and all from there to the last.
+async fn around<K: Key>(tx: &mut Tx, [first, from, end]: [Vec<u8>; 3], max: usize) -> Op<Vec<(K, K::Row)>> {
+    let mut rows = tx.scan::<K>(&KeyRange { start: first, end: from.clone() }, 1, Order::Reverse).await?;
+    rows.extend(tx.scan::<K>(&KeyRange { start: from, end }, max, Order::Forward).await?);
+    Ok(rows)
+}
+
+/// Notes `what` of blocks of which nothing is known yet.
+fn note(found: &mut [Found], what: Found) {
+    found.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = what);
 }
 
 /// Runs of equal verdicts.

@@ -186,7 +186,7 @@ keys! {
     SharedRange = 0x17 { /// The inode the blocks were written for.
         inode: u64, /// Their writer.
         writer: u64, /// The first of them.
-        seq: u32 } -> rows::Raw;
+        seq: u32 } -> rows::SharedRange;
     /// A map generation that is dropped in steps.
     MapDrop = 0x18 { /// The file.
         inode: u64, /// The generation that nobody can reach any more.
@@ -202,10 +202,23 @@ keys! {
     QuotaUsage = 0x1b { /// The directory.
         root: u64, /// The server.
         server: u32 } -> rows::Raw;
+    /// A snapshot of a directory tree, or a hold.
+    Snapshot = 0x1c { /// Its number.
+        number: u64 } -> rows::Snapshot;
+    /// A snapshot's name in its directory.
+    SnapshotName = 0x1d { /// The directory.
+        root: u64, /// The name.
+        name: Bytes } -> rows::SnapshotName;
     /// The sessions that hold an inode: [`Sustained`] the other way round.
     SustainedBy = 0x1e { /// The inode.
         inode: u64, /// The session.
         session: u64 } -> rows::Unit;
+    /// Blocks that nothing refers to any more but a snapshot: garbage once no snapshot sees them.
+    HeldGarbage = 0x1f { /// Their group.
+        pg: u32, /// The inode they were written for.
+        inode: u64, /// Their writer.
+        writer: u64, /// The first of them.
+        seq: u32 } -> rows::Garbage;
     /// A placement group.
     Pg = 0x20 { /// Its number.
         pg: u32 } -> rows::Pg;
@@ -233,7 +246,7 @@ keys! {
         pg: u32, /// The inode they were written for.
         inode: u64, /// Their writer.
         writer: u64, /// The first of them.
-        seq: u32 } -> rows::RunLen;
+        seq: u32 } -> rows::Garbage;
     /// Totals of the namespace, as one server counted them; written late and in no conflict range.
     Usage = 0x27 { /// The server.
         server: u32 } -> rows::Usage;
@@ -327,6 +340,8 @@ pub mod setting {
     pub const SNAPSHOTS: &[u8] = b"snapshots";
     /// Collection is stopped, or accepted after that: see [`MassStop`](crate::MassStop); absent while it is as usual.
     pub const MASS_STOP: &[u8] = b"mass_stop";
+    /// How far the look is for what no snapshot needs any more; there only while it is under way.
+    pub const SNAPSHOT_TRIM: &[u8] = b"snapshot_trim";
     /// A byte for each replica count that a directory has or had; absent while that is the root's alone.
     pub const REPLICA_COUNTS: &[u8] = b"replica_counts";
     /// Where the dump comes from that is being loaded; no server opens what is half loaded.

@@ -204,3 +204,14 @@ pub const IDS_JUMPED: u64 = 1 << 16;
 pub const DUTY_EPOCHS_JUMPED: u64 = 1 << 16;
 /// Changes of a group that storage nodes may have seen since a backup was taken.
 pub const GROUP_EPOCHS_JUMPED: u64 = 1 << 20;
+
+/// Snapshots and holds that there may be at once.
+pub const SNAPSHOTS_MAX: usize = 4096;
+/// Rows that one step looks at to find what no snapshot needs any more.
+pub const TRIM_ROWS_PER_STEP: usize = 256;
+/// Rows fetched together to show a directory or a map as a snapshot saw it.
+pub const PAST_SCAN_ROWS: usize = 256;
+/// Extent rows that one step of a clone takes.
+pub const CLONE_ROWS_PER_STEP: usize = 24;
+/// Shortest time to live of a hold.
+pub const HOLD_TTL_MIN: Duration = Duration::from_secs(1);

@@ -93,6 +93,8 @@ pub(crate) struct Blocks {
     pub seq: u32,
     /// First number behind the range.
     pub end: u32,
+    /// Snapshot when they were first committed.
+    pub born: u64,
 }
 
 /// Sorts and merges, so that no block stands in two ranges and neighbours are one.
@@ -102,7 +104,8 @@ pub(crate) fn merge(mut ranges: Vec<Blocks>) -> Vec<Blocks> {
     for next in ranges {
         match merged.last_mut() {
             Some(last)
-                if (last.pg, last.inode, last.writer) == (next.pg, next.inode, next.writer) && next.seq <= last.end =>
+                if (last.pg, last.inode, last.writer, last.born) == (next.pg, next.inode, next.writer, next.born)
+                    && next.seq <= last.end =>
             {
                 last.end = last.end.max(next.end);
             }
@@ -113,13 +116,14 @@ pub(crate) fn merge(mut ranges: Vec<Blocks>) -> Vec<Blocks> {
 }
 
 /// Blocks of a run by position, `indexes` of them, as ranges of ids for each group.
-fn ranges_of(run: &Run, indexes: Range<u32>) -> Vec<Blocks> {
+fn ranges_of(run: &Run, indexes: Range<u32>, born: u64) -> Vec<Blocks> {
     let range = |pg, from: u32, to: u32| Blocks {
         pg,
         inode: run.inode,
         writer: run.writer,
         seq: run.seq + from,
         end: run.seq + to,
+        born,
     };
     match run.pgs.as_slice() {
         [pg] if !indexes.is_empty() => vec![range(*pg, indexes.start, indexes.end)],
@@ -153,7 +157,7 @@ pub(crate) fn dropped(row: &Placed, kept: &Cut) -> (Vec<Blocks>, Vec<Doubtful>) 
     let mut sure = first..last;
     let mut doubtful = Vec::new();
     let mut doubt = |index: u32| {
-        let block = ranges_of(run, index..index + 1);
+        let block = ranges_of(run, index..index + 1, row.extent.born);
         doubtful.extend(block.into_iter().map(|block| Doubtful { block, window: window(index) }));
     };
     if shared_front {
@@ -164,7 +168,7 @@ pub(crate) fn dropped(row: &Placed, kept: &Cut) -> (Vec<Blocks>, Vec<Doubtful>) 
         doubt(count - 1);
         sure.end = count - 1;
     }
-    (ranges_of(run, sure), doubtful)
+    (ranges_of(run, sure, row.extent.born), doubtful)
 }
 
 /// The blocks that `row` refers to: inode, writer and numbers.

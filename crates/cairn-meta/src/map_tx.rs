@@ -3,6 +3,7 @@
 //! Every change of a map writes the inode row too, so two of them always meet there.
 
 use crate::error::{Op, fail};
+use crate::kept::put_garbage;
 use crate::keys;
 use crate::kv::{KeyRange, Order};
 use crate::limits::{MAP_ROWS_DROPPED_AT_ONCE, SCAN_ROWS};
@@ -139,10 +140,16 @@ impl Map {
     /// Writes garbage rows for what nothing refers to any more. Comes after every change of the map in this
     /// transaction.
     pub(crate) async fn settle(self, tx: &mut Tx, loss: Loss) -> Op<()> {
+        let dropped = tx.birth;
+        self.settle_as_of(tx, loss, dropped).await
+    }
+
+    /// As [`Map::settle`], of a map that nobody reaches since snapshot `dropped`.
+    pub(crate) async fn settle_as_of(self, tx: &mut Tx, loss: Loss, dropped: u64) -> Op<()> {
         let mut garbage = loss.sure;
         garbage.extend(self.unreferenced(tx, loss.doubtful).await?);
         for blocks in map::merge(garbage) {
-            put_garbage(tx, &blocks);
+            put_garbage(tx, &blocks, dropped).await?;
         }
         Ok(())
     }
@@ -172,11 +179,6 @@ fn settle_doubts(open: &mut BTreeMap<(u64, u64, u32), Doubtful>, row: &Placed) {
     for key in found {
         open.remove(&key);
     }
-}
-
-fn put_garbage(tx: &mut Tx, blocks: &Blocks) {
-    let key = keys::Garbage { pg: blocks.pg, inode: blocks.inode, writer: blocks.writer, seq: blocks.seq };
-    tx.put(&key, &rows::RunLen { count: blocks.end - blocks.seq });
 }
 
 /// A run of freshly written blocks.

@@ -7,6 +7,7 @@ use crate::counters::Counters;
 use crate::error::{Fault, Op, OpenError, engine_status};
 use crate::feed::{Appended, Feed};
 use crate::history::Head;
+use crate::kept::Renewals;
 use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
 use crate::limits::{
@@ -90,6 +91,8 @@ pub(crate) struct Inner {
     /// The newest snapshots, as the transaction knew them that looked last; see history.rs.
     pub(crate) head: Mutex<Head>,
     pub(crate) feed: Feed,
+    /// Snapshots that have to be renewed.
+    pub(crate) renewals: Mutex<Renewals>,
     /// See rollback.rs; 0 = none.
     pub(crate) rollback: AtomicU64,
     /// See mass.rs: as this process knew it last.
@@ -226,6 +229,7 @@ impl Meta {
             beats_written: Mutex::new(None),
             head: Mutex::new(opened.head),
             feed: Feed::new(),
+            renewals: Mutex::default(),
             rollback: AtomicU64::new(opened.rollback),
             collection_stopped: AtomicBool::new(false),
             writers_known: AtomicU64::new(0),
@@ -309,6 +313,7 @@ impl Meta {
             Kind::WaitLock(ask) => self.wait_lock(ask).await,
             Kind::ListLocks(ask) => self.list_locks(ask).await,
             Kind::WatchChanges(ask) => self.watch_changes(ask).await,
+            Kind::ListSnapshots(ask) => self.list_snapshots(ask).await,
             _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
         }
     }
@@ -347,6 +352,9 @@ impl Meta {
             Kind::Append(ask) => self.append(tx, session, ask).await.map(Step::Done),
             Kind::Allocate(ask) => self.allocate(tx, ask).await,
             Kind::SetLock(ask) => self.set_lock(tx, session, ask).await,
+            Kind::CreateSnapshot(ask) => self.create_snapshot(tx, ask).await.map(Step::Done),
+            Kind::DeleteSnapshot(ask) => self.delete_snapshot(tx, ask).await.map(Step::Done),
+            Kind::RenewSnapshot(ask) => self.renew_snapshot(tx, ask).await.map(Step::Done),
             _ => crate::error::fail(Code::Unsupported, "not a mutation"),
         }
     }

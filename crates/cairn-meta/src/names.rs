@@ -8,6 +8,7 @@ use crate::keys::{self, counter};
 use crate::kv::Order;
 use crate::map_tx::Map;
 use crate::meta::{Meta, block_len_allowed};
+use crate::past::has_snapshots;
 use crate::path::{self, Last, Place, show};
 use crate::permit;
 use crate::policies::check_replicas;
@@ -175,6 +176,9 @@ pub(crate) async fn drop_link(tx: &mut Tx, dentry: &rows::Dentry) -> Op<()> {
 
 /// NOT_EMPTY unless the directory holds no name. The range is read whole: a name that comes meanwhile conflicts.
 pub(crate) async fn check_empty(tx: &mut Tx, dir: u64, shown: &[u8]) -> Op<()> {
+    if has_snapshots(tx, dir).await? {
+        return fail(Code::NotEmpty, format!("{} has snapshots; delete them first", show(shown)));
+    }
     let range = keys::dentries_of(dir);
     if tx.scan::<keys::Dentry>(&range, 1, Order::Forward).await?.is_empty() {
         return Ok(());

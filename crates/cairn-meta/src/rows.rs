@@ -591,6 +591,30 @@ rows! {
         /// The members have changed; until then it is only planned.
         begun: bool
     }
+    /// A snapshot, or a hold.
+    Snapshot = 1 {
+        /// The directory that it shows.
+        root: u64,
+        /// Its name there; empty: a hold.
+        name: Bytes,
+        /// By which path the directory was named when it was taken.
+        path: Bytes,
+        /// When it was taken, nanoseconds since 1970.
+        taken_ns: i64,
+        /// Who asked for it.
+        owner: String,
+        /// It goes when it was not renewed for so long; 0 = never.
+        ttl_ms: u64,
+        /// How often it was renewed.
+        renewed: u64
+    }
+    /// Which snapshot a name is of.
+    SnapshotName = 1 { /// Its number.
+        number: u64 }
+    /// Blocks that more than one map may refer to.
+    SharedRange = 1 { /// How many, at least 1.
+        count: u32, /// How often each of them is placed in maps, at least 1.
+        placements: u32 }
     /// Blocks that nothing refers to any more.
     Garbage = 1 { /// How many, at least 1.
         count: u32 } + 2 { /// Snapshot when they were first committed.

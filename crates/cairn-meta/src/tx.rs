@@ -7,9 +7,11 @@ use crate::history::{self, Head};
 use crate::keys::{self, Key};
 use crate::kv::{KeyRange, Limits, Order, Txn};
 use crate::limits::{MAP_ROWS_PER_STEP_MAX, MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_TX_MAX, WRITES_PER_MAP_ROW};
+use crate::past::{self, Past};
 use crate::rows::{self, Row};
 use bytes::Bytes;
 use cairn_proto::status::Code;
+use std::collections::BTreeMap;
 
 /// Changes of in-memory totals, applied when the transaction is known to be committed.
 #[derive(Default, Debug)]
@@ -65,6 +67,10 @@ pub(crate) struct Tx {
     pub(crate) unseen: bool,
     /// The session that asked for it; 0 = none did.
     pub(crate) session: u64,
+    /// The directories of the snapshots it looked into, by the snapshots' numbers.
+    pub(crate) roots: BTreeMap<u64, u64>,
+    /// It tried to change what a snapshot shows.
+    denied: bool,
 }
 
 /// What [`Tx::seal`] found.
@@ -88,7 +94,24 @@ impl Tx {
         let (effects, changes) = (Effects::default(), Changes::default());
         let (changed, noted, unseen, session) = (Vec::new(), Vec::new(), false, 0);
         let (birth, caller, looks) = (head.newest, None, false);
-        Self { inner, effects, now_ns, birth, head, caller, changes, looks, changed, noted, unseen, session, limits }
+        let (roots, denied) = (BTreeMap::new(), false);
+        Self {
+            inner,
+            effects,
+            now_ns,
+            birth,
+            head,
+            caller,
+            changes,
+            looks,
+            limits,
+            changed,
+            noted,
+            unseen,
+            session,
+            roots,
+            denied,
+        }
     }
 
     /// Says that nothing will be changed that snapshots see, so that nothing read has to be remembered: for operations
@@ -114,9 +137,12 @@ impl Tx {
         (self.limits.writes / (WRITES_PER_MAP_ROW - 1)).clamp(MAP_ROWS_PER_STEP_MIN + 1, MAP_ROWS_PER_TX_MAX)
     }
 
-    /// The row at `key`.
+    /// The row at `key`. One of an inode in a snapshot is the row as that snapshot sees it.
     pub(crate) async fn get<K: Key>(&mut self, key: &K) -> Op<Option<K::Row>> {
         let key = key.encode();
+        if let Some(past) = Past::of(&key) {
+            return past::get::<K>(self, &past, &key).await;
+        }
         if let Some(row) = self.changes.waiting(&key) {
             return Ok(row.as_ref().map(|row| K::Row::decode(row)).transpose()?);
         }
@@ -124,12 +150,22 @@ impl Tx {
         if K::VERSIONED {
             self.saw(&key, value.as_ref());
         }
-        Ok(value.map(|value| K::Row::decode(&value)).transpose()?)
+        match value {
+            Some(value) => Ok(Some(K::Row::decode(&value)?)),
+            None => past::list_in::<K>(self, &key).await,
+        }
     }
 
     /// The rows at `keys`, in their order.
     pub(crate) async fn get_many<K: Key>(&mut self, keys: &[K]) -> Op<Vec<Option<K::Row>>> {
         let encoded: Vec<_> = keys.iter().map(Key::encode).collect();
+        if encoded.iter().any(|key| Past::of(key).is_some()) {
+            let mut rows = Vec::with_capacity(keys.len());
+            for key in keys {
+                rows.push(self.get(key).await?);
+            }
+            return Ok(rows);
+        }
         let values = self.inner.get_many(&encoded).await?;
         let mut rows = Vec::with_capacity(values.len());
         for (key, value) in encoded.iter().zip(values) {
@@ -151,6 +187,9 @@ impl Tx {
     /// history.rs says of directory times.
     pub(crate) async fn get_unvalidated<K: Key>(&mut self, key: &K) -> Op<Option<K::Row>> {
         let key = key.encode();
+        if let Some(past) = Past::of(&key) {
+            return past::get::<K>(self, &past, &key).await;
+        }
         if let Some(row) = self.changes.waiting(&key) {
             return Ok(row.as_ref().map(|row| K::Row::decode(row)).transpose()?);
         }
@@ -163,6 +202,9 @@ impl Tx {
 
     /// At most `limit` rows of `range`.
     pub(crate) async fn scan<K: Key>(&mut self, range: &KeyRange, limit: usize, order: Order) -> Op<Vec<(K, K::Row)>> {
+        if let Some(past) = Past::of(&range.start) {
+            return past::scan::<K>(self, &past, range, limit, order).await;
+        }
         if K::VERSIONED {
             self.reveal(Some(range)).await?;
         }
@@ -225,6 +267,10 @@ impl Tx {
     }
 
     fn write(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
+        if Past::of(&key).is_some() {
+            self.denied = true;
+            return;
+        }
         if self.changes.write(&key, row.as_ref()) {
             self.hand_over(key, row);
         }
@@ -260,6 +306,9 @@ impl Tx {
     /// The list is then in `changed`, for who has to act on it: inodes for usage, names for the feed ([`Change::of`]). Of
     /// an inode's row the former one is always known; of other blind rows only while there are snapshots.
     pub(crate) async fn seal(&mut self) -> Op<Sealed> {
+        if self.denied {
+            return fail(Code::ReadOnly, "a snapshot cannot be changed; copy what you need out of it");
+        }
         if self.changes.is_empty() {
             return Ok(Sealed::Ready);
         }

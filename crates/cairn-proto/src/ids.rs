@@ -83,6 +83,37 @@ id!(
 impl InodeId {
     /// The root directory.
     pub const ROOT: InodeId = InodeId(1);
+    /// Bits of the number of an inode that a snapshot can show.
+    const PAST_BITS: u32 = 41;
+    /// The highest number of an inode that a snapshot can show.
+    pub const PAST_INODE_MAX: u64 = (1 << Self::PAST_BITS) - 1;
+    /// The highest number of a snapshot.
+    pub const SNAPSHOT_MAX: u64 = (1 << (63 - Self::PAST_BITS)) - 1;
+    const PAST: u64 = 1 << 63;
+
+    /// True for an inode as a snapshot shows it, and for a directory's list of snapshots: nothing can change there.
+    pub const fn is_past(self) -> bool {
+        self.0 & Self::PAST != 0
+    }
+
+    /// The number by which requests and answers know this inode as snapshot `snapshot` shows it; with 0 the list of the
+    /// snapshots of this directory. Bit 63 is set, the snapshot stands in bits 41 to 62. `None` when one of the two
+    /// numbers is too high for that.
+    pub const fn in_snapshot(self, snapshot: u64) -> Option<InodeId> {
+        if snapshot > Self::SNAPSHOT_MAX || self.0 > Self::PAST_INODE_MAX {
+            return None;
+        }
+        Some(InodeId(Self::PAST | snapshot << Self::PAST_BITS | self.0))
+    }
+
+    /// Takes apart what [`InodeId::in_snapshot`] made: the snapshot, or 0, and the inode. `None` for any other.
+    pub const fn past(self) -> Option<(u64, InodeId)> {
+        if !self.is_past() {
+            return None;
+        }
+        let snapshot = (self.0 & !Self::PAST) >> Self::PAST_BITS;
+        Some((snapshot, InodeId(self.0 & Self::PAST_INODE_MAX)))
+    }
 }
 
 /// Identity of one block of file content: the inode it was written for, the writer that made it, its number there.
@@ -232,5 +263,18 @@ mod tests {
     fn a_run_ends_where_the_sequence_ends() {
         assert_eq!(BlockId::new(1, 2, u32::MAX - 1).offset(1), Some(BlockId::new(1, 2, u32::MAX)));
         assert_eq!(BlockId::new(1, 2, u32::MAX).offset(1), None);
+    }
+
+    #[test]
+    fn an_inode_in_a_snapshot_is_another_number() {
+        let past = InodeId(7).in_snapshot(3).expect("both fit");
+        assert_eq!(past.0, (1 << 63) + (3 << 41) + 7);
+        assert_eq!((past.is_past(), past.past()), (true, Some((3, InodeId(7)))));
+        assert_eq!((InodeId(7).is_past(), InodeId(7).past()), (false, None));
+        let most = InodeId(InodeId::PAST_INODE_MAX).in_snapshot(InodeId::SNAPSHOT_MAX).expect("the highest of both");
+        assert_eq!((most.0, most.past()), (u64::MAX, Some((InodeId::SNAPSHOT_MAX, InodeId(InodeId::PAST_INODE_MAX)))));
+        assert_eq!(InodeId(InodeId::PAST_INODE_MAX + 1).in_snapshot(1), None);
+        assert_eq!(InodeId(1).in_snapshot(InodeId::SNAPSHOT_MAX + 1), None);
+        assert_eq!(past.in_snapshot(1), None);
     }
 }

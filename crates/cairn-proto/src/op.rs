@@ -101,6 +101,11 @@ ops! {
     SUSTAIN = 791, "sustain", Sustain, true;
     RELEASE = 792, "release", Release, true;
     STAT_FS = 793, "stat_fs", StatFs, false;
+    CREATE_SNAPSHOT = 816, "create_snapshot", CreateSnapshot, true;
+    DELETE_SNAPSHOT = 817, "delete_snapshot", DeleteSnapshot, true;
+    LIST_SNAPSHOTS = 818, "list_snapshots", ListSnapshots, false;
+    RENEW_SNAPSHOT = 819, "renew_snapshot", RenewSnapshot, true;
+    CLONE_RANGE = 820, "clone_range", CloneRange, true;
     DUMP_ROWS = 848, "dump_rows", DumpRows, false;
     UPGRADE_STATUS = 849, "upgrade_status", UpgradeStatus, false;
     FINALIZE_UPGRADE = 850, "finalize_upgrade", FinalizeUpgrade, false;

@@ -135,7 +135,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 848, 849, 850, 800, 801, 802, 803, 804, 832"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 816, 817, 818, 819, 820, 848, 849, 850, 800, 801, 802, 803, 804, 832"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -272,6 +272,17 @@ pub mod request {
         Release(super::Release),
         #[prost(message, tag = "793")]
         StatFs(super::StatFs),
+        /// Metadata: snapshots and clones.
+        #[prost(message, tag = "816")]
+        CreateSnapshot(super::CreateSnapshot),
+        #[prost(message, tag = "817")]
+        DeleteSnapshot(super::DeleteSnapshot),
+        #[prost(message, tag = "818")]
+        ListSnapshots(super::ListSnapshots),
+        #[prost(message, tag = "819")]
+        RenewSnapshot(super::RenewSnapshot),
+        #[prost(message, tag = "820")]
+        CloneRange(super::CloneRange),
         /// Metadata: tools.
         #[prost(message, tag = "848")]
         DumpRows(super::DumpRows),
@@ -320,7 +331,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 848, 849, 560, 561, 562, 803, 804, 832"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 816, 818, 820, 848, 849, 560, 561, 562, 803, 804, 832"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -394,6 +405,12 @@ pub mod response {
         Sustain(super::SustainReply),
         #[prost(message, tag = "793")]
         StatFs(super::StatFsReply),
+        #[prost(message, tag = "816")]
+        CreateSnapshot(super::Snapshot),
+        #[prost(message, tag = "818")]
+        ListSnapshots(super::ListSnapshotsReply),
+        #[prost(message, tag = "820")]
+        CloneRange(super::CloneRangeReply),
         #[prost(message, tag = "848")]
         DumpRows(super::DumpRowsReply),
         #[prost(message, tag = "849")]
@@ -1908,6 +1925,114 @@ pub struct StatFsReply {
     #[prost(uint32, tag = "7")]
     pub replicas: u32,
 }
+// ---------------------------------------------------------------- snapshots and clones
+
+/// A directory tree as it was at one moment. Inode numbers below a snapshot have their highest bit set
+/// (docs/formats/wire.md): they go into requests like any other, and what would change them is refused with READ_ONLY.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Snapshot {
+    /// Counts the snapshots of the cluster, from 1; never reused.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// The directory that it shows, and the path by which that was named then.
+    #[prost(uint64, tag = "2")]
+    pub root: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub path: ::prost::bytes::Bytes,
+    /// It is listed as `.snapshots/<name>` in its directory; empty: a hold, which only keeps.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(int64, tag = "5")]
+    pub taken_ns: i64,
+    /// Who asked for it, for people.
+    #[prost(string, tag = "6")]
+    pub owner: ::prost::alloc::string::String,
+    /// It is deleted when it was not renewed for so long; 0 = never.
+    #[prost(uint64, tag = "7")]
+    pub ttl_ms: u64,
+}
+/// Takes a snapshot of a directory. Reply: Snapshot.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateSnapshot {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(string, tag = "3")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub ttl_ms: u64,
+}
+/// Reply: Empty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSnapshot {
+    /// By number, or if that is 0 by directory and name.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(message, optional, tag = "2")]
+    pub at: ::core::option::Option<At>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+}
+/// In order of their numbers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSnapshots {
+    /// Only those of this directory; absent = of all.
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// With holds.
+    #[prost(bool, tag = "2")]
+    pub holds: bool,
+    /// Those behind this number.
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSnapshotsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub snapshots: ::prost::alloc::vec::Vec<Snapshot>,
+    #[prost(bool, tag = "2")]
+    pub end: bool,
+}
+/// Its time to live begins anew. Reply: Empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewSnapshot {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+}
+/// Lets a file that has no name yet refer to the blocks of another, or of one in a snapshot. Takes a bounded part of the
+/// range, from its front.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloneRange {
+    /// May be an inode in a snapshot.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    #[prost(uint64, tag = "2")]
+    pub from_offset: u64,
+    /// Refuse with CONFLICT when `from` is at another version; 0 = whichever.
+    #[prost(uint64, tag = "3")]
+    pub from_version: u64,
+    /// Of this session, and without content from `to_offset` on.
+    #[prost(uint64, tag = "4")]
+    pub to: u64,
+    #[prost(uint64, tag = "5")]
+    pub to_offset: u64,
+    #[prost(uint64, tag = "6")]
+    pub len: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloneRangeReply {
+    /// Bytes of the range that are done; less than asked for = go on behind them.
+    #[prost(uint64, tag = "1")]
+    pub cloned: u64,
+    #[prost(uint64, tag = "2")]
+    pub from_version: u64,
+    /// Of `to` now.
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+}
 // ---------------------------------------------------------------- tools
 
 /// First frame of a dump (docs/formats/dump.md).
@@ -2409,6 +2534,8 @@ pub enum Code {
     Locked = 36,
     /// Waiting for this lock would never end: its holder waits for one of the asking owner.
     Deadlock = 37,
+    /// What lies in a snapshot cannot be changed.
+    ReadOnly = 40,
     /// Changes behind this cursor are not kept any more: look at everything anew and start without one.
     CursorTooOld = 44,
     /// A quota of a directory above has no room for this.
@@ -2459,6 +2586,7 @@ impl Code {
             Self::AttributesFull => "CODE_ATTRIBUTES_FULL",
             Self::Locked => "CODE_LOCKED",
             Self::Deadlock => "CODE_DEADLOCK",
+            Self::ReadOnly => "CODE_READ_ONLY",
             Self::CursorTooOld => "CODE_CURSOR_TOO_OLD",
             Self::QuotaExceeded => "CODE_QUOTA_EXCEEDED",
         }
@@ -2504,6 +2632,7 @@ impl Code {
             "CODE_ATTRIBUTES_FULL" => Some(Self::AttributesFull),
             "CODE_LOCKED" => Some(Self::Locked),
             "CODE_DEADLOCK" => Some(Self::Deadlock),
+            "CODE_READ_ONLY" => Some(Self::ReadOnly),
             "CODE_CURSOR_TOO_OLD" => Some(Self::CursorTooOld),
             "CODE_QUOTA_EXCEEDED" => Some(Self::QuotaExceeded),
             _ => None,

@@ -46,6 +46,8 @@ pub const WATCHERS_MAX: usize = 256;
 pub const WATCH_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How often a waiting reader looks for changes that other servers made.
 pub const WATCH_POLL: Duration = Duration::from_millis(500);
+/// How often snapshots are looked at: whether one runs out, and whether one was deleted.
+pub const SNAPSHOTS_PERIOD: Duration = Duration::from_secs(1);
 /// How often the garbage rows are looked through.
 pub const GARBAGE_PERIOD: Duration = Duration::from_secs(1);
 /// Time between the first sight of a garbage row and its DELETE, where no option says otherwise.

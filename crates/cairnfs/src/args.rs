@@ -5,6 +5,7 @@ mod admin;
 mod fsck;
 mod meta;
 mod policy;
+mod snapshot;
 mod watch;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -15,6 +16,7 @@ pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
+pub use snapshot::{Snapshot, SnapshotCreate, SnapshotLs, SnapshotRm, SnapshotWhat};
 pub use watch::Watch;
 
 use crate::{
@@ -88,6 +90,7 @@ pub enum Command {
     Admin(Admin),
     Fsck(Fsck),
     Policy(Policy),
+    Snapshot(Snapshot),
     Watch(Watch),
     Stats(Stats),
     Explain(Explain),
@@ -116,6 +119,7 @@ impl Command {
             Self::Admin(_) => "admin",
             Self::Fsck(_) => "fsck",
             Self::Policy(_) => "policy",
+            Self::Snapshot(_) => "snapshot",
             Self::Watch(_) => "watch",
             Self::Stats(_) => "stats",
             Self::Explain(_) => "explain",

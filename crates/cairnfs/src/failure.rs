@@ -152,6 +152,7 @@ fn explain(error: &Error) -> String {
         ErrorKind::NoAttribute => return "no such attribute".to_owned(),
         ErrorKind::TooManyLinks => return "has as many names as a file may have".to_owned(),
         ErrorKind::CrossDevice => return "the places count against different quotas: copy it instead".to_owned(),
+        ErrorKind::ReadOnly => return "a snapshot cannot be changed; copy what you need out of it".to_owned(),
         ErrorKind::NoSpace => Some("free space or add a node; `cairn df` shows what there is"),
         ErrorKind::QuotaExceeded => {
             Some("remove something below the quota, also from its trash, or raise it: `cairn quota`")

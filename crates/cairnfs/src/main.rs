@@ -130,6 +130,7 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Admin(args) => cmd::admin(args, context, out).await,
         Command::Fsck(args) => cmd::fsck(args, context, out).await,
         Command::Policy(args) => cmd::policy(args, context, out).await,
+        Command::Snapshot(args) => cmd::snapshot(args, context, out).await,
         Command::Watch(args) => cmd::watch(args, context, out).await,
         Command::Stats(args) => cmd::stats(args, context, out).await,
         Command::Explain(args) => cmd::explain(args, context, out).await,

@@ -270,7 +270,8 @@ pub(crate) fn event_of_status(status: &Status) -> Event {
         | Code::TooManyLinks
         | Code::NoAttribute
         | Code::NotPermitted
-        | Code::AttributesFull => Event::Refused,
+        | Code::AttributesFull
+        | Code::ReadOnly => Event::Refused,
     }
 }
 

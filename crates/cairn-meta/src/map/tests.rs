@@ -50,7 +50,7 @@ fn a_block_cut_in_the_middle_stays_with_both_parts() {
     assert_eq!(dropped(&row, &kept), (vec![], vec![]));
     let (left, right) = (kept.left.expect("left"), kept.right.expect("right"));
     let (.., numbers) = referred(&left).expect("a run");
-    assert!(numbers.contains(&ranges_of(left.run().expect("run"), 0..1)[0].seq));
+    assert!(numbers.contains(&ranges_of(left.run().expect("run"), 0..1, 0)[0].seq));
     assert_eq!(byte_at(&right, 6), (5, 6, 7));
     // Each part alone leaves the block in doubt, with the window where to look for the other.
     let (sure, doubtful) = dropped(&left, &Cut { left: None, right: None });
@@ -88,7 +88,7 @@ fn only_what_continues_is_appended() {
 
 #[test]
 fn merging_joins_neighbours_and_drops_doubles() {
-    let range = |pg, seq, end| Blocks { pg, inode: 1, writer: 1, seq, end };
+    let range = |pg, seq, end| Blocks { pg, inode: 1, writer: 1, seq, end, born: 0 };
     let merged = merge(vec![range(1, 5, 6), range(1, 1, 3), range(2, 3, 4), range(1, 2, 5)]);
     assert_eq!(merged, [range(1, 1, 6), range(2, 3, 4)]);
 }

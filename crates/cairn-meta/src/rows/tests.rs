@@ -112,6 +112,15 @@ fn bytes_are_pinned() {
     };
     let session = Session { epoch: 1, open: true, name: "me".into(), boot_id: Bytes::from_static(&[9; 2]) };
     let cursor = FeedCursor { retired: 1, logs: vec![LogCursor { log: 3, next: 300, done: false }] };
+    let snapshot = Snapshot {
+        root: 7,
+        name: Bytes::from_static(b"a"),
+        path: Bytes::from_static(b"/d"),
+        taken_ns: 1,
+        owner: "me".into(),
+        ttl_ms: 128,
+        renewed: 3,
+    };
     let pinned = [
         (line(&Setting { value: Bytes::from_static(&[1, 0, 0, 0]) }), "010401000000"),
         (line(&Counter { next: 4097 }), "018120"),
@@ -128,6 +137,9 @@ fn bytes_are_pinned() {
         (line(&Symlink { target: Bytes::from_static(b"../x"), birth: 4 }), "02 04 2e2e2f78 04"),
         (line(&Xattr { value: Bytes::from_static(b"v"), birth: 300 }), "01 01 76 ac02"),
         (line(&History { birth: 300, row: Bytes::from_static(&[1, 2]) }), "01 ac02 02 0102"),
+        (line(&snapshot), "01 07 0161 022f64 02 026d65 8001 03"),
+        (line(&SnapshotName { number: 300 }), "01 ac02"),
+        (line(&SharedRange { count: 64, placements: 2 }), "01 40 02"),
         (line(&Garbage { count: 64, born: 2, dropped: 300 }), "02 40 02 ac02"),
         (line(&MapDrop { birth: 3 }), "0103"),
         (line(&pg), "02 02 03 02 0101 c80102 00 02 01 ac02"),

@@ -23,6 +23,7 @@ mod policies;
 mod posix;
 mod rollback;
 mod sessions;
+mod snapshots;
 mod support;
 mod tree;
 mod upgrade;

@@ -183,7 +183,7 @@ async fn break_it(world: &World, broken: &mut Broken, what: &str) {
         }
         "garbage of an unknown group" => {
             let key = keys::Garbage { pg: 4000, inode: file, writer, seq: 0 };
-            broken.put(&key, &rows::RunLen { count: 1 });
+            broken.put(&key, &rows::Garbage { count: 1, born: 0, dropped: 0 });
         }
         "a writer without session" => broken.put(&keys::Writer { writer: 3 }, &rows::Writer { session: 500 }),
         "a writer open and closed" => {

@@ -6,6 +6,7 @@ use super::collector::Collector;
 use super::subject::DutyCounts;
 use crate::limits::{
     BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_CHECKS, EXPIRY_PERIOD, FEED_PERIOD, GARBAGE_PERIOD,
+    SNAPSHOTS_PERIOD,
 };
 use cairn_meta::Meta;
 use cairn_proto::status::Status;
@@ -73,6 +74,21 @@ pub(crate) async fn tend_feed(meta: Meta, stop: CancellationToken) {
     loop {
         let Some(outcome) = stop.run_until_cancelled(meta.tend_feed()).await else { return };
         if !again("look after change logs", outcome, FEED_PERIOD, &never, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Lets go of what deleted snapshots held, and deletes those that nobody renews.
+pub(crate) async fn trim_snapshots(meta: Meta, stop: CancellationToken) {
+    let never = Notify::new();
+    loop {
+        let step = async {
+            let expired = meta.expire_snapshots().await?;
+            Ok(meta.trim_snapshots().await? || expired)
+        };
+        let Some(outcome) = stop.run_until_cancelled(step).await else { return };
+        if !again("let go of what snapshots held", outcome, SNAPSHOTS_PERIOD, &never, &stop).await {
             return;
         }
     }

@@ -11,6 +11,7 @@ mod ls;
 mod names;
 mod policy;
 mod remove;
+mod snapshot;
 mod stat;
 mod stats;
 mod status;
@@ -26,6 +27,7 @@ pub use self::{
     ls::run as ls,
     names::{mkdir, mv, rm},
     policy::run as policy,
+    snapshot::run as snapshot,
     stat::run as stat,
     stats::run as stats,
     status::run as status,

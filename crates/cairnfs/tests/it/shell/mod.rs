@@ -12,6 +12,7 @@ mod observing;
 mod operating;
 mod policies;
 mod settings;
+mod snapshots;
 mod support;
 mod tree;
 mod watching;
