@@ -373,6 +373,7 @@ const fn kind_of(code: Code) -> ErrorKind {
         Code::Overloaded | Code::Unavailable | Code::StaleEpoch | Code::NoQuorum | Code::Io => ErrorKind::Unavailable,
         Code::Deadline | Code::Cancelled => ErrorKind::Deadline,
         Code::Fenced | Code::StaleSeq => ErrorKind::Fenced,
+        Code::Aborted => ErrorKind::Other,
         Code::Conflict => ErrorKind::Conflict,
         Code::Locked => ErrorKind::Locked,
         Code::Deadlock => ErrorKind::Deadlock,

@@ -49,6 +49,7 @@ fn depends_on_state(code: Code) -> bool {
             | Code::Permission
             | Code::Fenced
             | Code::StaleSeq
+            | Code::Aborted
             | Code::NotInline
             | Code::NoQuorum
             | Code::Conflict
@@ -146,6 +147,7 @@ impl MetaServers {
 }
 
 /// How a round over the servers ended.
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way from a function to the one that called it")]
 enum Round {
     /// This one answered.
     Answered(usize, response::Kind),

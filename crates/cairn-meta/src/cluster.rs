@@ -9,8 +9,9 @@ use crate::limits::{
 };
 use crate::meta::{Meta, transact};
 use crate::rows;
-use crate::state::{NodeLive, NodeState, StoreLive};
+use crate::state::{NodeLive, NodeState, StoreLive, no_beat};
 use crate::tx::Tx;
+use crate::usage::GroupUsage;
 use crate::write::pg_info;
 use bytes::Bytes;
 use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
@@ -20,6 +21,7 @@ use cairn_proto::placement::TROUBLE_FULL;
 use cairn_proto::status::{Code, Status};
 use keys::Key;
 use prost::Message;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -77,6 +79,16 @@ fn take_store_beat(store: &mut StoreLive, beat: &pb::StoreBeat, now: Duration) -
     changed
 }
 
+/// What became of a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Beat {
+    /// Its node or one of its stores is not known so.
+    Unknown,
+    Taken,
+    /// And what others are told of the cluster has changed with it.
+    Changed,
+}
+
 /// What a registration made of the node and store tables.
 struct Registered {
     node: u32,
@@ -108,8 +120,12 @@ impl Meta {
         }
         // Before anything else: whoever asks for a writer meanwhile gets none that a store has seen.
         self.raise_writers(&ask.stores).await?;
-        let forgetful = self.forgetful(ask);
-        let done = transact!(self, Durability::Durable, async |tx: &mut Tx| register(tx, ask, &forgetful).await)?;
+        if !self.inner.options.alone {
+            // What this server remembers may be from before a registration with another one.
+            self.reload_tables().await?;
+        }
+        let heard = self.records_heard();
+        let done = transact!(self, Durability::Durable, async |tx: &mut Tx| register(tx, ask, &heard).await)?;
         self.take_registration(ask, &done);
         // Before the node goes on: what its store acknowledged and lost is not to be counted on.
         for (store, _) in done.stores.iter().filter(|(_, row)| row.lost_past) {
@@ -124,18 +140,10 @@ impl Meta {
         }))
     }
 
-    /// Stores, by their uuid, that hold less than they had said to be durable, or were made anew under their old name.
-    fn forgetful(&self, ask: &pb::RegisterNode) -> Vec<Bytes> {
+    /// Durable records that this server heard of, by store: newer than the rows by up to a second.
+    fn records_heard(&self) -> BTreeMap<u32, u64> {
         let cluster = self.inner.cluster.lock();
-        let forgot = |beat: &&pb::StoreBeat| {
-            let known = cluster.stores.values().find(|store| store.row.uuid[..] == beat.uuid[..]);
-            known.filter(|_| is_there(beat)).is_some_and(|store| {
-                let before = cluster.nodes.get(&store.row.node).map(|node| node.row.boot_id);
-                let made_anew = beat.fresh && before.is_none_or(|boot| boot[..] != ask.boot_id[..]);
-                made_anew || beat.durable_records < store.beat.durable_records
-            })
-        };
-        ask.stores.iter().filter(forgot).map(|beat| beat.uuid.clone()).collect()
+        cluster.stores.iter().map(|(id, store)| (*id, store.beat.durable_records)).collect()
     }
 
     async fn raise_writers(&self, stores: &[pb::StoreBeat]) -> Result<(), Status> {
@@ -144,12 +152,7 @@ impl Meta {
             return Ok(());
         }
         self.note_highest_writer(highest).await?;
-        let floor = highest.saturating_add(1);
-        transact!(self, Durability::Relaxed, async |tx: &mut Tx| self
-            .inner
-            .counters
-            .raise(&*self.inner.engine, counter::WRITER, floor)
-            .await)
+        self.raise_writers_above(highest).await
     }
 
     fn take_registration(&self, ask: &pb::RegisterNode, done: &Registered) {
@@ -187,22 +190,34 @@ impl Meta {
             store.row.node == done.node && store.row.replaced_by == 0 && !done.store_ids.contains(id)
         });
         for (_, store) in missing {
-            store.beat.trouble = "its node registered without it".to_owned();
+            store.beat.trouble = NOT_NAMED.to_owned();
             store.note_failed(true, now);
             store.dirty = true;
         }
         cluster.judge(now);
-        drop(cluster);
-        self.bump_map();
     }
 
     pub(crate) async fn heartbeat(&self, ask: &pb::Heartbeat) -> Result<Reply, Status> {
-        if !self.take_beat(ask) {
+        let mut taken = self.take_beat(ask);
+        if taken == Beat::Unknown {
+            // It may have registered with another server.
+            self.reload_tables().await?;
+            taken = self.take_beat(ask);
+        }
+        if taken == Beat::Changed {
+            self.touch_map_soon().await;
+        }
+        if taken == Beat::Unknown {
             let version = self.inner.map_version.load(Ordering::Acquire);
             let reply = pb::HeartbeatReply { map_version: version, register_again: true, ..Default::default() };
             return Ok(Reply::Heartbeat(reply));
         }
         self.raise_writers(&ask.stores).await?;
+        if ask.brief {
+            let map_version = self.inner.map_version.load(Ordering::Acquire);
+            let reply = pb::HeartbeatReply { map_version, ..Default::default() };
+            return Ok(Reply::Heartbeat(reply));
+        }
         let degraded_rows = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             let mut rows = 0;
             for store in &ask.stores {
@@ -215,8 +230,8 @@ impl Meta {
         Ok(Reply::Heartbeat(pb::HeartbeatReply { map_version, degraded_rows, register_again: false }))
     }
 
-    /// Notes a report; false when its node or one of its stores is not known so.
-    fn take_beat(&self, ask: &pb::Heartbeat) -> bool {
+    /// Notes a report.
+    fn take_beat(&self, ask: &pb::Heartbeat) -> Beat {
         let now = self.now();
         let mut cluster = self.inner.cluster.lock();
         let known = cluster
@@ -231,7 +246,7 @@ impl Meta {
             })
         };
         if !known || !ask.stores.iter().all(ours) {
-            return false;
+            return Beat::Unknown;
         }
         let mut changed = false;
         for beat in &ask.stores {
@@ -253,20 +268,18 @@ impl Meta {
         if changed || away || cluster.judged.is_none_or(|judged| now.saturating_sub(judged) >= JUDGE_EVERY) {
             changed |= cluster.judge(now);
         }
-        drop(cluster);
-        if changed {
-            self.bump_map();
-        }
-        true
+        if changed { Beat::Changed } else { Beat::Taken }
     }
 
     /// Judges nodes by their silence, and stores by how long they have failed: suspect after `suspect_after`, out after
-    /// `out_after`, but never more than a third of them or a whole zone at once. Counted by this process's monotonic clock from its start on, and anew after it stood still
-    /// ([`PAUSE_MIN`](crate::limits::PAUSE_MIN)): call it every second. True when a state changed.
+    /// `out_after`, but never more than a third of them or a whole zone at once. Counted by this process's monotonic
+    /// clock from when it took over the duties, and anew after it, or the engine, stood still
+    /// ([`PAUSE_MIN`](crate::limits::PAUSE_MIN)): call it every second. Every server has its own view of nodes; only the
+    /// holder of the duties acts on it. True when a state changed.
     pub async fn note_silence(&self) -> bool {
         let changed = self.inner.cluster.lock().judge(self.now());
         if changed {
-            self.bump_map();
+            self.touch_map_soon().await;
         }
         changed
     }
@@ -304,6 +317,10 @@ impl Meta {
 
     /// Pages through nodes, then groups: the cursor is the last of them, nodes below 2^32 and groups above.
     pub(crate) async fn cluster_map(&self, ask: &pb::ClusterMap) -> Result<Reply, Status> {
+        if ask.known_version > self.inner.map_version.load(Ordering::Acquire) {
+            // Another server has told of changes that this one has not seen yet.
+            self.reload_tables().await?;
+        }
         // The version comes first: a change that comes between is in the rows, and in the next version too.
         let version = self.inner.map_version.load(Ordering::Acquire);
         let mut reply = pb::ClusterMapReply { version, ..Default::default() };
@@ -314,7 +331,7 @@ impl Meta {
         reply.cluster_id = Bytes::copy_from_slice(&self.inner.cluster_id.0);
         let options = &self.inner.options;
         reply.policy = Some(pb::Policy { replicas: options.replicas, block_len: options.block_len, relaxed: false });
-        reply.metas = options.metas.clone();
+        reply.metas = self.meta_addrs();
         let mut bytes = reply.encoded_len();
         if ask.cursor < GROUPS_BEGIN {
             for node in self.node_infos() {
@@ -338,7 +355,7 @@ impl Meta {
             let groups = tx.scan::<keys::Pg>(&range, PAGE_ROWS_MAX, Order::Forward).await?;
             let found = groups.len();
             for (key, row) in groups {
-                let used = self.inner.cluster.lock().pg_bytes.get(&key.pg).map_or(0, |usage| usage.0);
+                let used = self.inner.cluster.lock().pg_bytes.get(&key.pg).map_or(0, GroupUsage::total);
                 let info = pg_info(key.pg, &row, used);
                 bytes += info.encoded_len() + 4;
                 if bytes > PAGE_BYTES_MAX && !(reply.pgs.is_empty() && reply.nodes.is_empty()) {
@@ -356,14 +373,16 @@ impl Meta {
     }
 
     pub(crate) async fn cluster_status(&self) -> Result<Reply, Status> {
-        let (degraded_runs, garbage_runs, mass_alarm) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            let degraded = tx.count(&keys::Degraded::all(), STATUS_COUNT_MAX).await?;
-            let garbage = tx.count(&keys::Garbage::all(), STATUS_COUNT_MAX).await?;
-            Ok((degraded, garbage, crate::mass::alarm(tx).await?))
-        })?;
+        let (degraded_runs, garbage_runs, sessions, mass_alarm) =
+            transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+                let degraded = tx.count(&keys::Degraded::all(), STATUS_COUNT_MAX).await?;
+                let garbage = tx.count(&keys::Garbage::all(), STATUS_COUNT_MAX).await?;
+                let sessions = tx.count(&keys::Session::all(), STATUS_COUNT_MAX).await?;
+                Ok((degraded, garbage, sessions, crate::mass::alarm(tx).await?))
+            })?;
         let tasks = self.task_infos(true).await?;
         let totals = *self.inner.totals.lock();
-        let sessions = self.inner.sessions.lock().live.len() as u64;
+        let servers = self.inner.servers.lock().infos();
         let cluster = self.inner.cluster.lock();
         let present = |store: &&StoreLive| cluster.nodes.get(&store.row.node).is_some_and(|node| !node.row.replaced);
         let stores = || cluster.stores.values().filter(present);
@@ -372,17 +391,18 @@ impl Meta {
             engine: self.inner.engine.name().into(),
             degraded_runs,
             garbage_runs,
-            inodes: u64::try_from(totals.inodes).unwrap_or(0),
+            inodes: totals.inodes(),
             defects: Vec::new(),
             capacity_bytes: stores().map(|store| store.beat.capacity_bytes).sum(),
             used_bytes: stores().map(|store| store.beat.used_bytes).sum(),
             sessions,
-            file_bytes: u64::try_from(totals.file_bytes).unwrap_or(0),
+            file_bytes: totals.file_bytes(),
             alarms: cluster.alarms(),
             groups: cluster.survey.groups,
             groups_incomplete: cluster.survey.incomplete,
             groups_at_risk: cluster.survey.at_risk,
             tasks,
+            servers,
         };
         reply.alarms.extend(self.rollback_alarm());
         reply.alarms.extend(mass_alarm);
@@ -398,13 +418,17 @@ impl Meta {
     }
 }
 
+/// What is said of a store that its node does not name.
+const NOT_NAMED: &str = "its node registered without it";
+
 /// Where groups begin among cursors of the cluster map.
 const GROUPS_BEGIN: u64 = 1 << 32;
 
 /// Finds or makes the rows of a node and its stores, and settles who takes over from whom.
-async fn register(tx: &mut Tx, ask: &pb::RegisterNode, forgetful: &[Bytes]) -> Op<Registered> {
+async fn register(tx: &mut Tx, ask: &pb::RegisterNode, heard: &BTreeMap<u32, u64>) -> Op<Registered> {
     let mut tables = Tables { nodes: tx.table(STORES_MAX).await?, stores: tx.table(STORES_MAX).await? };
     let uuid = uuid_of(&ask.uuid, "the node's uuid")?;
+    let known = tables.nodes.iter().find(|(_, other)| other.uuid == uuid);
     let row = rows::Node {
         uuid,
         boot_id: uuid_of(&ask.boot_id, "the boot id")?,
@@ -413,29 +437,47 @@ async fn register(tx: &mut Tx, ask: &pb::RegisterNode, forgetful: &[Bytes]) -> O
         rack: ask.rack.clone(),
         host: ask.host.clone(),
         replaced: false,
+        registered: known.map_or(0, |(_, row)| row.registered) + 1,
     };
-    let known = tables.nodes.iter().find(|(_, other)| other.uuid == uuid).map(|(key, _)| key.node);
-    let node = match known {
+    let node = match known.map(|(key, _)| key.node) {
         Some(node) => node,
         None => tx.next_number(counter::NODE).await? as u32,
     };
     let mut done = Registered { node, store_ids: Vec::new(), nodes: vec![(node, row)], stores: Vec::new() };
-    let fresh = name_stores(tx, ask, forgetful, &mut tables, &mut done).await?;
+    let fresh = name_stores(tx, ask, heard, &mut tables, &mut done).await?;
     hand_over(&tables, &fresh, &mut done);
+    miss_stores(tx, &tables, &done).await?;
     for (node, row) in &done.nodes {
         tx.put(&keys::Node { node: *node }, row);
     }
     for (store, row) in &done.stores {
         tx.put(&keys::Store { store: *store }, row);
     }
+    tx.effects.map_changed = true;
     Ok(done)
 }
 
-/// Gives every store its number; returns those that were made empty by this node's process and are new here.
+/// Stores of the node that it did not name are not there, for whoever reads their reports.
+async fn miss_stores(tx: &mut Tx, tables: &Tables, done: &Registered) -> Op<()> {
+    let missing = tables
+        .stores
+        .iter()
+        .filter(|(key, row)| row.node == done.node && row.replaced_by == 0 && !done.store_ids.contains(&key.store));
+    for (key, _) in missing {
+        let key = keys::StoreBeat { store: key.store };
+        if let Some(beat) = tx.get_unvalidated(&key).await? {
+            tx.put(&key, &rows::StoreBeat { trouble: NOT_NAMED.to_owned(), ..beat });
+        }
+    }
+    Ok(())
+}
+
+/// Gives every store its number and notes its report; returns those that were made empty by this node's process and are
+/// new here.
 async fn name_stores(
     tx: &mut Tx,
     ask: &pb::RegisterNode,
-    forgetful: &[Bytes],
+    heard: &BTreeMap<u32, u64>,
     tables: &mut Tables,
     done: &mut Registered,
 ) -> Op<Vec<u32>> {
@@ -443,10 +485,18 @@ async fn name_stores(
     for beat in &ask.stores {
         let uuid = uuid_of(&beat.uuid, "a store's uuid")?;
         let known = tables.stores.iter().find(|(_, row)| row.uuid == uuid);
-        let draining = known.is_some_and(|(_, row)| row.draining);
-        let lost_past = known.is_some_and(|(_, row)| row.lost_past || forgetful.contains(&beat.uuid));
-        let store = match known.map(|(key, _)| key.store) {
-            Some(store) => store,
+        let (draining, mut lost_past) = known.map_or((false, false), |(_, row)| (row.draining, row.lost_past));
+        let store = match known {
+            Some((key, row)) => {
+                let home = tables.nodes.iter().find(|(node, _)| node.node == row.node);
+                // Made anew under its old name, by another process than the one that is known.
+                let made_anew = beat.fresh && home.is_none_or(|(_, home)| home.boot_id[..] != ask.boot_id[..]);
+                let written = tx.get_unvalidated(&keys::StoreBeat { store: key.store }).await?;
+                let written = written.map_or(0, |row| row.durable_records);
+                let records = written.max(heard.get(&key.store).copied().unwrap_or(0));
+                lost_past |= is_there(beat) && (made_anew || beat.durable_records < records);
+                key.store
+            }
             None => {
                 if tables.stores.len() >= STORES_MAX {
                     return fail(Code::TooLarge, format!("the cluster has {STORES_MAX} stores"));
@@ -462,6 +512,9 @@ async fn name_stores(
             return fail(Code::Invalid, "a store is named twice");
         }
         done.store_ids.push(store);
+        let key = keys::StoreBeat { store };
+        let before = tx.get_unvalidated(&key).await?.unwrap_or_else(no_beat);
+        tx.put(&key, &beat_row(beat, &before));
         let row = rows::Store { uuid, node: done.node, replaced_by: 0, draining, lost_past };
         done.stores.push((store, row));
     }

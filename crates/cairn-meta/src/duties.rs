@@ -9,12 +9,13 @@ use crate::map_tx::{Loss, Map};
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::tx::Tx;
-use crate::xattrs;
+use crate::{holder, servers, xattrs};
 use cairn_proto::limits::{FILE_LEN_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
 use cairn_proto::status::Status;
 use cairn_proto::{BlockId, PgEpoch, PgId, StoreId};
 use keys::Key;
+use std::sync::atomic::Ordering;
 
 /// Garbage rows forgotten by one transaction.
 const GARBAGE_ROWS_PER_TX: usize = 64;
@@ -53,6 +54,10 @@ impl Meta {
     /// # Errors
     /// As [`Meta::execute`]; call again.
     pub async fn drop_maps(&self) -> Result<bool, Status> {
+        Ok(self.as_holder(self.drop_maps_step()).await?.unwrap_or(false))
+    }
+
+    async fn drop_maps_step(&self) -> Result<bool, Status> {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             let queue = tx.scan::<keys::MapDrop>(&keys::MapDrop::all(), 1, Order::Forward).await?;
             let Some((key, row)) = queue.first() else { return Ok(false) };
@@ -81,19 +86,23 @@ impl Meta {
 
     /// At most `limit` garbage rows behind `after` (from the beginning, if `None`), in the order of their keys. The
     /// caller counts the grace of each from when it first saw it. None while metadata seems to be rolled back: see
-    /// [`Meta::is_rolled_back`].
+    /// [`Meta::is_rolled_back`]; and none where this server does not hold the duties.
     ///
     /// # Errors
     /// As [`Meta::execute`].
     pub async fn garbage(&self, after: Option<&GarbageRow>, limit: usize) -> Result<Vec<GarbageRow>, Status> {
-        if self.is_rolled_back() {
-            return Ok(Vec::new());
-        }
+        Ok(self.as_holder(self.garbage_step(after, limit)).await?.unwrap_or_default())
+    }
+
+    async fn garbage_step(&self, after: Option<&GarbageRow>, limit: usize) -> Result<Vec<GarbageRow>, Status> {
         let mut range = keys::Garbage::all();
         if let Some(after) = after {
             range.start = KeyRange::successor(&after.key().encode());
         }
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            if self.is_rolled_back_in(tx).await? {
+                return Ok(Vec::new());
+            }
             let rows = tx.scan::<keys::Garbage>(&range, limit.min(PAGE_ROWS_MAX), Order::Forward).await?;
             let row = |(key, run): (keys::Garbage, rows::Garbage)| GarbageRow {
                 pg: PgId(key.pg),
@@ -121,11 +130,16 @@ impl Meta {
     }
 
     /// Forgets garbage whose blocks are gone from every member, and that members lacked any of it. Rows that do not
-    /// stand any more are ignored, so that a part may be asked for again after an error.
+    /// stand any more are ignored, so that a part may be asked for again after an error. Nothing happens where this server
+    /// does not hold the duties any more.
     ///
     /// # Errors
     /// As [`Meta::execute`].
     pub async fn garbage_done(&self, rows: &[GarbageRow]) -> Result<(), Status> {
+        self.as_holder(self.garbage_done_step(rows)).await.map(|_| ())
+    }
+
+    async fn garbage_done_step(&self, rows: &[GarbageRow]) -> Result<(), Status> {
         for some in rows.chunks(GARBAGE_ROWS_PER_TX) {
             transact!(self, Durability::Durable, async |tx: &mut Tx| {
                 for row in some {
@@ -141,7 +155,8 @@ impl Meta {
         Ok(())
     }
 
-    /// Writes down what reports and renewals said since the last time, at most once a second. True when it did.
+    /// Writes down what reports and renewals said since the last time, at most once a second, and where others serve the
+    /// same engine that this server lives and, while it does, that it holds the duties. True when it did.
     ///
     /// # Errors
     /// As [`Meta::execute`]; nothing is lost, call again.
@@ -154,90 +169,146 @@ impl Meta {
             }
             *written = Some(now);
         }
-        let (beats, sessions, groups, totals) = self.dirty_rows();
-        let count = beats.len() + sessions.len() + groups.len() + usize::from(totals.is_some());
-        if count == 0 {
+        let (me, alone) = (self.server(), self.inner.options.alone);
+        let unwritten = self.unwritten();
+        // Where there are others, they want to see that this server lives.
+        if unwritten.is_empty() && alone {
             return Ok(false);
         }
+        let renewal = self.inner.lease.lock().renewal(now).filter(|_| !alone);
+        let beats = self.inner.own_beats.fetch_add(1, Ordering::Relaxed) + 1;
         let result = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            for (store, beat) in &beats {
-                tx.put(&keys::StoreBeat { store: *store }, beat);
+            if !servers::stands(tx, me, self.inner.boot).await? {
+                return Ok(Written::Forgotten);
             }
-            for (session, beats) in &sessions {
-                // One that ended meanwhile leaves no row behind.
-                if tx.get(&keys::Session { session: *session }).await?.is_some() {
-                    tx.put(&keys::SessionBeat { session: *session }, &rows::SessionBeat { beats: *beats });
+            unwritten.put(tx, me).await?;
+            if !alone {
+                tx.put(&keys::ServerBeat { server: me }, &rows::ServerBeat { beats });
+            }
+            match renewal {
+                Some(renewal) if !holder::renew(tx, me, renewal).await? => Ok(Written::Deposed),
+                _ => Ok(Written::All),
+            }
+        });
+        match result {
+            Ok(Written::Forgotten) => {
+                self.write_again(&unwritten);
+                self.register_again(me).await?;
+                self.note_contact(now);
+                return Ok(true);
+            }
+            Err(status) => {
+                self.write_again(&unwritten);
+                return Err(status);
+            }
+            Ok(Written::All) => {
+                if let Some(renewal) = renewal {
+                    self.inner.lease.lock().confirm(renewal.epoch, renewal.beats, now);
                 }
             }
-            for (pg, bytes) in &groups {
-                tx.put(&keys::PgUsage { pg: *pg }, &rows::PgUsage { bytes: *bytes });
-            }
-            if let Some(usage) = &totals {
-                tx.put(&keys::Usage { server: 0 }, usage);
-            }
-            Ok(())
-        });
-        if result.is_err() {
-            self.mark_dirty(&beats, &sessions, &groups, totals.is_some());
+            Ok(Written::Deposed) => self.inner.lease.lock().lose(renewal.map_or(0, |renewal| renewal.epoch)),
         }
-        result.map(|()| true)
+        self.note_written(&unwritten);
+        if !alone {
+            self.note_contact(now);
+        }
+        Ok(true)
     }
 
-    #[allow(clippy::type_complexity, reason = "four lists of rows, named where they are taken")]
-    fn dirty_rows(&self) -> (Vec<(u32, rows::StoreBeat)>, Vec<(u64, u64)>, Vec<(u32, u64)>, Option<rows::Usage>) {
-        let mut beats = Vec::new();
-        let mut groups = Vec::new();
+    /// What was heard or counted since the last time. Reports of stores are the holder's to write: everybody hears them.
+    fn unwritten(&self) -> Unwritten {
+        let holds = self.duty_epoch().is_some();
+        let mut unwritten = Unwritten::default();
         {
             let mut cluster = self.inner.cluster.lock();
-            for (id, store) in cluster.stores.iter_mut().filter(|(_, store)| store.dirty).take(BEAT_ROWS_PER_TX) {
+            let dirty = cluster.stores.iter_mut().filter(|(_, store)| store.dirty && holds);
+            for (id, store) in dirty.take(BEAT_ROWS_PER_TX) {
                 store.dirty = false;
-                beats.push((*id, store.beat.clone()));
+                unwritten.stores.push((*id, store.beat.clone()));
             }
-            for (pg, usage) in cluster.pg_bytes.iter_mut().filter(|(_, usage)| usage.1).take(BEAT_ROWS_PER_TX) {
-                usage.1 = false;
-                groups.push((*pg, usage.0));
-            }
+            let groups = cluster.pg_bytes.iter().filter_map(|(pg, usage)| Some((*pg, usage.unwritten()?)));
+            unwritten.groups = groups.take(BEAT_ROWS_PER_TX).collect();
         }
-        let mut sessions = Vec::new();
-        for (id, live) in
-            self.inner.sessions.lock().live.iter_mut().filter(|(_, live)| live.dirty).take(BEAT_ROWS_PER_TX)
-        {
+        let mut sessions = self.inner.sessions.lock();
+        for (id, live) in sessions.live.iter_mut().filter(|(_, live)| live.dirty).take(BEAT_ROWS_PER_TX) {
             live.dirty = false;
-            sessions.push((*id, live.beats));
+            unwritten.sessions.push((*id, live.beats));
         }
-        let mut totals = self.inner.totals.lock();
-        let dirty = std::mem::replace(&mut totals.dirty, false);
-        let usage = dirty.then_some(rows::Usage { inodes: totals.inodes, file_bytes: totals.file_bytes });
-        (beats, sessions, groups, usage)
+        drop(sessions);
+        unwritten.totals = self.inner.totals.lock().unwritten();
+        unwritten
     }
 
-    fn mark_dirty(
-        &self,
-        beats: &[(u32, rows::StoreBeat)],
-        sessions: &[(u64, u64)],
-        groups: &[(u32, u64)],
-        totals: bool,
-    ) {
+    fn note_written(&self, written: &Unwritten) {
         let mut cluster = self.inner.cluster.lock();
-        for (id, _) in beats {
+        for (pg, bytes) in &written.groups {
+            if let Some(usage) = cluster.pg_bytes.get_mut(pg) {
+                usage.note_written(*bytes);
+            }
+        }
+        drop(cluster);
+        if let Some(totals) = &written.totals {
+            self.inner.totals.lock().note_written(totals);
+        }
+    }
+
+    fn write_again(&self, unwritten: &Unwritten) {
+        let mut cluster = self.inner.cluster.lock();
+        for (id, _) in &unwritten.stores {
             if let Some(store) = cluster.stores.get_mut(id) {
                 store.dirty = true;
             }
         }
-        for (pg, _) in groups {
-            if let Some(usage) = cluster.pg_bytes.get_mut(pg) {
-                usage.1 = true;
-            }
-        }
         drop(cluster);
         let mut open = self.inner.sessions.lock();
-        for (id, _) in sessions {
+        for (id, _) in &unwritten.sessions {
             if let Some(session) = open.live.get_mut(id) {
                 session.dirty = true;
             }
         }
-        drop(open);
-        self.inner.totals.lock().dirty |= totals;
+    }
+}
+
+/// What became of an attempt to write beats down.
+enum Written {
+    All,
+    /// All but the renewal of the lease, which another server has.
+    Deposed,
+    /// Nothing: this server was taken for dead.
+    Forgotten,
+}
+
+/// Rows that are only in memory so far.
+#[derive(Default)]
+struct Unwritten {
+    stores: Vec<(u32, rows::StoreBeat)>,
+    sessions: Vec<(u64, u64)>,
+    groups: Vec<(u32, u64)>,
+    totals: Option<rows::Usage>,
+}
+
+impl Unwritten {
+    fn is_empty(&self) -> bool {
+        self.stores.is_empty() && self.sessions.is_empty() && self.groups.is_empty() && self.totals.is_none()
+    }
+
+    async fn put(&self, tx: &mut Tx, server: u32) -> Op<()> {
+        for (store, beat) in &self.stores {
+            tx.put(&keys::StoreBeat { store: *store }, beat);
+        }
+        for (session, beats) in &self.sessions {
+            // One that ended meanwhile leaves no row behind.
+            if tx.get(&keys::Session { session: *session }).await?.is_some() {
+                tx.put(&keys::SessionBeat { session: *session }, &rows::SessionBeat { beats: *beats, server });
+            }
+        }
+        for (pg, bytes) in &self.groups {
+            tx.put(&keys::ServerPgUsage { server, pg: *pg }, &rows::PgUsage { bytes: *bytes });
+        }
+        if let Some(usage) = &self.totals {
+            tx.put(&keys::Usage { server }, usage);
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ const NODE_STATES: [NodeState; 4] = [NodeState::Up, NodeState::Suspect, NodeStat
 /// Figures of the cluster as this process has them in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Gauges {
-    /// Open sessions.
+    /// Open sessions that this server knows of: all, where it carries out the duties.
     pub sessions: u64,
     /// Inodes.
     pub inodes: u64,
@@ -46,7 +46,9 @@ pub struct Gauges {
     pub moves_done: u64,
     /// Bytes of their groups.
     pub moved_bytes: u64,
-    /// Counts the openings of the namespace.
+    /// Metadata servers that live.
+    pub servers: u64,
+    /// The epoch in which this server carries out the duties of all; 0 = another one does.
     pub duty_epoch: u64,
     /// Version of the cluster map.
     pub map_version: u64,
@@ -62,8 +64,8 @@ impl Meta {
         let count = |state| cluster.nodes.values().filter(|node| node.state == state).count() as u64;
         let mut gauges = Gauges {
             sessions,
-            inodes: u64::try_from(totals.inodes).unwrap_or(0),
-            file_bytes: u64::try_from(totals.file_bytes).unwrap_or(0),
+            inodes: totals.inodes(),
+            file_bytes: totals.file_bytes(),
             nodes: NODE_STATES.map(|state| (state, count(state))),
             silence_alarm: cluster.alarm,
             capacity_bytes: 0,
@@ -83,7 +85,8 @@ impl Meta {
             alarms: cluster.alarms().len() as u64 + u64::from(inner.collection_stopped.load(Ordering::Relaxed)),
             moves_done: inner.moves_done.load(Ordering::Relaxed),
             moved_bytes: inner.moved_bytes.load(Ordering::Relaxed),
-            duty_epoch: inner.duty_epoch,
+            servers: inner.servers.lock().count(),
+            duty_epoch: self.duty_epoch().unwrap_or(0),
             map_version: inner.map_version.load(Ordering::Relaxed),
         };
         let present = |node: u32| cluster.nodes.get(&node).is_some_and(|node| !node.row.replaced);

@@ -28,11 +28,20 @@ impl Meta {
     /// Keeps the table of placement groups in order: replaced stores hand over their memberships, full groups are
     /// sealed, new ones are made while there are too few open ones and enough live nodes, and memberships move from
     /// stores that are lost or that an operator wishes to be rid of. A bounded step; true while there is more to do at
-    /// once: otherwise call it again after a second.
+    /// once: otherwise call it again after a second. Only the holder of the duties changes anything; the others look at how
+    /// things stand, for whoever asks them.
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
     pub async fn ensure_groups(&self) -> Result<bool, Status> {
+        match self.as_holder(self.order_groups()).await? {
+            Some(changed) => Ok(changed),
+            // Who only looks can tell how things stand.
+            None => self.look_at_members().await.map(|()| false),
+        }
+    }
+
+    async fn order_groups(&self) -> Result<bool, Status> {
         if self.hand_over_memberships().await? {
             return Ok(true);
         }
@@ -99,7 +108,7 @@ impl Meta {
     async fn seal_full_groups(&self) -> Result<bool, Status> {
         let full: Vec<u32> = {
             let cluster = self.inner.cluster.lock();
-            let full = cluster.pg_bytes.iter().filter(|(_, usage)| usage.0 >= GROUP_BYTES_MAX);
+            let full = cluster.pg_bytes.iter().filter(|(_, usage)| usage.total() >= GROUP_BYTES_MAX);
             full.map(|(pg, _)| *pg).filter(|pg| !cluster.sealed.contains(pg)).collect()
         };
         let mut sealed = false;

@@ -19,6 +19,7 @@
 //! transaction writes nothing, so it never conflicts and holds nobody up.
 
 use crate::error::Op;
+use crate::holder;
 use crate::keys::{self, Key};
 use crate::kv::{Durability, KeyRange, Order};
 use crate::limits::{GROUPS_JUDGED_MAX, JUDGED_MAP_ROWS_MAX, SCAN_ROWS};
@@ -238,31 +239,28 @@ impl Meta {
         if ask.writers.len() > BLOCKS_PER_REQUEST_MAX {
             return Err(Status::new(Code::Invalid, format!("at most {BLOCKS_PER_REQUEST_MAX} writers at a time")));
         }
-        let states = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+        let (duty_epoch, states) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             let mut states = Vec::with_capacity(ask.writers.len());
             for writer in &ask.writers {
                 states.push(writers::state_of(tx, *writer).await? as i32);
             }
-            Ok(states)
+            Ok((holder::duty_epoch(tx).await?, states))
         })?;
-        Ok(Reply::JudgeWriters(pb::JudgeWritersReply { duty_epoch: self.inner.duty_epoch, states }))
+        Ok(Reply::JudgeWriters(pb::JudgeWritersReply { duty_epoch, states }))
     }
 
     pub(crate) async fn judge_blocks(&self, ask: &pb::JudgeBlocks) -> Result<Reply, Status> {
         let (asked, blocks) = asked(&ask.runs).map_err(|why| Status::new(Code::Invalid, why))?;
-        let known = self.inner.cluster.lock().stores.contains_key(&ask.store);
-        if !known {
-            return Err(Status::new(Code::NotFound, format!("store {} is not known here", ask.store)));
-        }
-        let verdicts = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            tx.looks_only();
-            judge(tx, &asked, blocks).await
-        })?;
+        self.know_store(ask.store).await?;
         // As long as what is here may be too old, nothing is dead for good.
-        let stopped = self.is_rolled_back();
+        let (duty_epoch, stopped, verdicts) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.looks_only();
+            let verdicts = judge(tx, &asked, blocks).await?;
+            Ok((holder::duty_epoch(tx).await?, self.is_rolled_back_in(tx).await?, verdicts))
+        })?;
         let held = |verdict| if stopped && verdict == Verdict::Dead { Verdict::Undecided } else { verdict };
         let spans = spans(verdicts.into_iter().map(held));
-        Ok(Reply::JudgeBlocks(pb::JudgeBlocksReply { duty_epoch: self.inner.duty_epoch, spans }))
+        Ok(Reply::JudgeBlocks(pb::JudgeBlocksReply { duty_epoch, spans }))
     }
 }
 
@@ -273,28 +271,42 @@ impl Meta {
         if ask.pgs.len() > GROUPS_JUDGED_MAX {
             return Err(Status::new(Code::Invalid, format!("at most {GROUPS_JUDGED_MAX} groups at a time")));
         }
-        if !self.inner.cluster.lock().stores.contains_key(&ask.store) {
-            return Err(Status::new(Code::NotFound, format!("store {} is not known here", ask.store)));
-        }
+        self.know_store(ask.store).await?;
         let mut verdicts = Vec::with_capacity(ask.pgs.len());
+        // The epoch goes with all of them: the first, and lowest, that any was given in.
+        let mut duty_epoch = None;
         for pg in &ask.pgs {
-            let verdict = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            let (epoch, verdict) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+                let epoch = holder::duty_epoch(tx).await?;
                 // A group that this metadata does not know may be one that it has forgotten.
                 let Some(row) = tx.get(&keys::Pg { pg: *pg }).await? else {
-                    return Ok(pb::GroupVerdict { pg: *pg, pg_epoch: 0, purge: false });
+                    return Ok((epoch, pb::GroupVerdict { pg: *pg, pg_epoch: 0, purge: false }));
                 };
                 // Memberships of the past that was lost may have been others.
-                let mut purge = members::purgeable(&row, ask.store) && !self.is_rolled_back();
+                let mut purge = members::purgeable(&row, ask.store) && !self.is_rolled_back_in(tx).await?;
                 for member in &row.members {
                     let debts = [&member.store.to_be_bytes()[..], &pg.to_be_bytes()];
                     let debts = keys::with_fields::<keys::Degraded>(&debts);
                     purge = purge && tx.scan::<keys::Degraded>(&debts, 1, Order::Forward).await?.is_empty();
                 }
-                Ok(pb::GroupVerdict { pg: *pg, pg_epoch: row.epoch, purge })
+                Ok((epoch, pb::GroupVerdict { pg: *pg, pg_epoch: row.epoch, purge }))
             })?;
+            duty_epoch.get_or_insert(epoch);
             verdicts.push(verdict);
         }
-        Ok(Reply::JudgeGroups(pb::JudgeGroupsReply { duty_epoch: self.inner.duty_epoch, verdicts }))
+        Ok(Reply::JudgeGroups(pb::JudgeGroupsReply { duty_epoch: duty_epoch.unwrap_or(0), verdicts }))
+    }
+
+    /// NOT_FOUND for a store that is not registered.
+    async fn know_store(&self, store: u32) -> Result<(), Status> {
+        if self.inner.cluster.lock().stores.contains_key(&store) {
+            return Ok(());
+        }
+        let row = transact!(self, Durability::Relaxed, async |tx: &mut Tx| tx.get(&keys::Store { store }).await)?;
+        match row {
+            Some(_) => Ok(()),
+            None => Err(Status::new(Code::NotFound, format!("store {store} is not known here"))),
+        }
     }
 }
 

@@ -222,7 +222,7 @@ keys! {
     /// A placement group.
     Pg = 0x20 { /// Its number.
         pg: u32 } -> rows::Pg;
-    /// Bytes committed to a group; written late and in no conflict range.
+    /// Bytes committed to a group through servers that are gone; what others counted is in [`ServerPgUsage`].
     PgUsage = 0x21 { /// The group.
         pg: u32 } -> rows::PgUsage;
     /// A storage node's identity.
@@ -248,11 +248,11 @@ keys! {
         writer: u64, /// The first of them.
         seq: u32 } -> rows::Garbage;
     /// Totals of the namespace, as one server counted them; written late and in no conflict range.
-    Usage = 0x27 { /// The server.
+    Usage = 0x27 { /// The server; 0 = those that are gone.
         server: u32 } -> rows::Usage;
     /// Who holds a background duty.
     Duty = 0x28 { /// Its name.
-        name: Bytes } -> rows::Raw;
+        name: Bytes } -> rows::Duty;
     /// A change of memberships, running or ended.
     Task = 0x29 { /// Its number.
         task: u64 } -> rows::Task;
@@ -260,6 +260,19 @@ keys! {
     Move = 0x2a { /// The group.
         pg: u32, /// The member that leaves.
         from: u32 } -> rows::Move;
+    /// A metadata server.
+    MetaServer = 0x2b { /// Its number.
+        server: u32 } -> rows::MetaServer;
+    /// A metadata server's last sign of life; written late and in no conflict range.
+    ServerBeat = 0x2c { /// The server.
+        server: u32 } -> rows::ServerBeat;
+    /// Bytes committed to a group through one server; written late and in no conflict range.
+    ServerPgUsage = 0x2d { /// The server.
+        server: u32, /// The group.
+        pg: u32 } -> rows::PgUsage;
+    /// The last renewal by who holds a duty, apart from [`Duty`] so that transactions of the duty do not meet it.
+    DutyBeat = 0x2e { /// Its name.
+        name: Bytes } -> rows::DutyBeat;
     /// A client's session.
     Session = 0x30 { /// Its number.
         session: u64 } -> rows::Session;
@@ -364,10 +377,14 @@ pub mod counter {
     pub const STORE: u8 = 5;
     /// Nodes.
     pub const NODE: u8 = 6;
-    /// Openings of metadata: duty epochs, and the high half of cluster map versions.
+    /// Duty epochs.
     pub const DUTY_EPOCH: u8 = 8;
     /// Changes of memberships.
     pub const TASK: u8 = 9;
+    /// Metadata servers.
+    pub const SERVER: u8 = 10;
+    /// Changes of the cluster map: `next` is its version now.
+    pub const MAP_VERSION: u8 = 11;
     /// Change logs.
     pub const FEED_LOG: u8 = 17;
     /// Change logs that are gone, with all their entries.

@@ -102,6 +102,24 @@ pub const JUDGE_EVERY: Duration = Duration::from_millis(100);
 pub const HEARTBEAT_MS: u32 = 1000;
 /// Beats are written to the engine at most this often.
 pub const BEATS_EVERY: Duration = Duration::from_secs(1);
+/// A server whose last renewal of the duties' lease is older than this carries out none of them.
+pub const DUTY_STOP_AFTER: Duration = Duration::from_secs(7);
+/// A lease that was seen unchanged for so long is taken over by whoever saw it.
+pub const DUTY_SILENT_AFTER: Duration = Duration::from_secs(10);
+/// Two looks further apart than this do not show that nothing changed between them.
+pub const WATCH_GAP_MAX: Duration = Duration::from_secs(5);
+/// A metadata server that showed no sign of life for so long is forgotten; should it live, it comes back as another.
+pub const SERVER_SILENT_AFTER: Duration = Duration::from_secs(10);
+/// Metadata servers that a cluster remembers, dead ones that are being cleared away included.
+pub const SERVERS_MAX: usize = 64;
+/// How often a server that is not alone reads what others committed to groups.
+pub const USAGE_EVERY: Duration = Duration::from_secs(10);
+/// Sums of a server that is gone added to the others' by one transaction.
+pub const FOLDED_PER_TX: usize = 128;
+/// How long a renewal of a session that another server heard may take to be seen by who judges silence.
+pub const SESSION_BEAT_LAG: Duration = Duration::from_secs(3);
+/// Sessions whose signs of life are looked up by one step.
+pub const SESSIONS_PER_LOOK: usize = 512;
 /// Rows of beats written by one transaction.
 pub const BEAT_ROWS_PER_TX: usize = 512;
 /// A group that holds this many bytes takes no new blocks.
@@ -185,6 +203,14 @@ const _: () = {
     assert!(COMMIT_PIECES_MAX * 8 < MAP_ROWS_PER_TX_MAX);
     assert!(COUNTER_RESERVE >= INODES_PER_REQUEST_MAX as u64);
     assert!(PAUSE_MIN.as_millis() > 3 * BEATS_EVERY.as_millis());
+    // A holder has long stopped when the first watcher loses patience, and renews several times before it has to stop.
+    assert!(DUTY_STOP_AFTER.as_millis() + 2 * BEATS_EVERY.as_millis() < DUTY_SILENT_AFTER.as_millis());
+    assert!(DUTY_STOP_AFTER.as_millis() > 3 * BEATS_EVERY.as_millis());
+    assert!(DUTY_STOP_AFTER.as_millis() < PAUSE_MIN.as_millis());
+    assert!(WATCH_GAP_MAX.as_millis() > 2 * BEATS_EVERY.as_millis());
+    assert!(WATCH_GAP_MAX.as_millis() < DUTY_SILENT_AFTER.as_millis());
+    // Heard, written down within one beat, looked up within the next.
+    assert!(SESSION_BEAT_LAG.as_millis() > 2 * BEATS_EVERY.as_millis());
     assert!(SUSPECT_AFTER.as_millis() > 3 * HEARTBEAT_MS as u128);
     assert!(SUSPECT_AFTER_MIN.as_millis() >= 2 * HEARTBEAT_MS as u128);
 };
@@ -198,9 +224,9 @@ pub const LOAD_ROWS_PER_TX: usize = 4096;
 pub const LOAD_BYTES_PER_TX: usize = 1 << 20;
 /// Numbers left out, at least, of every kind when a namespace goes on from a former moment.
 pub const NUMBERS_JUMPED: u64 = 1 << 32;
-/// As [`NUMBERS_JUMPED`], of kinds with numbers of 32 bits: groups, stores, nodes.
+/// As [`NUMBERS_JUMPED`], of kinds with numbers of 32 bits: groups, stores, nodes, metadata servers.
 pub const IDS_JUMPED: u64 = 1 << 16;
-/// As [`NUMBERS_JUMPED`], of openings of metadata.
+/// As [`NUMBERS_JUMPED`], of duty epochs and of openings of metadata.
 pub const DUTY_EPOCHS_JUMPED: u64 = 1 << 16;
 /// Changes of a group that storage nodes may have seen since a backup was taken.
 pub const GROUP_EPOCHS_JUMPED: u64 = 1 << 20;

@@ -2,7 +2,6 @@
 
 use crate::access::Caller;
 use crate::clock::Clock;
-use crate::cluster::has_failed;
 use crate::counters::Counters;
 use crate::error::{Fault, Op, OpenError, engine_status};
 use crate::feed::{Appended, Feed};
@@ -10,17 +9,20 @@ use crate::history::Head;
 use crate::kept::Renewals;
 use crate::keys::{self, counter, setting};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError};
+use crate::lease::{Contact, Lease};
 use crate::limits::{
     ATTEMPTS_MAX, ATTEMPTS_UNTIL_TURN, CLUSTER_VERSION, COMMITS_MAX, FORMAT_VERSION, INODE_LOCKS, LEASE_MIN,
-    SESSIONS_MAX, STORES_MAX, SUSPECT_AFTER_MIN, WRITERS_SKIPPED_MAX,
+    SERVERS_MAX, SUSPECT_AFTER_MIN, WRITERS_SKIPPED_MAX,
 };
 use crate::merge::Waitings;
 use crate::names::DIRECTORY_LINKS;
 use crate::rows;
+use crate::servers::{self, Servers};
 use crate::settings;
 use crate::slot::Step;
-use crate::state::{Cluster, NodeLive, NodeState, Patience, SessionLive, Sessions, StoreLive, Totals};
+use crate::state::{Cluster, Patience, Sessions};
 use crate::tx::{Effects, Sealed, Tx};
+use crate::usage::Totals;
 use bytes::Bytes;
 use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCK_LEN_MIN, CHUNK_LEN, PAGE_BYTES_MAX, REPLICAS_MAX};
 use cairn_proto::pb::request::Kind;
@@ -30,7 +32,7 @@ use cairn_proto::{ClusterId, InodeId, op, pb};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex as TurnLock, Notify, Semaphore};
 
@@ -54,7 +56,12 @@ pub struct MetaOptions {
     pub suspect_after: Duration,
     /// A node silent this long, or a store that failed so long ago, is out: others take over its memberships.
     pub out_after: Duration,
-    /// Addresses of the metadata servers, told to clients.
+    /// Where clients and nodes find this server.
+    pub addr: String,
+    /// No other process can serve the engine, as long as this one does: it takes the duties over from its predecessor at
+    /// once, and goes on with what that counted. Without it, several may serve the engine at the same time.
+    pub alone: bool,
+    /// Addresses of metadata servers, told to clients beside those that are known to live.
     pub metas: Vec<String>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
@@ -73,13 +80,26 @@ pub(crate) struct Inner {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) options: MetaOptions,
     pub(crate) cluster_id: ClusterId,
-    pub(crate) duty_epoch: u64,
+    /// The number of this server; see servers.rs.
+    pub(crate) server: AtomicU32,
+    /// This process.
+    pub(crate) boot: [u8; 16],
+    pub(crate) lease: Mutex<Lease>,
+    pub(crate) contact: Mutex<Contact>,
+    pub(crate) servers: Mutex<Servers>,
     pub(crate) counters: Counters,
     pub(crate) cluster: Mutex<Cluster>,
     pub(crate) sessions: Mutex<Sessions>,
     pub(crate) totals: Mutex<Totals>,
+    /// When the bytes of groups were read last.
+    pub(crate) usage_read: Mutex<Option<Duration>>,
     pub(crate) rng: Mutex<fastrand::Rng>,
+    /// The newest version of the cluster map that this server knows of.
     pub(crate) map_version: AtomicU64,
+    /// The version that the tables in memory belong to.
+    pub(crate) map_loaded: AtomicU64,
+    /// What is in memory alone has changed, and the version has not grown yet.
+    pub(crate) map_touched: AtomicBool,
     /// Version of the map at which there were groups enough; 0 = not known.
     pub(crate) groups_enough_at: AtomicU64,
     /// Version of the map at which no membership had to change; 0 = not known.
@@ -88,6 +108,8 @@ pub(crate) struct Inner {
     pub(crate) moves_done: AtomicU64,
     pub(crate) moved_bytes: AtomicU64,
     pub(crate) beats_written: Mutex<Option<Duration>>,
+    /// Signs of life that this server wrote down.
+    pub(crate) own_beats: AtomicU64,
     /// The newest snapshots, as the transaction knew them that looked last; see history.rs.
     pub(crate) head: Mutex<Head>,
     pub(crate) feed: Feed,
@@ -178,20 +200,27 @@ macro_rules! transact {
 }
 pub(crate) use transact;
 
+/// What an opening draws at random.
+#[derive(Clone, Copy)]
+struct Drawn {
+    /// The id of the cluster, should it be made now.
+    fresh_id: [u8; 16],
+    boot: [u8; 16],
+    /// Numbers of writers that are left out.
+    skipped: u64,
+}
+
 /// What the first transaction of a process finds or makes.
 struct Opened {
     cluster_id: ClusterId,
-    duty_epoch: u64,
     head: Head,
-    rollback: u64,
-    cluster: Cluster,
-    sessions: Sessions,
+    server: u32,
     totals: Totals,
 }
 
 impl Meta {
     /// Opens the namespace in `engine`; in an empty one it makes the cluster's id, the settings and the root
-    /// directory. Silence of nodes and sessions is counted from now on.
+    /// directory. Others may have it open at the same time. Call [`Meta::pulse`] every second from now on.
     ///
     /// # Errors
     /// [`OpenError`] names what is wrong; nothing was changed then.
@@ -200,9 +229,10 @@ impl Meta {
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let fresh_id = new_uuid(&mut rng);
         let skipped = rng.u64(..WRITERS_SKIPPED_MAX);
+        let boot = new_uuid(&mut rng);
         let opened = loop {
             let tx = begin(&*engine, &*options.clock, Head::default()).await?;
-            let attempt = first_transaction(tx, &options, fresh_id, skipped).await?;
+            let attempt = first_transaction(tx, &options, Drawn { fresh_id, boot, skipped }).await?;
             let Some((tx, opened)) = attempt else { continue };
             match tx.inner.commit(Durability::Durable).await {
                 Ok(CommitOutcome::Done) => break opened,
@@ -211,26 +241,35 @@ impl Meta {
                 Err(error) => return Err(error.into()),
             }
         };
+        let patience = Patience { suspect_after: options.suspect_after, out_after: options.out_after };
         let inner = Inner {
             engine,
-            options,
             cluster_id: opened.cluster_id,
-            duty_epoch: opened.duty_epoch,
+            server: AtomicU32::new(opened.server),
+            boot,
+            lease: Mutex::new(Lease::new(options.alone)),
+            contact: Mutex::default(),
+            servers: Mutex::default(),
+            options,
             counters: Counters::default(),
-            cluster: Mutex::new(opened.cluster),
-            sessions: Mutex::new(opened.sessions),
+            cluster: Mutex::new(Cluster { patience, ..Cluster::default() }),
+            sessions: Mutex::default(),
             totals: Mutex::new(opened.totals),
+            usage_read: Mutex::default(),
             rng: Mutex::new(rng),
-            map_version: AtomicU64::new((opened.duty_epoch << 32) + 1),
+            map_version: AtomicU64::new(0),
+            map_loaded: AtomicU64::new(0),
+            map_touched: AtomicBool::new(false),
             groups_enough_at: AtomicU64::new(0),
             members_settled_at: AtomicU64::new(0),
             moves_done: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
             beats_written: Mutex::new(None),
+            own_beats: AtomicU64::new(0),
             head: Mutex::new(opened.head),
             feed: Feed::new(),
             renewals: Mutex::default(),
-            rollback: AtomicU64::new(opened.rollback),
+            rollback: AtomicU64::new(0),
             collection_stopped: AtomicBool::new(false),
             writers_known: AtomicU64::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
@@ -239,18 +278,15 @@ impl Meta {
             lock_notices: (0..INODE_LOCKS).map(|_| Notify::new()).collect(),
             turn: TurnLock::new(()),
         };
-        Ok(Meta { inner: Arc::new(inner) })
+        let meta = Meta { inner: Arc::new(inner) };
+        meta.note_contact(meta.now());
+        meta.look_around().await.map_err(OpenError::Failed)?;
+        Ok(meta)
     }
 
     /// The cluster's identity.
     pub fn cluster_id(&self) -> ClusterId {
         self.inner.cluster_id
-    }
-
-    /// Grows with every open of the namespace. Travels with destructive commands to nodes, which refuse a lower one
-    /// than they have seen.
-    pub fn duty_epoch(&self) -> u64 {
-        self.inner.duty_epoch
     }
 
     /// Begins a dump of all rows as they are now.
@@ -355,6 +391,8 @@ impl Meta {
             Kind::CreateSnapshot(ask) => self.create_snapshot(tx, ask).await.map(Step::Done),
             Kind::DeleteSnapshot(ask) => self.delete_snapshot(tx, ask).await.map(Step::Done),
             Kind::RenewSnapshot(ask) => self.renew_snapshot(tx, ask).await.map(Step::Done),
+            // The slot is free, or holds an earlier operation: from this transaction on it says so for good.
+            Kind::AbortOp(_) => Ok(Step::Done(Reply::AbortOp(pb::AbortOpReply {}))),
             _ => crate::error::fail(Code::Unsupported, "not a mutation"),
         }
     }
@@ -385,7 +423,12 @@ impl Meta {
         attempts.count += 1;
         let head = *self.inner.head.lock();
         let begun = begin(&*self.inner.engine, &*self.inner.options.clock, head).await;
-        begun.map_err(|error| engine_status(&error))
+        let mut tx = begun.map_err(|error| engine_status(&error))?;
+        match self.fence(&mut tx).await {
+            Ok(()) => Ok(tx),
+            Err(Fault::Status(status)) => Err(*status),
+            Err(Fault::Engine(error)) => Err(engine_status(&error)),
+        }
     }
 
     /// Commits what an attempt made; `None` runs it again. Part of [`transact`].
@@ -404,6 +447,14 @@ impl Meta {
             Err(Fault::Engine(error)) => return Err(engine_status(&error)),
             Err(Fault::Status(status)) => return Err(*status),
         };
+        if tx.effects.map_changed {
+            match self.bump_map(&mut tx).await {
+                Ok(()) => {}
+                Err(Fault::Engine(EngineError::Conflict)) => return Ok(None),
+                Err(Fault::Engine(error)) => return Err(engine_status(&error)),
+                Err(Fault::Status(status)) => return Err(*status),
+            }
+        }
         let begun = self.now();
         let outcome = if tx.effects.is_empty() && tx.changed.is_empty() {
             tx.inner.commit(durability).await
@@ -448,16 +499,12 @@ impl Meta {
 
     fn take_effect(&self, effects: &Effects) {
         if effects.inodes != 0 || effects.file_bytes != 0 {
-            let mut totals = self.inner.totals.lock();
-            totals.inodes += effects.inodes;
-            totals.file_bytes += effects.file_bytes;
-            totals.dirty = true;
+            self.inner.totals.lock().count(effects.inodes, effects.file_bytes);
         }
         if !effects.pg_bytes.is_empty() {
             let mut cluster = self.inner.cluster.lock();
             for (pg, bytes) in &effects.pg_bytes {
-                let usage = cluster.pg_bytes.entry(*pg).or_default();
-                *usage = (usage.0 + bytes, true);
+                cluster.pg_bytes.entry(*pg).or_default().count(*bytes);
             }
         }
         if let Some(bytes) = effects.moved {
@@ -467,14 +514,29 @@ impl Meta {
         for inode in &effects.unlocked {
             self.lock_notice(*inode).notify_waiters();
         }
-        if effects.map_changed {
-            self.bump_map();
+        if effects.map_version != 0 {
+            self.inner.map_version.fetch_max(effects.map_version, Ordering::AcqRel);
+            // Whoever changed nodes or stores takes that over into memory itself. When another server changed them
+            // meanwhile, the tables are read again.
+            let before = effects.map_version - 1;
+            let _ = self.inner.map_loaded.compare_exchange(
+                before,
+                effects.map_version,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
         }
     }
 
-    /// Tells holders of the cluster map that theirs is old.
-    pub(crate) fn bump_map(&self) {
-        self.inner.map_version.fetch_add(1, Ordering::AcqRel);
+    /// Makes the version of the cluster map grow with this transaction: holders of the map learn that theirs is old.
+    async fn bump_map(&self, tx: &mut Tx) -> Op<()> {
+        let key = keys::Counter { counter: counter::MAP_VERSION };
+        let written = tx.get(&key).await?.map_or(0, |row| row.next);
+        // What was told to anybody is never told again of another map.
+        let next = written.max(self.inner.map_version.load(Ordering::Acquire)) + 1;
+        tx.put(&key, &rows::Counter { next });
+        tx.effects.map_version = next;
+        Ok(())
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -505,8 +567,7 @@ fn opened<T>(result: Op<T>) -> Result<Option<T>, OpenError> {
 async fn first_transaction(
     mut tx: Tx,
     options: &MetaOptions,
-    fresh_id: [u8; 16],
-    skipped: u64,
+    Drawn { fresh_id, boot, skipped }: Drawn,
 ) -> Result<Option<(Tx, Opened)>, OpenError> {
     let names = settings::NAMES.map(|name| keys::Setting { name: Bytes::from_static(name) });
     let Some(values) = opened(tx.get_many(&names).await)? else { return Ok(None) };
@@ -518,13 +579,12 @@ async fn first_transaction(
             ClusterId(fresh_id)
         }
     };
-    let patience = Patience { suspect_after: options.suspect_after, out_after: options.out_after };
     let Some(()) = opened(skip_writers(&mut tx, skipped).await)? else { return Ok(None) };
-    let loaded = load(&mut tx, options.clock.monotonic(), patience, cluster_id).await;
-    let Some(loaded) = opened(loaded)? else { return Ok(None) };
+    let entered = enter(&mut tx, options, boot, cluster_id).await;
+    let Some(entered) = opened(entered)? else { return Ok(None) };
     // Rows that snapshots see are written in a new namespace alone, where there is no snapshot.
     let Some(_) = opened(tx.seal().await)? else { return Ok(None) };
-    Ok(Some((tx, loaded)))
+    Ok(Some((tx, entered)))
 }
 
 fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
@@ -574,35 +634,18 @@ async fn skip_writers(tx: &mut Tx, count: u64) -> Op<()> {
     Ok(())
 }
 
-/// Reads the tables that are kept in memory and counts this opening.
-async fn load(tx: &mut Tx, now: Duration, patience: Patience, cluster_id: ClusterId) -> Op<Opened> {
-    let duty_epoch = tx.next_number(counter::DUTY_EPOCH).await?;
+/// Registers this server.
+async fn enter(tx: &mut Tx, options: &MetaOptions, boot: [u8; 16], cluster_id: ClusterId) -> Op<Opened> {
     let head = Head::load(tx).await?;
-    let rollback = crate::rollback::load(tx).await?;
-    let mut cluster = Cluster { patience, ..Cluster::default() };
-    for (key, row) in tx.table::<keys::Node>(STORES_MAX).await? {
-        let state = if row.replaced { NodeState::Replaced } else { NodeState::Up };
-        cluster.nodes.insert(key.node, NodeLive { row, last_seen: now, heard: false, state });
-    }
-    for (key, row) in tx.table::<keys::Store>(STORES_MAX).await? {
-        cluster.stores.insert(key.store, StoreLive::new(row));
-    }
-    for (key, beat) in tx.table::<keys::StoreBeat>(STORES_MAX).await? {
-        if let Some(store) = cluster.stores.get_mut(&key.store) {
-            // Its node may not say so again: it does not name a store that it knows nothing of.
-            store.note_failed(has_failed(&beat.trouble), now);
-            store.beat = beat;
-        }
-    }
-    for (key, usage) in tx.table::<keys::PgUsage>(crate::limits::GROUPS_MAX).await? {
-        cluster.pg_bytes.insert(key.pg, (usage.bytes, false));
-    }
-    let mut sessions = Sessions::default();
-    for (key, _) in tx.table::<keys::Session>(SESSIONS_MAX).await? {
-        sessions.live.insert(key.session, SessionLive { last_seen: now, beats: 0, dirty: false });
-    }
-    let usage = tx.get(&keys::Usage { server: 0 }).await?;
-    let usage = usage.unwrap_or(rows::Usage { inodes: 1, file_bytes: 0 });
-    let totals = Totals { inodes: usage.inodes, file_bytes: usage.file_bytes, dirty: false };
-    Ok(Opened { cluster_id, duty_epoch, head, rollback, cluster, sessions, totals })
+    let key = keys::Counter { counter: counter::MAP_VERSION };
+    let version = match tx.get(&key).await? {
+        Some(row) => row.next,
+        // There were programs that made the version of the epoch, and kept the rest of it in memory.
+        None => tx.get(&keys::Counter { counter: counter::DUTY_EPOCH }).await?.map_or(0, |row| row.next) << 32,
+    };
+    // Beyond all that may have been told before a crash and was not on disk yet.
+    tx.put(&key, &rows::Counter { next: ((version >> 32) + 1) << 32 });
+    let server = servers::register(tx, &options.addr, boot, options.alone).await?;
+    let usage = tx.table::<keys::Usage>(SERVERS_MAX * 2).await?;
+    Ok(Opened { cluster_id, head, server, totals: Totals::load(server, &usage) })
 }

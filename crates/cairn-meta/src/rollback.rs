@@ -68,6 +68,16 @@ async fn rows_below<K: Key>(tx: &mut Tx, end: &K) -> Op<Vec<(K, K::Row)>> {
 }
 
 impl Meta {
+    /// Sees to it that this server gives out no writer up to `highest`.
+    pub(crate) async fn raise_writers_above(&self, highest: u64) -> Result<(), Status> {
+        let floor = highest.saturating_add(1);
+        transact!(self, Durability::Relaxed, async |tx: &mut Tx| self
+            .inner
+            .counters
+            .raise(&*self.inner.engine, counter::WRITER, floor)
+            .await)
+    }
+
     /// Notes the highest writer a store reports, before the counter is raised above it.
     pub(crate) async fn note_highest_writer(&self, highest: u64) -> Result<(), Status> {
         let known = self.inner.writers_known.load(Ordering::Acquire).max(self.inner.rollback.load(Ordering::Acquire));
@@ -87,7 +97,7 @@ impl Meta {
                 highest,
                 "a store holds blocks of a writer that this metadata never named: it was rolled back"
             );
-            self.bump_map();
+            self.touch_map_soon().await;
         } else {
             self.inner.writers_known.fetch_max(highest, Ordering::AcqRel);
         }
@@ -132,7 +142,7 @@ impl Meta {
         })?;
         self.inner.rollback.store(0, Ordering::Release);
         tracing::warn!("an operator accepted that metadata was rolled back");
-        self.bump_map();
+        self.touch_map_soon().await;
         Ok(Reply::Empty(pb::Empty {}))
     }
 }

@@ -520,6 +520,9 @@ rows! {
         host: String,
         /// Another node took its address.
         replaced: bool
+    } + 2 {
+        /// Counts its registrations: what is known of its stores from before the last one is void.
+        registered: u64
     }
     /// A store.
     Store = 1 {
@@ -639,7 +642,29 @@ rows! {
         boot_id: Bytes
     }
     /// A session's sign of life.
-    SessionBeat = 1 { /// Counts renewals.
+    SessionBeat = 1 { /// Counts what its server heard of it.
+        beats: u64 } + 2 { /// The metadata server that heard of it last.
+        server: u32 }
+    /// A metadata server.
+    MetaServer = 1 {
+        /// Where clients and nodes find it.
+        addr: String,
+        /// Its process.
+        boot: [u8; 16],
+        /// It stopped or was silent for too long: nothing it counts is taken any more, and its rows are being folded.
+        gone: bool
+    }
+    /// A metadata server's sign of life.
+    ServerBeat = 1 { /// Counts them.
+        beats: u64 }
+    /// Who holds a duty; every transaction of the duty reads this row.
+    Duty = 1 { /// The server; 0 = it was given back.
+        server: u32, /// Grows whenever somebody takes the duty over.
+        epoch: u64 }
+    /// A renewal of a duty's lease.
+    DutyBeat = 1 { /// As in [`Duty`].
+        server: u32, /// As in [`Duty`].
+        epoch: u64, /// Counts renewals.
         beats: u64 }
     /// What one transaction changed. One without changes and deltas stands at a position whose transaction was not
     /// committed.

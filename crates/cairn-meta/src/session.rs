@@ -8,6 +8,7 @@ use crate::limits::{INODES_PER_REQUEST_MAX, LABEL_LEN_MAX, SESSION_ROWS_PER_STEP
 use crate::locks::release_step;
 use crate::meta::{Meta, transact};
 use crate::rows;
+use crate::silence;
 use crate::slot::check_session;
 use crate::state::SessionLive;
 use crate::tx::Tx;
@@ -40,8 +41,7 @@ impl Meta {
             let row = rows::Session { epoch: 1, open: true, name: ask.name.clone(), boot_id: ask.boot_id.clone() };
             tx.put(&keys::Session { session }, &row);
             // Before the commit: when the caller gives up then, the session still runs out. One that never was runs out too.
-            let live = SessionLive { last_seen: self.now(), beats: 0, dirty: false };
-            self.inner.sessions.lock().live.insert(session, live);
+            self.inner.sessions.lock().live.insert(session, SessionLive::new(self.now()));
             Ok(session)
         })?;
         Ok(Reply::OpenSession(pb::OpenSessionReply { session, epoch: 1, lease_ms: self.lease_ms() }))
@@ -54,14 +54,19 @@ impl Meta {
     /// Notes a sign of life.
     pub(crate) fn heard_session(&self, session: u64) {
         let now = self.now();
-        if let Some(live) = self.inner.sessions.lock().live.get_mut(&session) {
-            live.last_seen = now;
-            live.beats += 1;
-            live.dirty = true;
+        let mut sessions = self.inner.sessions.lock();
+        if !sessions.live.contains_key(&session) && sessions.live.len() >= SESSIONS_MAX {
+            // Another server opened it. It renews there, or here when there are fewer.
+            return;
         }
+        let live = sessions.live.entry(session).or_insert_with(|| SessionLive::new(now));
+        live.last_seen = now;
+        live.beats += 1;
+        live.dirty = true;
     }
 
     pub(crate) async fn renew_session(&self, ask: &pb::RenewSession) -> Result<Reply, Status> {
+        self.check_beats_get_through()?;
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| check_session(tx, ask.session, ask.epoch).await)?;
         self.heard_session(ask.session);
         Ok(Reply::Empty(pb::Empty {}))
@@ -69,25 +74,18 @@ impl Meta {
 
     pub(crate) async fn close_session(&self, ask: &pb::CloseSession) -> Result<Reply, Status> {
         // One that ended before is closed: the answer to an earlier request may have been lost.
-        self.end_session(ask.session, Some(ask.epoch)).await?;
+        self.end_session(ask.session, ask.epoch).await?;
         while self.clear_session(ask.session).await? {}
         Ok(Reply::Empty(pb::Empty {}))
     }
 
     /// Fences the session: from here on nothing of it commits.
-    async fn end_session(&self, session: u64, epoch: Option<u64>) -> Result<(), Status> {
-        transact!(self, Durability::Durable, async |tx: &mut Tx| {
-            let key = keys::Session { session };
-            let Some(row) = tx.get(&key).await? else { return Ok(()) };
-            if row.open && epoch.is_none_or(|epoch| epoch == row.epoch) {
-                tx.put(&key, &rows::Session { epoch: row.epoch + 1, open: false, ..row });
-            }
-            Ok(())
-        })
+    async fn end_session(&self, session: u64, epoch: u64) -> Result<(), Status> {
+        transact!(self, Durability::Durable, async |tx: &mut Tx| silence::end(tx, session, Some(epoch)).await)
     }
 
     /// Clears a part of what an ended session leaves. True while there is more; the row itself goes last.
-    async fn clear_session(&self, session: u64) -> Result<bool, Status> {
+    pub(crate) async fn clear_session(&self, session: u64) -> Result<bool, Status> {
         let left = transact!(self, Durability::Durable, async |tx: &mut Tx| {
             let key = keys::Session { session };
             match tx.get(&key).await? {
@@ -106,25 +104,6 @@ impl Meta {
             self.inner.sessions.lock().live.remove(&session);
         }
         Ok(left == Left::More)
-    }
-
-    /// Ends sessions that were silent for longer than their lease, and clears what they leave: a bounded step. True
-    /// while there is more to do.
-    ///
-    /// Silence is counted by this process only, from its start on, so no session ends earlier than a lease after that.
-    /// Call it every second: when it was not called for [`PAUSE_MIN`](crate::limits::PAUSE_MIN), this process stood
-    /// still and could hear nobody, and counting begins anew.
-    ///
-    /// # Errors
-    /// As [`Meta::execute`]; call again.
-    pub async fn expire_sessions(&self) -> Result<bool, Status> {
-        let lease = self.inner.options.lease;
-        let silent = self.inner.sessions.lock().silent(self.now(), lease);
-        let Some(session) = silent else { return Ok(false) };
-        tracing::info!(session, "session expired");
-        self.end_session(session, None).await?;
-        self.clear_session(session).await?;
-        Ok(true)
     }
 
     pub(crate) async fn open_writer(&self, ask: &pb::OpenWriter) -> Result<Reply, Status> {

@@ -1,7 +1,8 @@
 //! Exactly once: a mutation and its result are one transaction.
 //!
 //! Only results are stored. An operation that failed has changed nothing, so doing it again is doing it once; that it
-//! may then succeed is the same as if it had been slower.
+//! may then succeed is the same as if it had been slower. Who wants to be sure that it never will writes that into the
+//! slot: see [`Kind::AbortOp`].
 
 use crate::access::Caller;
 use crate::error::{Op, fail};
@@ -70,7 +71,7 @@ impl Meta {
         let key = keys::Slot { session: id.session, slot: id.slot };
         if let Some(slot) = tx.get(&key).await? {
             if slot.seq == id.seq {
-                return stored(&slot);
+                return stored(&slot, kind);
             }
             if slot.seq > id.seq {
                 let message = format!("slot {} is at {}, asked for {}", id.slot, slot.seq, id.seq);
@@ -91,8 +92,13 @@ pub(crate) fn durability_of(request: &pb::Request) -> Durability {
     if request.relaxed { Durability::Relaxed } else { Durability::Durable }
 }
 
-fn stored(slot: &rows::Slot) -> Op<Step> {
+/// The result that the slot holds. That an operation was given up is the answer to whoever gave it up; to the operation
+/// itself, come late, it is a refusal.
+fn stored(slot: &rows::Slot, kind: &Kind) -> Op<Step> {
     match pb::Response::decode(slot.reply.clone()) {
+        Ok(pb::Response { kind: Some(Reply::AbortOp(_)), .. }) if !matches!(kind, Kind::AbortOp(_)) => {
+            fail(Code::Aborted, "this operation was given up by who had asked for it")
+        }
         Ok(pb::Response { kind: Some(reply), .. }) => Ok(Step::Done(reply)),
         _ => fail(Code::Corrupt, "metadata: the stored result does not decode"),
     }

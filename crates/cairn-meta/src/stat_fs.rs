@@ -32,8 +32,8 @@ impl Meta {
         Ok(Reply::StatFs(pb::StatFsReply {
             total_bytes: capacity / replicas,
             free_bytes: capacity.saturating_sub(used) / replicas,
-            file_bytes: u64::try_from(totals.file_bytes).unwrap_or(0),
-            inodes: u64::try_from(totals.inodes).unwrap_or(0),
+            file_bytes: totals.file_bytes(),
+            inodes: totals.inodes(),
             block_len: row.block_len,
             name_len_max: NAME_LEN_MAX as u32,
             replicas: row.replicas,

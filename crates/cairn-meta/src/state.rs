@@ -1,10 +1,12 @@
-//! What a metadata server keeps in memory about the living: nodes, stores, sessions, totals. None of it is needed to
-//! be right after a crash; the identities behind it are rows.
+//! What a metadata server keeps in memory about the living: nodes, stores, sessions. None of it is needed to be right
+//! after a crash; the identities behind it are rows, which other servers may change.
 
+use crate::lease::Contact;
 use crate::limits::{ALARMS_MAX, DEFECTS_MAX, OUT_AFTER, PAUSE_MIN, SUSPECT_AFTER};
 use crate::rows;
 use crate::survey::Survey;
 use crate::tend::Tending;
+use crate::usage::GroupUsage;
 use cairn_proto::pb;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -43,18 +45,23 @@ pub(crate) struct StoreLive {
     pub past_alarm: String,
 }
 
+/// What is known of a store that has not reported.
+pub(crate) fn no_beat() -> rows::StoreBeat {
+    rows::StoreBeat {
+        capacity_bytes: 0,
+        used_bytes: 0,
+        blocks: 0,
+        quarantined: 0,
+        trouble: String::new(),
+        durable_records: 0,
+    }
+}
+
 impl StoreLive {
     pub(crate) fn new(row: rows::Store) -> Self {
         Self {
             row,
-            beat: rows::StoreBeat {
-                capacity_bytes: 0,
-                used_bytes: 0,
-                blocks: 0,
-                quarantined: 0,
-                trouble: String::new(),
-                durable_records: 0,
-            },
+            beat: no_beat(),
             dirty: false,
             alarm: String::new(),
             failed_since: None,
@@ -119,8 +126,8 @@ pub(crate) struct Cluster {
     pub patience: Patience,
     pub nodes: BTreeMap<u32, NodeLive>,
     pub stores: BTreeMap<u32, StoreLive>,
-    /// Bytes committed to each group, and whether that is newer than the row.
-    pub pg_bytes: BTreeMap<u32, (u64, bool)>,
+    /// Bytes committed to each group.
+    pub pg_bytes: BTreeMap<u32, GroupUsage>,
     /// Newest first.
     pub defects: VecDeque<pb::Defect>,
     /// Stores without membership left to hand over.
@@ -200,17 +207,22 @@ impl Cluster {
         failed * 3 > count
     }
 
+    /// Counts every silence from `now` on.
+    pub(crate) fn restart(&mut self, now: Duration) {
+        for node in self.nodes.values_mut() {
+            // Its time begins anew, but nothing is put on it before it is heard.
+            node.heard &= node.state == NodeState::Up;
+            node.last_seen = now;
+        }
+        for store in self.stores.values_mut() {
+            store.failed_since = store.failed_since.map(|_| now);
+        }
+    }
+
     /// Judges every node by its silence, and every store by how long it has failed. True when a state changed.
     pub(crate) fn judge(&mut self, now: Duration) -> bool {
         if was_paused(self.judged.replace(now), now) {
-            for node in self.nodes.values_mut() {
-                // Its time begins anew, but nothing is put on it before it is heard.
-                node.heard &= node.state == NodeState::Up;
-                node.last_seen = now;
-            }
-            for store in self.stores.values_mut() {
-                store.failed_since = store.failed_since.map(|_| now);
-            }
+            self.restart(now);
         }
         let hold = self.too_many_silent(now);
         if hold != self.alarm {
@@ -297,41 +309,45 @@ impl Cluster {
 }
 
 /// A session as this process sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SessionLive {
     /// When it was last heard of, or when we began to listen.
     pub last_seen: Duration,
+    /// Signs of life that this server heard.
     pub beats: u64,
     pub dirty: bool,
+    /// The last sign of life that another server wrote down, as far as it was looked up.
+    pub elsewhere: Option<rows::SessionBeat>,
+    /// When that was looked up last.
+    pub looked: Duration,
 }
 
-/// Open sessions.
+impl SessionLive {
+    pub(crate) fn new(now: Duration) -> Self {
+        Self { last_seen: now, beats: 0, dirty: false, elsewhere: None, looked: now }
+    }
+}
+
+/// Open sessions: those that this server heard of, and while it holds the duties all others too.
 #[derive(Default, Debug)]
 pub(crate) struct Sessions {
     pub live: HashMap<u64, SessionLive>,
     /// When silence was judged last.
-    judged: Option<Duration>,
+    pub judged: Option<Duration>,
+    pub contact: Contact,
+    /// How far the search for sessions that others opened has come.
+    pub walked: u64,
+    /// When the last step of that was.
+    pub walked_at: Option<Duration>,
 }
 
 impl Sessions {
-    /// A session that was silent for longer than `lease`.
-    pub(crate) fn silent(&mut self, now: Duration, lease: Duration) -> Option<u64> {
-        if was_paused(self.judged.replace(now), now) {
-            for live in self.live.values_mut() {
-                live.last_seen = now;
-            }
+    /// Counts every silence from `now` on.
+    pub(crate) fn restart(&mut self, now: Duration) {
+        for live in self.live.values_mut() {
+            live.last_seen = now;
         }
-        let mut silent = self.live.iter().filter(|(_, live)| now.saturating_sub(live.last_seen) > lease);
-        silent.next().map(|(session, _)| *session)
     }
-}
-
-/// Totals of the namespace. After a crash, what was not written down in the last second is missing.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Totals {
-    pub inodes: i64,
-    pub file_bytes: i64,
-    pub dirty: bool,
 }
 
 #[cfg(test)]
@@ -361,6 +377,7 @@ mod tests {
                 rack: String::new(),
                 host: String::new(),
                 replaced: false,
+                registered: 0,
             };
             let last_seen = Duration::from_secs(*last_seen);
             let live = NodeLive { row, last_seen, heard: true, state: NodeState::Up };

@@ -251,8 +251,6 @@ impl Meta {
                 live.row.draining = draining;
             }
         }
-        drop(cluster);
-        self.bump_map();
     }
 
     pub(crate) async fn start_task(&self, ask: &pb::StartTask) -> Result<Reply, Status> {

@@ -63,6 +63,19 @@ impl Meta {
         Ok(changed || !forgetful.is_empty())
     }
 
+    /// Looks at the members of groups as who holds the duties does, and leaves in memory what status and metrics tell.
+    pub(crate) async fn look_at_members(&self) -> Result<(), Status> {
+        let version = self.inner.map_version.load(Ordering::Acquire);
+        if self.inner.members_settled_at.load(Ordering::Acquire) == version {
+            return Ok(());
+        }
+        let look = self.look().await?;
+        let steps = steps::decide(&look.stand, &look.tasks, &look.moves);
+        self.note_look(&look, &steps);
+        self.inner.members_settled_at.store(version, Ordering::Release);
+        Ok(())
+    }
+
     /// Reads what plans are made from.
     pub(crate) async fn look(&self) -> Result<Look, Status> {
         let (groups, tasks, moves) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
@@ -298,7 +311,7 @@ fn stand_of(cluster: &mut Cluster, groups: Vec<(u32, rows::Pg)>, now: Duration) 
         }
     };
     let places: BTreeMap<u32, Place> = cluster.stores.iter().map(|(id, store)| (*id, place(store))).collect();
-    let committed = cluster.pg_bytes.iter().map(|(pg, usage)| (*pg, usage.0)).collect();
+    let committed = cluster.pg_bytes.iter().map(|(pg, usage)| (*pg, usage.total())).collect();
     let used = places.iter().map(|(store, place)| (*store, place.used)).collect();
     let sizes = plan::sizes(&committed, &groups, &used);
     let sized = |(pg, row): (u32, rows::Pg)| {

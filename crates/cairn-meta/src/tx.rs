@@ -22,8 +22,10 @@ pub(crate) struct Effects {
     pub file_bytes: i64,
     /// Bytes committed to groups.
     pub pg_bytes: Vec<(u32, u64)>,
-    /// Nodes, stores or groups changed.
+    /// Nodes, stores, groups or metadata servers changed.
     pub map_changed: bool,
+    /// The version of the cluster map that comes with that; 0 = none.
+    pub map_version: u64,
     /// A membership went from one store to another: the bytes of its group.
     pub moved: Option<u64>,
     /// Files whose locks became fewer, or whose line of waiters shorter.

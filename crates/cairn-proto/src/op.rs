@@ -72,6 +72,7 @@ ops! {
     SCAN_RUNS = 533, "scan_runs", ScanRuns, false;
     CHECK_ROWS = 534, "check_rows", CheckRows, false;
     ACCEPT_ROLLBACK = 535, "accept_rollback", AcceptRollback, false;
+    ABORT_OP = 536, "abort_op", AbortOp, true;
     APPEND_METALOG = 560, "append_metalog", AppendMetalog, false;
     LIST_METALOG = 561, "list_metalog", ListMetalog, false;
     FETCH_METALOG = 562, "fetch_metalog", FetchMetalog, false;

@@ -135,7 +135,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 816, 817, 818, 819, 820, 848, 849, 850, 800, 801, 802, 803, 804, 832"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 536, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 816, 817, 818, 819, 820, 848, 849, 850, 800, 801, 802, 803, 804, 832"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -219,6 +219,8 @@ pub mod request {
         CheckRows(super::CheckRows),
         #[prost(message, tag = "535")]
         AcceptRollback(super::AcceptRollback),
+        #[prost(message, tag = "536")]
+        AbortOp(super::AbortOp),
         #[prost(message, tag = "570")]
         AcceptCollection(super::AcceptCollection),
         /// Metadata: namespace.
@@ -331,7 +333,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 769, 770, 781, 782, 787, 788, 791, 793, 816, 818, 820, 848, 849, 560, 561, 562, 803, 804, 832"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 536, 769, 770, 781, 782, 787, 788, 791, 793, 816, 818, 820, 848, 849, 560, 561, 562, 803, 804, 832"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -389,6 +391,8 @@ pub mod response {
         ScanRuns(super::ScanRunsReply),
         #[prost(message, tag = "534")]
         CheckRows(super::CheckRowsReply),
+        #[prost(message, tag = "536")]
+        AbortOp(super::AbortOpReply),
         #[prost(message, tag = "769")]
         Attr(super::Attr),
         #[prost(message, tag = "770")]
@@ -945,7 +949,29 @@ pub struct ClusterStatusReply {
     /// Tasks that run or wait.
     #[prost(message, repeated, tag = "15")]
     pub tasks: ::prost::alloc::vec::Vec<Task>,
+    /// Metadata servers, by their number.
+    #[prost(message, repeated, tag = "16")]
+    pub servers: ::prost::alloc::vec::Vec<MetaServerInfo>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MetaServerInfo {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    #[prost(string, tag = "2")]
+    pub addr: ::prost::alloc::string::String,
+    /// It carries out the duties of all.
+    #[prost(bool, tag = "3")]
+    pub holds_duties: bool,
+}
+/// Gives the mutation of the request's operation id up for good, whatever became of it: with it travels the operation id
+/// of that mutation. When the mutation was done, the answer is that mutation's result. Otherwise its slot says from now on
+/// that it is aborted, and an earlier request of that id that is still on its way is answered with ABORTED. (Of a truncate
+/// that goes in steps, some may have been done.)
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AbortOp {}
+/// The mutation was not done and never will be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AbortOpReply {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoreBeat {
     #[prost(uint32, tag = "1")]
@@ -1044,6 +1070,9 @@ pub struct Heartbeat {
     pub boot_id: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "3")]
     pub stores: ::prost::alloc::vec::Vec<StoreBeat>,
+    /// Another metadata server counts degraded rows for this report: the answer leaves them out.
+    #[prost(bool, tag = "4")]
+    pub brief: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeartbeatReply {
@@ -2540,6 +2569,8 @@ pub enum Code {
     CursorTooOld = 44,
     /// A quota of a directory above has no room for this.
     QuotaExceeded = 45,
+    /// The operation id was given up for good: the operation was not done and never will be.
+    Aborted = 52,
 }
 impl Code {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2589,6 +2620,7 @@ impl Code {
             Self::ReadOnly => "CODE_READ_ONLY",
             Self::CursorTooOld => "CODE_CURSOR_TOO_OLD",
             Self::QuotaExceeded => "CODE_QUOTA_EXCEEDED",
+            Self::Aborted => "CODE_ABORTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2635,6 +2667,7 @@ impl Code {
             "CODE_READ_ONLY" => Some(Self::ReadOnly),
             "CODE_CURSOR_TOO_OLD" => Some(Self::CursorTooOld),
             "CODE_QUOTA_EXCEEDED" => Some(Self::QuotaExceeded),
+            "CODE_ABORTED" => Some(Self::Aborted),
             _ => None,
         }
     }

@@ -271,7 +271,8 @@ pub(crate) fn event_of_status(status: &Status) -> Event {
         | Code::NoAttribute
         | Code::NotPermitted
         | Code::AttributesFull
-        | Code::ReadOnly => Event::Refused,
+        | Code::ReadOnly
+        | Code::Aborted => Event::Refused,
     }
 }
 

@@ -270,7 +270,7 @@ pub async fn check_engine(
 impl Meta {
     pub(crate) async fn check_rows(&self, ask: &pb::CheckRows) -> Result<Reply, Status> {
         let cursor = Cursor::decode(&ask.cursor).ok_or_else(invalid_cursor)?;
-        let inodes = u64::try_from(self.inner.totals.lock().inodes).unwrap_or(0);
+        let inodes = self.inner.totals.lock().inodes();
         let durability = if ask.repair { Durability::Durable } else { Durability::Relaxed };
         transact!(self, durability, async |tx: &mut Tx| {
             if !ask.repair {

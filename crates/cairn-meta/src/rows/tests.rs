@@ -85,6 +85,7 @@ fn bytes_are_pinned() {
         rack: String::new(),
         host: "h".into(),
         replaced: false,
+        registered: 300,
     };
     let beat = StoreBeat {
         capacity_bytes: 1 << 40,
@@ -144,7 +145,10 @@ fn bytes_are_pinned() {
         (line(&MapDrop { birth: 3 }), "0103"),
         (line(&pg), "02 02 03 02 0101 c80102 00 02 01 ac02"),
         (line(&PgUsage { bytes: 128 }), "018001"),
-        (line(&node), "01 01010101010101010101010101010101 02020202020202020202020202020202 03683a31 017a 00 0168 00"),
+        (
+            line(&node),
+            "02 01010101010101010101010101010101 02020202020202020202020202020202 03683a31 017a 00 0168 00 ac02",
+        ),
         (line(&store), "02 03030303030303030303030303030303 01 00 01 00"),
         (line(&beat), "02 808080808020 01 02 00 0466756c6c ac02"),
         (line(&task), "01 01 02 03776879 01 02 03 04 05 06 07 08 02 01"),
@@ -152,7 +156,14 @@ fn bytes_are_pinned() {
         (line(&RunLen { count: 64 }), "0140"),
         (line(&Usage { inodes: -1, file_bytes: 64 }), "01018001"),
         (line(&session), "01 01 01 026d65 020909"),
-        (line(&SessionBeat { beats: 1 }), "0101"),
+        (line(&SessionBeat { beats: 1, server: 3 }), "02 01 03"),
+        (
+            line(&MetaServer { addr: "h:1".into(), boot: [4; 16], gone: true }),
+            "01 03683a31 04040404040404040404040404040404 01",
+        ),
+        (line(&ServerBeat { beats: 300 }), "01ac02"),
+        (line(&Duty { server: 3, epoch: 300 }), "01 03 ac02"),
+        (line(&DutyBeat { server: 3, epoch: 300, beats: 1 }), "01 03 ac02 01"),
         (line(&Slot { seq: 2, reply: Bytes::from_static(&[8]) }), "01020108"),
         (line(&Writer { session: 1 }), "0101"),
         (line(&Lock { end: 0, exclusive: true, pid: 300 }), "01 00 01 ac02"),
@@ -203,6 +214,9 @@ fn rows_of_the_first_version_are_read() {
     let before = Inode { btime_ns: 0, rdev: 0, flags: 0, xattrs: 0, xattr_bytes: 0, ..inode() };
     assert_eq!(Inode::decode(&old), Ok(before));
     assert_eq!(Holds::decode(&[1]), Ok(Holds { count: 0 }));
+    assert_eq!(SessionBeat::decode(&unhex("01 05")), Ok(SessionBeat { beats: 5, server: 0 }));
+    let old = unhex("01 01010101010101010101010101010101 02020202020202020202020202020202 03683a31 017a 00 0168 00");
+    assert_eq!(Node::decode(&old).expect("a node of the first version").registered, 0);
     // The fields of the second version are not taken for rest of the first.
     assert!(StoreBeat::decode(&unhex("01 808080808020 01 02 00 0466756c6c ac02")).is_err());
 }

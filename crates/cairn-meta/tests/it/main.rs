@@ -22,6 +22,7 @@ mod permissions;
 mod policies;
 mod posix;
 mod rollback;
+mod servers;
 mod sessions;
 mod snapshots;
 mod support;

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use cairn_meta::clock::Clock;
-use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions, Engine, MapEngine};
+use cairn_meta::kv::{
+    CommitOutcome, Durability, EmbeddedEngine, EmbeddedOptions, Engine, EngineError, KeyRange, Limits, MapEngine,
+    Order, Txn,
+};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -10,8 +13,9 @@ use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 pub const BLOCK: u32 = 64 * 1024;
 pub const INLINE_MAX: u32 = 4096;
@@ -25,6 +29,10 @@ pub struct ManualClock {
 impl ManualClock {
     pub fn advance(&self, by: Duration) {
         self.ms.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    pub fn seconds(&self) -> u64 {
+        self.ms.load(Ordering::SeqCst) / 1000
     }
 }
 
@@ -45,6 +53,8 @@ pub fn options(clock: Arc<dyn Clock>) -> MetaOptions {
         lease: Duration::from_millis(cairn_proto::limits::SESSION_LEASE_MS),
         suspect_after: Duration::from_secs(10),
         out_after: Duration::from_secs(600),
+        addr: "127.0.0.1:9000".into(),
+        alone: true,
         metas: vec!["127.0.0.1:9000".into()],
         clock,
         seed: 7,
@@ -54,6 +64,101 @@ pub fn options(clock: Arc<dyn Clock>) -> MetaOptions {
 pub fn embedded(dir: &Path) -> Arc<dyn Engine> {
     let options = EmbeddedOptions { cache_bytes: 8 << 20, clock: Arc::new(ManualClock::default()) };
     Arc::new(EmbeddedEngine::open(dir, options).expect("the engine opens"))
+}
+
+/// One server's way to an engine that it shares with others.
+pub struct Line {
+    engine: MapEngine,
+    /// Whatever is asked fails.
+    pub away: Arc<AtomicBool>,
+    /// Reads are served, commits of changes fail.
+    pub refuses_commits: Arc<AtomicBool>,
+    /// Commits that came this far.
+    pub commits: Arc<AtomicU64>,
+    frozen: Arc<RwLock<()>>,
+}
+
+struct LineTxn {
+    inner: Box<dyn Txn>,
+    wrote: bool,
+    away: Arc<AtomicBool>,
+    refuses_commits: Arc<AtomicBool>,
+    commits: Arc<AtomicU64>,
+    frozen: Arc<RwLock<()>>,
+}
+
+impl Line {
+    pub fn to(engine: MapEngine) -> Self {
+        let (away, refuses_commits, commits) = Default::default();
+        Self { engine, away, refuses_commits, commits, frozen: Arc::default() }
+    }
+
+    /// Until the guard is dropped, commits do not get through.
+    pub async fn freeze(&self) -> OwnedRwLockWriteGuard<()> {
+        self.frozen.clone().write_owned().await
+    }
+}
+
+fn away(away: &AtomicBool) -> Result<(), EngineError> {
+    if away.load(Ordering::SeqCst) {
+        return Err(EngineError::Unavailable { cause: "the line is cut".into() });
+    }
+    Ok(())
+}
+
+#[async_trait::async_trait]
+impl Engine for Line {
+    async fn begin(&self) -> Result<Box<dyn Txn>, EngineError> {
+        away(&self.away)?;
+        Ok(Box::new(LineTxn {
+            inner: self.engine.begin().await?,
+            wrote: false,
+            away: self.away.clone(),
+            refuses_commits: self.refuses_commits.clone(),
+            commits: self.commits.clone(),
+            frozen: self.frozen.clone(),
+        }))
+    }
+    fn limits(&self) -> Limits {
+        self.engine.limits()
+    }
+    fn name(&self) -> &'static str {
+        "line"
+    }
+}
+
+#[async_trait::async_trait]
+impl Txn for LineTxn {
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.get(key).await
+    }
+    async fn get_many(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        self.inner.get_many(keys).await
+    }
+    async fn scan(&mut self, range: &KeyRange, limit: usize, order: Order) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        self.inner.scan(range, limit, order).await
+    }
+    async fn read_unvalidated(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.read_unvalidated(key).await
+    }
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.wrote = true;
+        self.inner.put(key, value);
+    }
+    fn delete(&mut self, key: Vec<u8>) {
+        self.wrote = true;
+        self.inner.delete(key);
+    }
+    async fn commit(self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
+        let Self { inner, wrote, away: cut, refuses_commits, commits, frozen } = *self;
+        away(&cut)?;
+        if wrote {
+            away(&refuses_commits)?;
+        }
+        commits.fetch_add(1, Ordering::SeqCst);
+        let _thawed = frozen.read_owned().await;
+        inner.commit(durability).await
+    }
 }
 
 /// A namespace with one session, whose mutations go through slot 0.
@@ -79,6 +184,18 @@ impl World {
     pub async fn seeded(engine: Arc<dyn Engine>, seed: u64) -> Self {
         let clock = Arc::new(ManualClock::default());
         let options = MetaOptions { seed, ..options(clock.clone()) };
+        Self::opened(engine, options, clock).await
+    }
+
+    /// As one of several servers of the engine, found at `addr`.
+    pub async fn beside(engine: Arc<dyn Engine>, addr: &str) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let seed = addr.bytes().map(u64::from).sum();
+        let options = MetaOptions { alone: false, addr: addr.into(), seed, ..options(clock.clone()) };
+        Self::opened(engine, options, clock).await
+    }
+
+    async fn opened(engine: Arc<dyn Engine>, options: MetaOptions, clock: Arc<ManualClock>) -> Self {
         let meta = Meta::open(engine, options).await.expect("metadata opens");
         Self::around(meta, clock).await
     }

@@ -27,6 +27,9 @@ pub(crate) struct Collector {
     peers: Peers,
     ripening: Ripening,
     mass: MassGuard,
+    grace: Duration,
+    /// The duty epoch in which all that is remembered of rows was learned.
+    epoch: u64,
     view: ClusterView,
     /// Nodes that did not answer, and until when they are left alone.
     away: HashMap<NodeId, Instant>,
@@ -43,12 +46,20 @@ struct Order {
 impl Collector {
     pub(crate) fn new(meta: Meta, peers: Peers, grace: Duration, mass: MassRule) -> Self {
         let ripening = Ripening::new(grace, GARBAGE_TRACKED_MAX);
-        Self { meta, peers, ripening, mass: MassGuard::new(mass), view: ClusterView::default(), away: HashMap::new() }
+        let mass = MassGuard::new(mass);
+        Self { meta, peers, ripening, mass, grace, epoch: 0, view: ClusterView::default(), away: HashMap::new() }
     }
 
-    /// Looks through all garbage rows once and deletes what is ripe; how many rows were removed. Cancelled, some
+    /// Looks through all garbage rows once and deletes what is ripe, if this server holds the duties; how many rows were
+    /// removed. Cancelled, some
     /// deletes are done and their rows are there still.
     pub(crate) async fn round(&mut self) -> Result<usize, Status> {
+        let Some(epoch) = self.meta.duty_epoch() else { return Ok(0) };
+        if epoch != self.epoch {
+            // Another server may have collected meanwhile, and rows that come again are others.
+            self.ripening = Ripening::new(self.grace, GARBAGE_TRACKED_MAX);
+            self.epoch = epoch;
+        }
         self.ripening.begin_round();
         self.refresh_view().await?;
         let mut stop = self.meta.mass_stop().await?;
@@ -119,7 +130,7 @@ impl Collector {
     async fn collect(&mut self, ripe: &[GarbageRun]) -> Result<usize, Status> {
         let groups = self.groups(ripe).await?;
         let orders = self.orders(ripe, &groups);
-        let duty_epoch = self.meta.duty_epoch();
+        let duty_epoch = self.epoch;
         let this = &*self;
         let sent = orders.into_iter().map(|order| async move {
             let outcome = this.send(duty_epoch, &order).await;

@@ -17,12 +17,13 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Judges the silence of nodes and sees to it that there are enough groups.
+/// Judges the silence of nodes, forgets metadata servers that are gone, and sees to it that there are enough groups.
 pub(crate) async fn look_after_cluster(meta: Meta, changed: Arc<Notify>, stop: CancellationToken) {
     loop {
         let step = async {
             meta.note_silence().await;
-            meta.ensure_groups().await
+            let cleared = meta.tend_servers().await?;
+            Ok(meta.ensure_groups().await? || cleared)
         };
         let Some(outcome) = stop.run_until_cancelled(step).await else { return };
         if !again("look after nodes and groups", outcome, CLUSTER_DUTY_PERIOD, &changed, &stop).await {
@@ -44,13 +45,18 @@ pub(crate) async fn expire(meta: Meta, lease: Duration, stop: CancellationToken)
     }
 }
 
-/// Writes down what heartbeats and renewals said.
-pub(crate) async fn persist_beats(meta: Meta, stop: CancellationToken) {
+/// Writes down what heartbeats and renewals said, and looks at what other metadata servers did.
+pub(crate) async fn pulse(meta: Meta, changed: Arc<Notify>, stop: CancellationToken) {
     let never = Notify::new();
+    let (mut version, mut epoch) = (0, None);
     loop {
-        // It paces itself: whatever it did, there is nothing more before the next second.
-        let step = async { meta.persist_beats().await.map(|_| false) };
+        let step = async { meta.pulse().await.map(|()| false) };
         let Some(outcome) = stop.run_until_cancelled(step).await else { return };
+        let now = (meta.gauges().map_version, meta.duty_epoch());
+        if now != (version, epoch) {
+            (version, epoch) = now;
+            changed.notify_one();
+        }
         if !again("write down heartbeats", outcome, BEATS_PERIOD, &never, &stop).await {
             return;
         }

@@ -46,7 +46,7 @@ pub struct MetaServerConfig {
     pub data: PathBuf,
     /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
     pub listen: String,
-    /// Addresses of all metadata servers, as clients are told; empty = this one's.
+    /// Addresses of metadata servers, as clients are told, beside those of all that live.
     pub metas: Vec<String>,
     /// Replicas of a block where no policy says otherwise.
     pub replicas: u32,
@@ -119,7 +119,6 @@ impl MetaServer {
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let engine = Arc::new(open_engine(&config, clock.clone()).await?);
-        let metas = if config.metas.is_empty() { vec![addr.to_string()] } else { config.metas.clone() };
         let options = MetaOptions {
             replicas: config.replicas,
             block_len: config.block_len,
@@ -127,7 +126,10 @@ impl MetaServer {
             lease: config.session_lease,
             suspect_after: config.suspect_after,
             out_after: config.out_after,
-            metas,
+            addr: addr.to_string(),
+            // The lock on its directory keeps every other process out.
+            alone: true,
+            metas: config.metas.clone(),
             clock,
             seed: entropy::rng().u64(..),
         };
@@ -162,8 +164,8 @@ impl MetaServer {
         let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace, config.gc_mass);
         let stop = tasks.duty_stop();
         tasks.spawn_duty(handler.dumps().expire(stop.clone()));
-        tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed, stop.clone()));
-        tasks.spawn_duty(duties::persist_beats(meta.clone(), stop.clone()));
+        tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed.clone(), stop.clone()));
+        tasks.spawn_duty(duties::pulse(meta.clone(), changed, stop.clone()));
         tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));
         tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::tend_feed(meta.clone(), stop.clone()));
@@ -194,6 +196,9 @@ impl MetaServer {
         let Self { meta, engine, handler, tasks, .. } = self;
         handler.drain();
         tasks.stop(STOP_GRACE).await;
+        if let Err(status) = meta.leave().await {
+            tracing::warn!(%status, "other metadata servers are not told that this one stops: they find out");
+        }
         // The last owner of the engine flushes and closes it, which takes a thread's time.
         blocking(move || drop((meta, handler))).await;
         match engine.strong_count() {

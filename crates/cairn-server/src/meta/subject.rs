@@ -126,7 +126,9 @@ impl MetaSource {
 
     fn measure_cluster(&self, page: &mut Page<'_>) -> fmt::Result {
         let gauges = self.meta.gauges();
-        page.gauge("cairn_meta_sessions", "Open sessions of clients.", |family| family.count(&[], gauges.sessions))?;
+        page.gauge("cairn_meta_sessions", "Open sessions of clients that this server knows of.", |family| {
+            family.count(&[], gauges.sessions)
+        })?;
         page.gauge("cairn_meta_inodes", "Inodes.", |family| family.count(&[], gauges.inodes))?;
         let help = "Bytes of all files, counted once.";
         page.gauge("cairn_meta_file_bytes", help, |family| family.count(&[], gauges.file_bytes))?;
@@ -145,7 +147,9 @@ impl MetaSource {
         page.gauge("cairn_meta_troubled_stores", help, |family| family.count(&[], gauges.troubled_stores))?;
         let help = "Bad blocks that the stores of the cluster report.";
         page.gauge("cairn_meta_quarantined_blocks", help, |family| family.count(&[], gauges.quarantined_blocks))?;
-        let help = "Counts the openings of the namespace.";
+        let help = "Metadata servers that serve the namespace.";
+        page.gauge("cairn_meta_servers", help, |family| family.count(&[], gauges.servers))?;
+        let help = "Epoch in which this server carries out the duties of all; 0 while another one does.";
         page.gauge("cairn_meta_duty_epoch", help, |family| family.count(&[], gauges.duty_epoch))?;
         let help = "Version of the cluster map.";
         page.gauge("cairn_meta_map_version", help, |family| family.count(&[], gauges.map_version))

@@ -226,7 +226,7 @@ async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
         told.extend(beat.defects.iter().cloned());
     }
     let boot_id = Bytes::copy_from_slice(&node.boot.0);
-    let ask = pb::Heartbeat { node_id: node.id().0, boot_id, stores };
+    let ask = pb::Heartbeat { node_id: node.id().0, boot_id, stores, brief: false };
     match node.meta.call(Kind::Heartbeat(ask)).await {
         Ok(response::Kind::Heartbeat(reply)) if !reply.register_again => Ok(reply),
         Ok(other) => {

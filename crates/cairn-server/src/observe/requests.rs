@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Operations are numbered in groups of 256, of which the first [`GROUP_LEN`] are told apart.
 const GROUPS: u16 = 4;
-const GROUP_LEN: u16 = 32;
+const GROUP_LEN: u16 = 128;
 /// One place for each operation, and the last for numbers without meaning.
 const SLOTS: usize = (GROUPS * GROUP_LEN) as usize + 1;
 /// Places for codes; higher ones are counted as [`Code::Internal`].
