@@ -128,7 +128,8 @@ impl Meta {
 
     /// The engine did what was asked at `asked`: silence may be counted on, unless that was long ago for the first time.
     pub(crate) fn note_contact(&self, asked: Duration) {
-        let sessions_gap = DUTY_STOP_AFTER.min(self.inner.options.lease / 2);
+        let most = if self.inner.options.alone { PAUSE_MIN } else { DUTY_STOP_AFTER };
+        let sessions_gap = most.min(self.inner.options.lease / 2);
         let sessions = self.inner.sessions.lock().contact.note(asked, sessions_gap);
         let all = self.inner.contact.lock().note(asked, PAUSE_MIN);
         if all {
