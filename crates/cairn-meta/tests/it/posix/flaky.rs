@@ -73,6 +73,17 @@ struct FlakyTxn {
 }
 
 impl FlakyTxn {
+    /// Now and then it is another's turn.
+    async fn pause(&mut self) {
+        let pause = {
+            let mut state = self.state.lock().expect("not poisoned");
+            state.on && state.rng.u32(..4) == 0
+        };
+        if pause {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn fate(&self) -> Fate {
         let mut state = self.state.lock().expect("not poisoned");
         // What only reads has no outcome that could be unknown.
@@ -100,6 +111,7 @@ impl FlakyTxn {
 #[async_trait]
 impl Txn for FlakyTxn {
     async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.pause().await;
         self.inner.get(key).await
     }
 
@@ -108,6 +120,7 @@ impl Txn for FlakyTxn {
     }
 
     async fn scan(&mut self, range: &KeyRange, limit: usize, order: Order) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        self.pause().await;
         self.inner.scan(range, limit, order).await
     }
 
@@ -125,7 +138,8 @@ impl Txn for FlakyTxn {
         self.inner.delete(key);
     }
 
-    async fn commit(self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
+    async fn commit(mut self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
+        self.pause().await;
         match self.fate() {
             Fate::Commit => self.inner.commit(durability).await,
             Fate::Conflict => Ok(CommitOutcome::Conflict),

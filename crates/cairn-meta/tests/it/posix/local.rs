@@ -1,6 +1,8 @@
 //! The file system of this machine, in a directory of its own.
 
-use super::ops::{Answer, Node, Op, Renaming, Tree};
+#![allow(clippy::disallowed_methods, reason = "the file system of this machine is what metadata is compared with")]
+
+use super::ops::{Answer, Node, Op, Renaming, Tree, seen};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, XattrFlags, chmod, getxattr, linkat, lstat, mkdir, mknodat,
     open, removexattr, renameat_with, rmdir, setxattr, stat, symlink, unlink,
@@ -22,8 +24,13 @@ impl Local {
     }
 
     pub fn apply(&self, op: &Op) -> Answer {
-        match self.step(op) {
-            Ok(()) => Answer::Done,
+        let result = match op {
+            Op::Look { path } => self.look(path),
+            Op::List { path } => self.names(path),
+            _ => self.step(op).map(|()| Answer::Done),
+        };
+        match result {
+            Ok(answer) => answer,
             Err(Errno::NOENT) => Answer::NotFound,
             Err(Errno::EXIST) => Answer::Exists,
             Err(Errno::NOTDIR) => Answer::NotADirectory,
@@ -36,6 +43,29 @@ impl Local {
             Err(Errno::NODATA) => Answer::NoAttribute,
             Err(other) => panic!("{op:?}: {other}"),
         }
+    }
+
+    fn look(&self, path: &str) -> Result<Answer, Errno> {
+        let found = lstat(self.at(path))?;
+        let mode = found.st_mode & 0o7777;
+        let kind = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => return Ok(Answer::Seen(seen(&(2, mode)))),
+            FileType::Symlink => 3,
+            FileType::Fifo => 4,
+            _ => 1,
+        };
+        Ok(Answer::Seen(seen(&(kind, mode, found.st_nlink as u32, found.st_size as u64))))
+    }
+
+    fn names(&self, path: &str) -> Result<Answer, Errno> {
+        let dir = open(self.at(path), OFlags::DIRECTORY, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(dir)? {
+            names.push(entry?.file_name().to_str().expect("text").to_owned());
+        }
+        names.retain(|name| name != "." && name != "..");
+        names.sort();
+        Ok(Answer::Seen(seen(&names)))
     }
 
     fn step(&self, op: &Op) -> Result<(), Errno> {
@@ -81,6 +111,7 @@ impl Local {
             Op::Chmod { path, mode } => chmod(self.at(path), Mode::from_raw_mode(*mode)),
             Op::SetXattr { path, name, value } => setxattr(self.at(path), *name, value, XattrFlags::empty()),
             Op::RemoveXattr { path, name } => removexattr(self.at(path), *name),
+            Op::Look { .. } | Op::List { .. } => Ok(()),
         }
     }
 

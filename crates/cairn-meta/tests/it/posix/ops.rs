@@ -1,6 +1,7 @@
 //! The operations, how they are drawn, and what an answer and a tree look like.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Names there are: few, so that operations meet.
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -14,20 +15,70 @@ pub const XATTRS: [&str; 2] = ["user.one", "user.two"];
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
-    Mkdir { path: String, mode: u32 },
-    Create { path: String, exclusive: bool },
-    Symlink { path: String, target: String },
-    Link { from: String, to: String },
-    Fifo { path: String },
-    Unlink { path: String },
-    Rmdir { path: String },
-    Rename { from: String, to: String, how: Renaming },
-    Write { path: String, offset: usize, data: Vec<u8> },
-    Append { path: String, data: Vec<u8> },
-    Truncate { path: String, size: usize },
-    Chmod { path: String, mode: u32 },
-    SetXattr { path: String, name: &'static str, value: Vec<u8> },
-    RemoveXattr { path: String, name: &'static str },
+    Mkdir {
+        path: String,
+        mode: u32,
+    },
+    Create {
+        path: String,
+        exclusive: bool,
+    },
+    Symlink {
+        path: String,
+        target: String,
+    },
+    Link {
+        from: String,
+        to: String,
+    },
+    Fifo {
+        path: String,
+    },
+    Unlink {
+        path: String,
+    },
+    Rmdir {
+        path: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+        how: Renaming,
+    },
+    Write {
+        path: String,
+        offset: usize,
+        data: Vec<u8>,
+    },
+    Append {
+        path: String,
+        data: Vec<u8>,
+    },
+    Truncate {
+        path: String,
+        size: usize,
+    },
+    Chmod {
+        path: String,
+        mode: u32,
+    },
+    SetXattr {
+        path: String,
+        name: &'static str,
+        value: Vec<u8>,
+    },
+    RemoveXattr {
+        path: String,
+        name: &'static str,
+    },
+    /// Looks at what is there, links in the last component not followed, in one request.
+    Look {
+        path: String,
+    },
+    /// The names in a directory, in one request.
+    List {
+        path: String,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,10 +101,19 @@ pub enum Answer {
     TooManySymlinks,
     NotPermitted,
     NoAttribute,
+    /// What was seen, as [`seen`] tells it apart.
+    Seen(u64),
+}
+
+/// A number for what was seen.
+pub fn seen(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What stands at a path.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Node {
     Dir { mode: u32, xattrs: BTreeMap<String, Vec<u8>> },
     File { mode: u32, nlink: u32, data: Vec<u8>, xattrs: BTreeMap<String, Vec<u8>> },
@@ -62,7 +122,7 @@ pub enum Node {
 }
 
 /// Everything below the root by path, and the paths that share an inode with an earlier one: by the first of them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Tree {
     pub nodes: BTreeMap<String, Node>,
     pub links: BTreeMap<String, String>,
@@ -96,7 +156,32 @@ impl Op {
             87..91 => Op::Truncate { path: taken(rng, tree), size: rng.usize(..SIZE_MAX / 2) },
             91..94 => Op::Chmod { path: taken(rng, tree), mode: [0o600, 0o644, 0o4755][rng.usize(..3)] },
             94..97 => Op::SetXattr { path: taken(rng, tree), name: XATTRS[rng.usize(..2)], value: data(rng, 16) },
-            _ => Op::RemoveXattr { path: taken(rng, tree), name: XATTRS[rng.usize(..2)] },
+            97..98 => Op::RemoveXattr { path: taken(rng, tree), name: XATTRS[rng.usize(..2)] },
+            98..99 => Op::Look { path: taken(rng, tree) },
+            _ => Op::List { path: taken(rng, tree) },
+        }
+    }
+
+    /// Draws one that is a single request and about names alone, of which there are so few that everybody meets.
+    pub fn draw_contended(rng: &mut fastrand::Rng) -> Self {
+        let mut path = || {
+            let name = |rng: &mut fastrand::Rng| format!("/{}", NAMES[rng.usize(..2)]);
+            let top = name(rng);
+            if rng.u32(..3) == 0 { top + &name(rng) } else { top }
+        };
+        let (one, two) = (path(), path());
+        match rng.u32(..16) {
+            0..3 => Op::Mkdir { path: one, mode: 0o755 },
+            3..5 => Op::Create { path: one, exclusive: true },
+            5 => Op::Symlink { path: one, target: "a".into() },
+            6..8 => Op::Link { from: one, to: two },
+            8 => Op::Unlink { path: one },
+            9 => Op::Rmdir { path: one },
+            10..12 => Op::Rename { from: one, to: two, how: Renaming::Replace },
+            12 => Op::Rename { from: one, to: two, how: Renaming::NoReplace },
+            13 => Op::Rename { from: one, to: two, how: Renaming::Exchange },
+            14 => Op::Look { path: one },
+            _ => Op::List { path: one },
         }
     }
 }

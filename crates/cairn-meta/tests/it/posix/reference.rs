@@ -1,13 +1,14 @@
 //! A file system in memory, written for its rules alone: POSIX.1-2017 as Linux carries it out (path_resolution(7),
 //! rename(2), link(2), unlink(2), open(2)).
 
-use super::ops::{Answer, Node, Op, Renaming, Tree};
+use super::ops::{Answer, Node, Op, Renaming, Tree, seen};
 use std::collections::BTreeMap;
 
 /// Symbolic links followed on one path (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 const ROOT: u64 = 1;
 
+#[derive(Clone)]
 struct Inode {
     what: What,
     mode: u32,
@@ -15,6 +16,7 @@ struct Inode {
     xattrs: BTreeMap<String, Vec<u8>>,
 }
 
+#[derive(Clone)]
 enum What {
     Dir(BTreeMap<String, u64>),
     File(Vec<u8>),
@@ -22,6 +24,7 @@ enum What {
     Fifo,
 }
 
+#[derive(Clone)]
 pub struct Reference {
     inodes: BTreeMap<u64, Inode>,
     next: u64,
@@ -43,7 +46,30 @@ impl Reference {
     }
 
     pub fn apply(&mut self, op: &Op) -> Answer {
-        self.step(op).err().unwrap_or(Answer::Done)
+        let look = match op {
+            Op::Look { path } => self.look(path),
+            Op::List { path } => self.names(path),
+            _ => self.step(op).map(|()| Answer::Done),
+        };
+        look.unwrap_or_else(|refused| refused)
+    }
+
+    fn look(&self, path: &str) -> Step<Answer> {
+        let row = &self.inodes[&self.walk(path, false)?.inode.ok_or(Answer::NotFound)?];
+        let (kind, size) = match &row.what {
+            What::Dir(_) => return Ok(Answer::Seen(seen(&(2, row.mode)))),
+            What::File(data) => (1, data.len()),
+            What::Symlink(target) => (3, target.len()),
+            What::Fifo => (4, 0),
+        };
+        Ok(Answer::Seen(seen(&(kind, row.mode, row.nlink, size as u64))))
+    }
+
+    fn names(&self, path: &str) -> Step<Answer> {
+        match &self.inodes[&self.walk(path, true)?.inode.ok_or(Answer::NotFound)?].what {
+            What::Dir(entries) => Ok(Answer::Seen(seen(&entries.keys().collect::<Vec<_>>()))),
+            _ => Err(Answer::NotADirectory),
+        }
     }
 
     fn step(&mut self, op: &Op) -> Step<()> {
@@ -112,6 +138,7 @@ impl Reference {
                 let inode = self.xattr_owner(path)?;
                 self.inode(inode).xattrs.remove(*name).map(drop).ok_or(Answer::NoAttribute)
             }
+            Op::Look { .. } | Op::List { .. } => Ok(()),
         }
     }
 

@@ -2,7 +2,7 @@
 //! server is lost in between.
 
 use super::flaky::FlakyEngine;
-use super::ops::{Answer, Node, Op, Renaming, Tree, XATTRS};
+use super::ops::{Answer, Node, Op, Renaming, Tree, XATTRS, seen};
 use crate::support::{ManualClock, at, bytes, options};
 use bytes::Bytes;
 use cairn_meta::{Meta, MetaOptions};
@@ -43,8 +43,11 @@ fn is_open(status: &Status) -> bool {
     matches!(status.code, Code::OutcomeUnknown | Code::Unavailable | Code::Overloaded)
 }
 
-fn answer(result: Result<Reply, Status>) -> Answer {
-    let Err(status) = result else { return Answer::Done };
+fn answer(result: Result<Answer, Status>) -> Answer {
+    let status = match result {
+        Ok(answer) => return answer,
+        Err(status) => status,
+    };
     match status.code {
         Code::NotFound => Answer::NotFound,
         Code::Exists => Answer::Exists,
@@ -120,7 +123,30 @@ impl Subject {
     }
 
     pub async fn apply(&mut self, op: &Op) -> Answer {
-        answer(self.step(op).await)
+        answer(match op {
+            Op::Look { path } => self.look(path).await,
+            Op::List { path } => self.names(path).await,
+            _ => self.step(op).await.map(|_| Answer::Done),
+        })
+    }
+
+    async fn look(&mut self, path: &str) -> Result<Answer, Status> {
+        let Reply::Attr(attr) = self.ask(Kind::Stat(pb::Stat { at: Some(at(path)), follow: false }), None).await?
+        else {
+            panic!("no attributes")
+        };
+        let kind = match attr.kind() {
+            pb::Kind::Directory => return Ok(Answer::Seen(seen(&(2, attr.mode)))),
+            other => other as i32,
+        };
+        Ok(Answer::Seen(seen(&(kind, attr.mode, attr.nlink, attr.size))))
+    }
+
+    async fn names(&mut self, path: &str) -> Result<Answer, Status> {
+        let ask = pb::ReadDir { at: Some(at(path)), limit: 100, ..Default::default() };
+        let Reply::ReadDir(page) = self.ask(Kind::ReadDir(ask), None).await? else { panic!("no listing") };
+        let name = |entry: &pb::DirEntry| String::from_utf8(entry.name.to_vec()).expect("text");
+        Ok(Answer::Seen(seen(&page.entries.iter().map(name).collect::<Vec<_>>())))
     }
 
     async fn step(&mut self, op: &Op) -> Result<Reply, Status> {
@@ -144,8 +170,8 @@ impl Subject {
             Op::Fifo { path } => {
                 Kind::Mknod(pb::Mknod { at: Some(at(path)), attr: attr(0o644), kind: pb::Kind::Fifo as i32, rdev: 0 })
             }
-            Op::Unlink { path } => Kind::Unlink(pb::Unlink { at: Some(at(path)), ..Default::default() }),
-            Op::Rmdir { path } => Kind::Rmdir(pb::Rmdir { at: Some(at(path)), ..Default::default() }),
+            Op::Unlink { path } => Kind::Unlink(pb::Unlink { at: Some(at(path)) }),
+            Op::Rmdir { path } => Kind::Rmdir(pb::Rmdir { at: Some(at(path)) }),
             Op::Rename { from, to, how } => Kind::Rename(pb::Rename {
                 from: Some(at(from)),
                 to: Some(at(to)),
@@ -180,6 +206,7 @@ impl Subject {
             Op::RemoveXattr { path, name } => {
                 Kind::RemoveXattr(pb::RemoveXattr { at: Some(at(path)), follow: true, name: bytes(name) })
             }
+            Op::Look { .. } | Op::List { .. } => panic!("not a change"),
         };
         self.change(kind).await
     }
