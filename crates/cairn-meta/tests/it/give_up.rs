@@ -96,7 +96,7 @@ async fn a_late_word_of_what_a_store_was_given_before_it_began_anew_clears_nothi
     let index = *fleet.nodes.iter().find(|(_, node)| node.store_ids[0] == members[2]).expect("known").0;
     fleet.world.register_anew(index).await;
     let late = |pg_epoch| {
-        let rows = rows.iter().map(|row| pb::DegradedRow { pg_epoch, ..row.clone() }).collect();
+        let rows = rows.iter().map(|row| pb::DegradedRow { pg_epoch, ..*row }).collect();
         Kind::ClearDegraded(pb::ClearDegraded { rows })
     };
     fleet.world.ask(late(epoch)).await.expect("ignored");

@@ -177,7 +177,6 @@ impl Subject {
                 to: Some(at(to)),
                 no_replace: *how == Renaming::NoReplace,
                 exchange: *how == Renaming::Exchange,
-                ..Default::default()
             }),
             Op::Write { path, offset, data } => {
                 let inode = self.stat(path).await?.inode;
