@@ -3,15 +3,16 @@
 use crate::client::DfsClient;
 use crate::content::Content;
 use crate::error::Error;
-use crate::namespace::{Metadata, at};
+use crate::namespace::Metadata;
 use crate::options::CreateOptions;
+use crate::place::Place;
 use crate::storage_policy;
 use crate::stream::{Core, Destination, Machine, Shape};
 use crate::write;
 use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT};
 use cairn_proto::pb::{self, request, response};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
@@ -20,6 +21,7 @@ use tokio::io::AsyncWrite;
 /// carries its last content; dropping it instead leaves nothing.
 pub struct AtomicFile {
     client: DfsClient,
+    name: pb::At,
     path: PathBuf,
     options: CreateOptions,
     shape: Shape,
@@ -32,9 +34,10 @@ impl DfsClient {
     ///
     /// # Errors
     /// `NotFound` when the directory does not exist.
-    pub async fn create_atomic(&self, path: impl AsRef<Path>, options: CreateOptions) -> Result<AtomicFile, Error> {
-        let path = path.as_ref().to_path_buf();
-        let name = at(&path)?;
+    pub async fn create_atomic(&self, place: impl Into<Place>, options: CreateOptions) -> Result<AtomicFile, Error> {
+        let place = place.into();
+        let path = place.shown().to_path_buf();
+        let name = place.at()?;
         let policy = storage_policy::of_directory(&self.inner, parent(&name)).await;
         let policy = policy.map_err(|error| error.at("create", &path))?;
         let block_len = [options.block_len, policy.block_len, BLOCK_LEN_DEFAULT]
@@ -49,8 +52,8 @@ impl DfsClient {
             attr: Some(pb::NewAttr { block_len, replicas, ..options.to_pb(0o644) }),
         };
         let shape = Shape { block_len, replicas, relaxed };
-        let core = Core::new(self.inner.clone(), Destination::Unnamed(Box::new(create)), shape, 0);
-        Ok(AtomicFile { client: self.clone(), path, options, shape, machine: Machine::new(core) })
+        let core = Core::new(self.inner.clone(), Destination::Unnamed(Box::new(create), self.caller.clone()), shape, 0);
+        Ok(AtomicFile { client: self.clone(), name, path, options, shape, machine: Machine::new(core) })
     }
 
     /// Makes a file with this content in one step.
@@ -60,11 +63,12 @@ impl DfsClient {
     /// and naming can fail with. The path is untouched in every case but `Indeterminate`.
     pub async fn write_atomic(
         &self,
-        path: impl AsRef<Path>,
+        place: impl Into<Place>,
         content: impl Into<Content>,
         options: CreateOptions,
     ) -> Result<Metadata, Error> {
-        let mut file = self.create_atomic(path, options).await?;
+        let mut file = self.create_atomic(place, options).await?;
+
         let path = file.path.clone();
         let work = async {
             let mut core = file.machine.into_core().await?;
@@ -94,12 +98,12 @@ impl AtomicFile {
     }
 
     async fn publish(self) -> Result<Metadata, Error> {
-        let inner = self.client.inner.clone();
+        let (client, inner) = (self.client.clone(), self.client.inner.clone());
         let Shape { block_len, replicas, relaxed } = self.shape;
         let mut core = self.machine.into_core().await?;
         let size = core.position();
         let mut publish = pb::Publish {
-            at: Some(at(&self.path)?),
+            at: Some(self.name.clone()),
             // What its blocks were written under; the directory's policy may have changed since.
             attr: Some(pb::NewAttr { replicas, block_len, ..self.options.to_pb(0o644) }),
             replace: self.options.replace,
@@ -110,7 +114,7 @@ impl AtomicFile {
             let deadline = inner.deadline(inner.config.meta_timeout);
             publish.inode = inner.sessions.inode(&inner, deadline).await?.0;
             publish.inline = core.buffer.split().freeze();
-            inner.sessions.mutate(&inner, request::Kind::Publish(publish), relaxed, deadline).await?
+            inner.sessions.mutate(&inner, client.call(request::Kind::Publish(publish)), relaxed, deadline).await?
         } else {
             core.push(true).await?;
             let pipeline = core.pipeline.as_mut().ok_or_else(|| inner.unexpected("publish"))?;
@@ -121,7 +125,7 @@ impl AtomicFile {
                 // The earlier batches are committed to the nameless inode; so is the last one.
                 pipeline.flush().await?;
                 let deadline = inner.deadline(inner.config.meta_timeout);
-                inner.sessions.mutate(&inner, request::Kind::Publish(publish), relaxed, deadline).await?
+                inner.sessions.mutate(&inner, client.call(request::Kind::Publish(publish)), relaxed, deadline).await?
             } else {
                 let target = pipeline.target().clone();
                 let blocks = pipeline.take_blocks().await?;

@@ -1,8 +1,10 @@
 //! The client itself: how it is made, what its parts share, how it ends.
 
+use crate::caller::{Call, CallerRef};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::health::{self, HealthDriver};
+use crate::hold::Holds;
 use crate::late::{self, LateAcks};
 use crate::node::{Node, Traffic};
 use crate::policy::budget::{Budget, HEDGE_CAP, HedgeBudget, RETRY_CAP, RETRY_PER_SUCCESS};
@@ -43,6 +45,8 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct DfsClient {
     pub(crate) inner: Arc<Inner>,
+    /// On whose behalf.
+    pub(crate) caller: CallerRef,
     _last: Arc<StopOnDrop>,
 }
 
@@ -73,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) health: HealthDriver,
     pub(crate) recorder: Recorder,
     pub(crate) late_acks: LateAcks,
+    pub(crate) holds: Holds,
     pub(crate) dir_policies: DirPolicies,
     /// Second rounds, and second requests to the same node.
     pub(crate) retry_budget: Budget,
@@ -295,6 +300,7 @@ impl DfsClientBuilder {
             health: HealthDriver::default(),
             recorder: Recorder::new(self.record),
             late_acks: LateAcks::default(),
+            holds: Holds::default(),
             dir_policies: DirPolicies::default(),
             retry_budget: Budget::new(RETRY_CAP, RETRY_PER_SUCCESS),
             hedge_budget: Arc::new(HedgeBudget::new()),
@@ -312,7 +318,7 @@ impl DfsClientBuilder {
         });
         inner.metas.set(addresses.iter().map(|addr| Arc::new(Node::meta(&inner, (*addr).to_owned()))).collect());
         inner.upkeep.spawn(health::run(inner.clone()));
-        let client = DfsClient { _last: Arc::new(StopOnDrop(inner.shutdown.clone())), inner };
+        let client = DfsClient { _last: Arc::new(StopOnDrop(inner.shutdown.clone())), inner, caller: None };
         let deadline = client.inner.deadline(client.inner.config.meta_timeout);
         client.inner.cluster.refresh(&client.inner, deadline).await?;
         client.inner.upkeep.spawn(keep_map_current(client.inner.clone()));
@@ -420,6 +426,16 @@ impl DfsClient {
     ) -> Result<pb::response::Kind, Error> {
         let inner = &self.inner;
         let relaxed = relaxed.or(inner.config.relaxed).unwrap_or(false);
-        inner.sessions.mutate(inner, kind, relaxed, inner.deadline(inner.config.meta_timeout)).await
+        inner.sessions.mutate(inner, self.call(kind), relaxed, inner.deadline(inner.config.meta_timeout)).await
+    }
+
+    /// A request to metadata that changes nothing, on behalf of the caller.
+    pub(crate) async fn look(&self, kind: pb::request::Kind) -> Result<pb::response::Kind, Error> {
+        let inner = &self.inner;
+        inner.meta_read(self.call(kind), inner.deadline(inner.config.meta_timeout)).await
+    }
+
+    pub(crate) fn call(&self, kind: pb::request::Kind) -> Call {
+        Call { kind, caller: self.caller.clone() }
     }
 }

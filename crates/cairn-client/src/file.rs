@@ -4,8 +4,10 @@ use crate::client::{DfsClient, Inner};
 use crate::content::Content;
 use crate::error::{Cause, Error, ErrorKind};
 use crate::extents::ExtentCache;
-use crate::namespace::{Metadata, at, at_inode};
+use crate::hold::Hold;
+use crate::namespace::{Metadata, at_inode};
 use crate::options::{Consistency, OpenOptions, ReadOptions};
+use crate::place::Place;
 use crate::read::{self, How};
 use crate::snapshots::check_changeable;
 use crate::stream::{FileReader, FileWriter};
@@ -42,6 +44,8 @@ struct Shared {
     map: Mutex<ExtentCache>,
     /// What was written relaxed and not synced since.
     unsynced: Arc<Unsynced>,
+    /// Keeps the content while this handle lives, whatever becomes of the name.
+    _hold: Option<Hold>,
 }
 
 impl DfsClient {
@@ -49,28 +53,30 @@ impl DfsClient {
     ///
     /// # Errors
     /// `IsADirectory`; `NotFound` or `NotADirectory` for the path above it; `Unavailable`.
-    pub async fn open(&self, path: impl AsRef<Path>) -> Result<File, Error> {
-        self.open_with(path, OpenOptions::default()).await
+    pub async fn open(&self, place: impl Into<Place>) -> Result<File, Error> {
+        self.open_with(place, OpenOptions::default()).await
     }
 
     /// Opens a file as the options say.
     ///
     /// # Errors
     /// As [`DfsClient::open`]; `AlreadyExists` with `create_new`; `NotFound` without `create`.
-    pub async fn open_with(&self, path: impl AsRef<Path>, options: OpenOptions) -> Result<File, Error> {
-        let path = path.as_ref();
-        self.operation("open", path, self.open_inner(path, &options)).await
+    pub async fn open_with(&self, place: impl Into<Place>, options: OpenOptions) -> Result<File, Error> {
+        let place = place.into();
+        self.operation("open", place.shown(), self.open_inner(&place, &options)).await
     }
 
-    async fn open_inner(&self, path: &Path, options: &OpenOptions) -> Result<File, Error> {
-        let inner = &self.inner;
-        let deadline = inner.deadline(inner.config.meta_timeout);
+    async fn open_inner(&self, place: &Place, options: &OpenOptions) -> Result<File, Error> {
+        let want = options.want();
         // An existing file, the usual case, needs no mutation.
         let found = if options.exclusive {
             None
         } else {
-            let kind = request::Kind::Stat(pb::Stat { at: Some(at(path)?), follow: true });
-            match inner.meta_read(kind, deadline).await {
+            let kind = match want {
+                0 => request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow: true }),
+                _ => request::Kind::Access(pb::Access { at: Some(place.at()?), follow: true, want }),
+            };
+            match self.look(kind).await {
                 Ok(reply) => Some(reply),
                 Err(error) if error.kind() == ErrorKind::NotFound && options.create => None,
                 Err(error) => return Err(error),
@@ -80,16 +86,22 @@ impl DfsClient {
             Some(reply) => reply,
             None => {
                 let create = pb::Create {
-                    at: Some(at(path)?),
+                    at: Some(place.at()?),
                     attr: Some(options.attributes.to_pb(0o644)),
                     exclusive: options.exclusive,
                     follow: true,
-                    ..Default::default()
+                    want,
                 };
                 self.mutate(request::Kind::Create(create), options.relaxed).await?
             }
         };
-        let response::Kind::Attr(attr) = reply else { return Err(inner.unexpected("open")) };
+        let response::Kind::Attr(attr) = reply else { return Err(self.inner.unexpected("open")) };
+        self.open_found(place.shown(), attr, options).await
+    }
+
+    /// A handle to the file that metadata described.
+    pub(crate) async fn open_found(&self, shown: &Path, attr: pb::Attr, options: &OpenOptions) -> Result<File, Error> {
+        let inner = &self.inner;
         match attr.kind() {
             pb::Kind::File => {}
             pb::Kind::Directory => {
@@ -101,10 +113,23 @@ impl DfsClient {
             }
             pb::Kind::Symlink | pb::Kind::Unknown => return Err(inner.unexpected("open")),
         }
+        let hold = if options.sustained { Some(self.sustain_quietly(attr.inode).await?) } else { None };
+        self.open_held(shown, attr, options, hold).await
+    }
+
+    /// A handle to a file that is held already, if it is to be.
+    pub(crate) async fn open_held(
+        &self,
+        shown: &Path,
+        attr: pb::Attr,
+        options: &OpenOptions,
+        hold: Option<Hold>,
+    ) -> Result<File, Error> {
+        let inner = &self.inner;
         let policy = attr.policy.unwrap_or_default();
         let file = File(Arc::new(Shared {
             client: self.clone(),
-            path: path.to_path_buf(),
+            path: shown.to_path_buf(),
             inode: InodeId(attr.inode),
             block_len: if policy.block_len == 0 { BLOCK_LEN_DEFAULT } else { policy.block_len },
             replicas: policy.replicas,
@@ -112,6 +137,7 @@ impl DfsClient {
             consistency: options.consistency,
             map: Mutex::default(),
             unsynced: Arc::default(),
+            _hold: hold,
         }));
         if options.truncate && attr.size > 0 {
             file.truncate_inner(0).await?;
@@ -143,6 +169,10 @@ impl File {
     /// True when writes are acknowledged before they are on disk.
     pub fn is_relaxed(&self) -> bool {
         self.0.relaxed
+    }
+
+    pub(crate) fn client(&self) -> &DfsClient {
+        &self.0.client
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -318,7 +348,8 @@ impl File {
     /// Runs a change of the content that brings no blocks.
     pub(crate) async fn commit(&self, kind: request::Kind) -> Result<pb::CommitReply, Error> {
         let inner = self.inner();
-        let reply = match inner.sessions.mutate(inner, kind, self.0.relaxed, self.write_deadline()).await {
+        let call = self.0.client.call(kind);
+        let reply = match inner.sessions.mutate(inner, call, self.0.relaxed, self.write_deadline()).await {
             Ok(response::Kind::Commit(reply)) => Ok(reply),
             Ok(_) => Err(inner.unexpected("commit")),
             Err(error) => Err(error),
@@ -340,7 +371,13 @@ impl File {
         check_changeable(self.0.inode)?;
         let deadline = self.write_deadline();
         let writer = inner.sessions.writer(inner, deadline).await?;
-        let target = Target { inode: self.0.inode, writer, block_len: self.0.block_len, replicas: self.0.replicas };
+        let target = Target {
+            inode: self.0.inode,
+            writer,
+            block_len: self.0.block_len,
+            replicas: self.0.replicas,
+            caller: self.0.client.caller.clone(),
+        };
         let relaxed = self.0.relaxed;
         let durability = if relaxed { PutDurability::Relaxed } else { PutDurability::Durable };
         let spans: Vec<_> = cut_in_blocks(offset, data.len() as u64, self.0.block_len).collect();

@@ -20,6 +20,7 @@
 mod admin;
 mod append;
 mod atomic;
+mod caller;
 mod client;
 mod cluster;
 mod content;
@@ -27,13 +28,16 @@ mod error;
 mod extents;
 mod file;
 mod health;
+mod hold;
 mod late;
 mod metrics;
 mod namespace;
 mod node;
+mod nodes;
 mod options;
 mod ping;
 mod pipeline;
+mod place;
 mod policy;
 mod ranges;
 mod read;
@@ -49,6 +53,7 @@ mod sync;
 mod trace;
 mod watch;
 mod write;
+mod xattrs;
 
 pub use admin::{
     Admin, BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, Dump, DumpPiece, EndangeredGroup,
@@ -60,13 +65,19 @@ pub use atomic::AtomicFile;
 pub use cairn_proto::BlockId;
 /// Number of a storage node; 0 stands for a metadata server in what this library tells.
 pub use cairn_proto::NodeId;
+/// Access control lists as POSIX has them, as values.
+pub use cairn_proto::acl;
+pub use caller::Credentials;
 pub use client::{DfsClient, DfsClientBuilder};
 pub use content::Content;
 pub use error::{Cause, Error, ErrorKind, FailureClass, NodeFailure, QuorumError, Sent};
 pub use file::File;
+pub use hold::Hold;
 pub use namespace::{DirEntry, FileKind, Metadata, ReadDir};
+pub use nodes::{FsRoom, NodeKind, RenameMode, Rights, Symlinks};
 pub use options::{Consistency, CreateOptions, OpenOptions, ReadOptions, SetAttributes, SetTime};
 pub use ping::{NodePing, PingAnswer};
+pub use place::Place;
 pub use policy::breaker::{BreakerState, OpenReason};
 pub use policy::rounds::RetryPolicy;
 pub use record::{LegRecord, Record, ReplicaScore};
@@ -80,6 +91,7 @@ pub use storage_policy::PolicyChange;
 pub use stream::{FileReader, FileWriter};
 pub use watch::{Changes, NoCursor, WatchCursor, WatchOptions, WatchedChange, WatchedKind};
 pub use write::WriteReceipt;
+pub use xattrs::{AclKind, XattrMode};
 
 const _: () = {
     const fn shareable<T: Clone + Send + Sync + 'static>() {}

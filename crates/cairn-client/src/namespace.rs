@@ -2,14 +2,16 @@
 
 use crate::client::DfsClient;
 use crate::error::Error;
+use crate::nodes::{RenameMode, Symlinks};
 use crate::options::{CreateOptions, SetAttributes};
+use crate::place::Place;
 use bytes::Bytes;
 use cairn_proto::InodeId;
-use cairn_proto::limits::{PAGE_ROWS_MAX, PATH_LEN_MAX};
+use cairn_proto::limits::PAGE_ROWS_MAX;
 use cairn_proto::pb::{self, request, response};
 use futures_util::Stream;
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -61,7 +63,7 @@ pub struct Metadata {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Names it has.
+    /// Names it has; of a directory always 1: its subdirectories are not counted.
     pub nlink: u32,
     /// Bytes of a file, length of a symbolic link's target.
     pub size: u64,
@@ -81,6 +83,14 @@ pub struct Metadata {
     pub relaxed: bool,
     /// Where a symbolic link leads.
     pub target: Option<PathBuf>,
+    /// When it was made; 0 = not known.
+    pub btime_ns: i64,
+    /// Of a device: its number, as makedev(3) of glibc makes it.
+    pub rdev: u64,
+    /// It has extended attributes, ACLs among them.
+    pub has_xattrs: bool,
+    /// It has an access or a default ACL.
+    pub has_acl: bool,
 }
 
 impl Metadata {
@@ -103,6 +113,10 @@ impl Metadata {
             block_len: policy.block_len,
             relaxed: policy.relaxed,
             target: (kind == FileKind::Symlink).then(|| PathBuf::from(OsString::from_vec(attr.target.to_vec()))),
+            btime_ns: attr.btime_ns,
+            rdev: attr.rdev,
+            has_xattrs: attr.has_xattrs,
+            has_acl: attr.has_acl,
         }
     }
 
@@ -124,15 +138,7 @@ impl Metadata {
 
 /// Where a path begins on the wire: at the root, whether or not it has a leading slash.
 pub(crate) fn at(path: &Path) -> Result<pb::At, Error> {
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.len() > PATH_LEN_MAX {
-        let message = format!("the path is {} bytes long, at most {PATH_LEN_MAX} are allowed", bytes.len());
-        return Err(Error::invalid("resolve", message));
-    }
-    if bytes.contains(&0) {
-        return Err(Error::invalid("resolve", "the path contains a NUL byte"));
-    }
-    Ok(pb::At { dir: InodeId::ROOT.0, path: Bytes::copy_from_slice(bytes) })
+    Place::from(path).at()
 }
 
 /// An inode by number.
@@ -209,12 +215,10 @@ impl Stream for ReadDir {
 
 async fn read_page(client: DfsClient, dir: pb::At, path: PathBuf, after: Bytes) -> Result<Page, Error> {
     let work = async {
-        let inner = &client.inner;
         let kind =
             request::Kind::ReadDir(pb::ReadDir { at: Some(dir), after, limit: PAGE_ROWS_MAX as u32, with_attr: true });
-        let deadline = inner.deadline(inner.config.meta_timeout);
-        let response::Kind::ReadDir(reply) = inner.meta_read(kind, deadline).await? else {
-            return Err(inner.unexpected("read_dir"));
+        let response::Kind::ReadDir(reply) = client.look(kind).await? else {
+            return Err(client.inner.unexpected("read_dir"));
         };
         let last = reply.entries.last().map(|entry| entry.name.clone());
         let next = if reply.end { None } else { last };
@@ -231,24 +235,23 @@ async fn read_page(client: DfsClient, dir: pb::At, path: PathBuf, after: Bytes) 
 
 impl DfsClient {
     /// Runs a mutation whose answer is the attributes of what it touched.
-    async fn mutate_attr(&self, kind: request::Kind, relaxed: Option<bool>) -> Result<Metadata, Error> {
+    pub(crate) async fn mutate_attr(&self, kind: request::Kind, relaxed: Option<bool>) -> Result<Metadata, Error> {
         match self.mutate(kind, relaxed).await? {
             response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
             _ => Err(self.inner.unexpected("attr")),
         }
     }
 
-    async fn stat(&self, operation: &'static str, path: &Path, follow: bool) -> Result<Metadata, Error> {
-        self.operation(operation, path, self.stat_quietly(path, follow)).await
+    async fn stat(&self, operation: &'static str, place: &Place, follow: bool) -> Result<Metadata, Error> {
+        self.operation(operation, place.shown(), self.stat_quietly(place, follow)).await
     }
 
-    /// A look at a path as a part of an operation that is counted as a whole.
-    async fn stat_quietly(&self, path: &Path, follow: bool) -> Result<Metadata, Error> {
-        let inner = &self.inner;
-        let kind = request::Kind::Stat(pb::Stat { at: Some(at(path)?), follow });
-        match inner.meta_read(kind, inner.deadline(inner.config.meta_timeout)).await? {
+    /// A look at a place as a part of an operation that is counted as a whole.
+    async fn stat_quietly(&self, place: &Place, follow: bool) -> Result<Metadata, Error> {
+        let kind = request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow });
+        match self.look(kind).await? {
             response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
-            _ => Err(inner.unexpected("stat")),
+            _ => Err(self.inner.unexpected("stat")),
         }
     }
 
@@ -256,47 +259,48 @@ impl DfsClient {
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `InvalidInput` (too many links), `Unavailable`.
-    pub async fn metadata(&self, path: impl AsRef<Path>) -> Result<Metadata, Error> {
-        self.stat("metadata", path.as_ref(), true).await
+    pub async fn metadata(&self, place: impl Into<Place>) -> Result<Metadata, Error> {
+        self.stat("metadata", &place.into(), true).await
     }
 
     /// Attributes of what a path names; a symbolic link in the last place is not followed.
     ///
     /// # Errors
     /// As [`DfsClient::metadata`].
-    pub async fn symlink_metadata(&self, path: impl AsRef<Path>) -> Result<Metadata, Error> {
-        self.stat("symlink_metadata", path.as_ref(), false).await
+    pub async fn symlink_metadata(&self, place: impl Into<Place>) -> Result<Metadata, Error> {
+        self.stat("symlink_metadata", &place.into(), false).await
     }
 
     /// Where a symbolic link leads.
     ///
     /// # Errors
     /// As [`DfsClient::metadata`]; `InvalidInput` when it is not a symbolic link.
-    pub async fn read_link(&self, path: impl AsRef<Path>) -> Result<PathBuf, Error> {
-        let path = path.as_ref();
-        let metadata = self.stat("read_link", path, false).await?;
-        metadata.target.ok_or_else(|| Error::invalid("read_link", "not a symbolic link").at("read_link", path))
+    pub async fn read_link(&self, place: impl Into<Place>) -> Result<PathBuf, Error> {
+        let place = place.into();
+        let metadata = self.stat("read_link", &place, false).await?;
+        let none = || Error::invalid("read_link", "not a symbolic link").at("read_link", place.shown());
+        metadata.target.ok_or_else(none)
     }
 
     /// Makes a directory.
     ///
     /// # Errors
     /// `AlreadyExists`, `NotFound` or `NotADirectory` for the path above it.
-    pub async fn create_dir(&self, path: impl AsRef<Path>) -> Result<Metadata, Error> {
-        self.create_dir_with(path, CreateOptions::default()).await
+    pub async fn create_dir(&self, place: impl Into<Place>) -> Result<Metadata, Error> {
+        self.create_dir_with(place, CreateOptions::default()).await
     }
 
     /// Makes a directory with these attributes.
     ///
     /// # Errors
     /// As [`DfsClient::create_dir`].
-    pub async fn create_dir_with(&self, path: impl AsRef<Path>, options: CreateOptions) -> Result<Metadata, Error> {
-        let path = path.as_ref();
+    pub async fn create_dir_with(&self, place: impl Into<Place>, options: CreateOptions) -> Result<Metadata, Error> {
+        let place = place.into();
         let work = async {
-            let mkdir = pb::Mkdir { at: Some(at(path)?), attr: Some(options.to_pb(0o755)) };
+            let mkdir = pb::Mkdir { at: Some(place.at()?), attr: Some(options.to_pb(0o755)) };
             self.mutate_attr(request::Kind::Mkdir(mkdir), options.relaxed).await
         };
-        self.operation("create_dir", path, work).await
+        self.operation("create_dir", place.shown(), work).await
     }
 
     /// Makes a directory and all that are missing above it. One that exists is fine.
@@ -308,7 +312,7 @@ impl DfsClient {
         // From the innermost that exists: usually one or two requests.
         let mut missing = Vec::new();
         for ancestor in path.ancestors().filter(|ancestor| ancestor.file_name().is_some()) {
-            match self.stat_quietly(ancestor, true).await {
+            match self.stat_quietly(&ancestor.into(), true).await {
                 Ok(metadata) if metadata.is_dir() => break,
                 Ok(_) => {
                     let status = cairn_proto::status::Status::new(
@@ -335,10 +339,20 @@ impl DfsClient {
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`: with the first entry.
-    pub async fn read_dir(&self, path: impl AsRef<Path>) -> Result<ReadDir, Error> {
-        let path = path.as_ref().to_path_buf();
-        let dir = at(&path)?;
-        let (entries, next) = read_page(self.clone(), dir.clone(), path.clone(), Bytes::new()).await?;
+    pub async fn read_dir(&self, place: impl Into<Place>) -> Result<ReadDir, Error> {
+        self.read_dir_after(place, "").await
+    }
+
+    /// The entries of a directory whose names sort behind `after`, whether or not that is there; empty = all. For who goes
+    /// on where another listing ended.
+    ///
+    /// # Errors
+    /// As [`DfsClient::read_dir`].
+    pub async fn read_dir_after(&self, place: impl Into<Place>, after: impl AsRef<OsStr>) -> Result<ReadDir, Error> {
+        let place = place.into();
+        let (dir, path) = (place.at()?, place.shown().to_path_buf());
+        let after = Bytes::copy_from_slice(after.as_ref().as_bytes());
+        let (entries, next) = read_page(self.clone(), dir.clone(), path.clone(), after).await?;
         Ok(ReadDir { client: self.clone(), dir, path, entries: entries.into(), next, page: None })
     }
 
@@ -349,59 +363,54 @@ impl DfsClient {
     pub async fn symlink(
         &self,
         target: impl AsRef<Path>,
-        path: impl AsRef<Path>,
+        place: impl Into<Place>,
         options: CreateOptions,
     ) -> Result<Metadata, Error> {
-        let path = path.as_ref();
+        let place = place.into();
         let work = async {
             let symlink = pb::Symlink {
-                at: Some(at(path)?),
+                at: Some(place.at()?),
                 target: Bytes::copy_from_slice(target.as_ref().as_os_str().as_bytes()),
                 attr: Some(options.to_pb(0o777)),
                 replace: options.replace,
             };
             self.mutate_attr(request::Kind::Symlink(symlink), options.relaxed).await
         };
-        self.operation("symlink", path, work).await
+        self.operation("symlink", place.shown(), work).await
     }
 
     /// Moves a name, atomically; a file in the way is replaced, and so is an empty directory by a directory.
     ///
     /// # Errors
     /// `NotFound`, `IsADirectory`, `NotADirectory`, `DirectoryNotEmpty`, `InvalidInput` for a move into itself.
-    pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
-        let (from, to) = (from.as_ref(), to.as_ref());
-        let work = async {
-            let rename = pb::Rename { from: Some(at(from)?), to: Some(at(to)?), ..Default::default() };
-            self.mutate(request::Kind::Rename(rename), None).await.map(|_| ())
-        };
-        self.operation("rename", from, work).await
+    pub async fn rename(&self, from: impl Into<Place>, to: impl Into<Place>) -> Result<(), Error> {
+        self.rename_with(from, to, RenameMode::Replace).await
     }
 
     /// Removes a file or symbolic link.
     ///
     /// # Errors
     /// `NotFound`, `IsADirectory`.
-    pub async fn remove_file(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let path = path.as_ref();
+    pub async fn remove_file(&self, place: impl Into<Place>) -> Result<(), Error> {
+        let place = place.into();
         let work = async {
-            let unlink = pb::Unlink { at: Some(at(path)?) };
+            let unlink = pb::Unlink { at: Some(place.at()?) };
             self.mutate(request::Kind::Unlink(unlink), None).await.map(|_| ())
         };
-        self.operation("remove_file", path, work).await
+        self.operation("remove_file", place.shown(), work).await
     }
 
     /// Removes an empty directory.
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `DirectoryNotEmpty`.
-    pub async fn remove_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let path = path.as_ref();
+    pub async fn remove_dir(&self, place: impl Into<Place>) -> Result<(), Error> {
+        let place = place.into();
         let work = async {
-            let rmdir = pb::Rmdir { at: Some(at(path)?) };
+            let rmdir = pb::Rmdir { at: Some(place.at()?) };
             self.mutate(request::Kind::Rmdir(rmdir), None).await.map(|_| ())
         };
-        self.operation("remove_dir", path, work).await
+        self.operation("remove_dir", place.shown(), work).await
     }
 
     /// Removes a directory and everything below it; symbolic links are removed, not followed. What others add
@@ -433,16 +442,29 @@ impl DfsClient {
         Ok(())
     }
 
-    /// Changes attributes of what a path names; a symbolic link in the last place is not followed.
+    /// Changes attributes of what a path names, all in one step; a symbolic link in the last place is not followed.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub async fn set_attributes(&self, path: impl AsRef<Path>, change: SetAttributes) -> Result<Metadata, Error> {
-        let path = path.as_ref();
+    /// `NotFound`; `PermissionDenied` by the rules of chmod(2), chown(2), utimensat(2) and truncate(2).
+    pub async fn set_attributes(&self, place: impl Into<Place>, change: SetAttributes) -> Result<Metadata, Error> {
+        self.set_attributes_with(place, change, Symlinks::Keep).await
+    }
+
+    /// As [`DfsClient::set_attributes`]; `symlinks` says whether a symbolic link in the last place is followed.
+    ///
+    /// # Errors
+    /// As [`DfsClient::set_attributes`].
+    pub async fn set_attributes_with(
+        &self,
+        place: impl Into<Place>,
+        change: SetAttributes,
+        symlinks: Symlinks,
+    ) -> Result<Metadata, Error> {
+        let place = place.into();
         let work = async {
-            let set = change.to_pb(at(path)?, false);
+            let set = change.to_pb(place.at()?, symlinks.follow());
             self.mutate_attr(request::Kind::SetAttr(set), None).await
         };
-        self.operation("set_attributes", path, work).await
+        self.operation("set_attributes", place.shown(), work).await
     }
 }

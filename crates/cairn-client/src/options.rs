@@ -54,6 +54,9 @@ pub struct OpenOptions {
     pub(crate) truncate: bool,
     pub(crate) relaxed: Option<bool>,
     pub(crate) consistency: Consistency,
+    pub(crate) sustained: bool,
+    pub(crate) read: bool,
+    pub(crate) write: bool,
     pub(crate) attributes: CreateOptions,
 }
 
@@ -65,6 +68,9 @@ impl Default for OpenOptions {
             truncate: false,
             relaxed: None,
             consistency: Consistency::Validated,
+            sustained: false,
+            read: false,
+            write: false,
             attributes: CreateOptions::default(),
         }
     }
@@ -106,6 +112,32 @@ impl OpenOptions {
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.consistency = consistency;
         self
+    }
+
+    /// The file stays readable and writable through this handle when its last name is removed or replaced, by whomever,
+    /// until the handle and its clones are dropped or the client's session ends (default false: one request less, and such
+    /// a handle ends in `NotFound`).
+    pub fn sustained(mut self, sustained: bool) -> Self {
+        self.sustained = sustained;
+        self
+    }
+
+    /// Fail unless the user the client acts for may read the file; see
+    /// [`DfsClient::on_behalf_of`](crate::DfsClient::on_behalf_of) (default false).
+    pub fn read(mut self, read: bool) -> Self {
+        self.read = read;
+        self
+    }
+
+    /// Fail unless the user the client acts for may write the file (default false).
+    pub fn write(mut self, write: bool) -> Self {
+        self.write = write;
+        self
+    }
+
+    /// The rights that are asked for, as on the wire.
+    pub(crate) fn want(&self) -> u32 {
+        u32::from(self.read) * 4 + u32::from(self.write) * 2
     }
 
     /// Attributes of the file if it is created.

@@ -4,6 +4,7 @@
 //! durable, one transaction makes them visible, while the next batch is already being sent. A block's bytes are kept
 //! until then, because a store that restarted meanwhile may ask for them again.
 
+use crate::caller::Call;
 use crate::client::Inner;
 use crate::error::{Cause, Error};
 use crate::sync::{self, Unsynced};
@@ -159,7 +160,8 @@ impl Pipeline {
             }
             if let Some(create) = create {
                 let deadline = inner.deadline(inner.config.meta_timeout);
-                inner.sessions.mutate(&inner, request::Kind::CreateUnnamed(create), relaxed, deadline).await?;
+                let call = Call { kind: request::Kind::CreateUnnamed(create), caller: target.caller.clone() };
+                inner.sessions.mutate(&inner, call, relaxed, deadline).await?;
             }
             let (blocks, permits) = settle(&inner, &target, batch).await?;
             let (inode, writer) = (target.inode.0, target.writer.id.0);

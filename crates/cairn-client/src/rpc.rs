@@ -1,5 +1,6 @@
 //! Requests to metadata: whichever server answers, in rounds, under one deadline.
 
+use crate::caller::Call;
 use crate::client::Inner;
 use crate::cluster::FailureLog;
 use crate::error::{Cause, Error, Sent};
@@ -373,9 +374,8 @@ fn op_id(op: &pb::OpId) -> cairn_proto::OpId {
 
 impl Inner {
     /// A request to metadata that changes nothing, or nothing that matters when done twice.
-    pub(crate) async fn meta_read(&self, kind: request::Kind, deadline: Instant) -> Result<response::Kind, Error> {
-        let request = pb::Request { kind: Some(kind), ..Default::default() };
-        self.metas.call(self, request, deadline).await.map_err(|failure| failure.error)
+    pub(crate) async fn meta_read(&self, call: impl Into<Call>, deadline: Instant) -> Result<response::Kind, Error> {
+        self.metas.call(self, call.into().to_request(), deadline).await.map_err(|failure| failure.error)
     }
 
     /// A server answered with something else than was asked.

@@ -1,5 +1,6 @@
 //! The session with metadata: exactly-once mutations, writers, inode numbers.
 
+use crate::caller::Call;
 use crate::client::Inner;
 use crate::error::{Cause, Error};
 use crate::stats::bump;
@@ -64,6 +65,10 @@ impl Session {
             permits: Arc::new(Semaphore::new(SLOTS_PER_SESSION as usize)),
             lost: AtomicBool::new(false),
         }
+    }
+
+    fn is(&self, session: u64) -> bool {
+        self.id.0 == session && !self.lost.load(Ordering::Relaxed)
     }
 
     async fn slot(self: &Arc<Self>) -> SlotGuard {
@@ -149,14 +154,25 @@ impl Sessions {
     pub(crate) async fn mutate(
         &self,
         inner: &Arc<Inner>,
-        kind: request::Kind,
+        call: impl Into<Call>,
         relaxed: bool,
         deadline: Instant,
     ) -> Result<response::Kind, Error> {
-        let inner = inner.clone();
+        let (inner, call) = (inner.clone(), call.into());
+        self.mutate_told(&inner, call, relaxed, deadline).await.map(|(reply, _)| reply)
+    }
+
+    /// As [`Sessions::mutate`]; tells in which session it happened.
+    pub(crate) async fn mutate_told(
+        &self,
+        inner: &Arc<Inner>,
+        call: Call,
+        relaxed: bool,
+        deadline: Instant,
+    ) -> Result<(response::Kind, u64), Error> {
         let task = inner.tasks.spawn({
             let inner = inner.clone();
-            trace::carry(async move { run(&inner, kind, relaxed, deadline).await })
+            trace::carry(async move { run(&inner, call, relaxed, deadline).await })
         });
         task.await.unwrap_or_else(|error| {
             Err(Error::new("mutate", Cause::Invalid(format!("the client is shutting down: {error}"))))
@@ -229,6 +245,20 @@ impl Sessions {
         Ok(InodeId(range.next - 1))
     }
 
+    /// Whether that session is the one this client goes on with.
+    pub(crate) async fn is_current(&self, session: u64) -> bool {
+        let current = self.current.lock().await;
+        current.as_ref().is_some_and(|current| current.is(session))
+    }
+
+    /// As [`Sessions::is_current`], and true while the answer is not to be had without waiting.
+    pub(crate) fn may_be_current(&self, session: u64) -> bool {
+        match self.current.try_lock() {
+            Ok(current) => current.as_ref().is_some_and(|current| current.is(session)),
+            Err(_) => true,
+        }
+    }
+
     /// Tells metadata that the session is over.
     pub(crate) async fn close(&self, inner: &Arc<Inner>) {
         let Some(session) = self.current.lock().await.take() else { return };
@@ -245,12 +275,7 @@ async fn by<T>(deadline: Instant, lock: impl Future<Output = T>) -> Result<T, Er
     locked.map_err(|_| Error::new("session", Cause::Deadline(begun.elapsed())))
 }
 
-async fn run(
-    inner: &Arc<Inner>,
-    kind: request::Kind,
-    relaxed: bool,
-    deadline: Instant,
-) -> Result<response::Kind, Error> {
+async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -> Result<(response::Kind, u64), Error> {
     // A session that was lost before the request could have been executed is replaced once.
     for fresh in [false, true] {
         let session = inner.sessions.session(inner, deadline).await?;
@@ -259,7 +284,7 @@ async fn run(
             .map_err(|_| Error::new("mutate", Cause::Deadline(inner.config.meta_timeout)))?;
         let slot = guard.slot.as_ref().expect("a guard holds its slot until dropped");
         let op = pb::OpId { session: session.id.0, epoch: session.epoch, slot: slot.index, seq: slot.seq };
-        let request = pb::Request { op_id: Some(op), relaxed, kind: Some(kind.clone()), ..Default::default() };
+        let request = pb::Request { op_id: Some(op), relaxed, ..call.to_request() };
         let result = inner.metas.call(inner, request, deadline).await;
         bump(match &result {
             Ok(_) => &inner.counters.commits_done,
@@ -269,7 +294,7 @@ async fn run(
             Err(_) => &inner.counters.commits_failed,
         });
         let failure = match result {
-            Ok(reply) => return Ok(reply),
+            Ok(reply) => return Ok((reply, session.id.0)),
             Err(failure) => failure,
         };
         if !matches!(failure.error.cause(), Cause::Fenced(_)) {
@@ -282,9 +307,9 @@ async fn run(
             return Err(Error::new(failure.error.operation(), cause));
         }
         // Blocks of a writer that died with the session cannot be committed any more.
-        let uses_writer = matches!(&kind, request::Kind::Commit(commit) if !commit.pieces.is_empty())
-            || matches!(&kind, request::Kind::Append(append) if !append.pieces.is_empty())
-            || matches!(&kind, request::Kind::Publish(publish) if publish.unnamed || !publish.pieces.is_empty());
+        let uses_writer = matches!(&call.kind, request::Kind::Commit(commit) if !commit.pieces.is_empty())
+            || matches!(&call.kind, request::Kind::Append(append) if !append.pieces.is_empty())
+            || matches!(&call.kind, request::Kind::Publish(publish) if publish.unnamed || !publish.pieces.is_empty());
         if fresh || uses_writer {
             return Err(failure.error);
         }

@@ -2,12 +2,12 @@
 
 use crate::client::{DfsClient, Inner};
 use crate::error::Error;
-use crate::namespace::{Metadata, at};
+use crate::namespace::Metadata;
+use crate::place::Place;
 use bytes::Bytes;
 use cairn_proto::pb::{self, request, response};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -29,20 +29,20 @@ pub struct PolicyChange {
 
 /// Policies of directories that files were made in lately.
 #[derive(Default)]
-pub(crate) struct DirPolicies(Mutex<HashMap<Bytes, (Instant, pb::Policy)>>);
+pub(crate) struct DirPolicies(Mutex<HashMap<(u64, Bytes), (Instant, pb::Policy)>>);
 
 impl DirPolicies {
-    fn fresh(&self, path: &Bytes, now: Instant) -> Option<pb::Policy> {
+    fn fresh(&self, dir: &(u64, Bytes), now: Instant) -> Option<pb::Policy> {
         let known = self.0.lock();
-        known.get(path).filter(|(learnt, _)| now.saturating_duration_since(*learnt) < FRESH).map(|(_, policy)| *policy)
+        known.get(dir).filter(|(learnt, _)| now.saturating_duration_since(*learnt) < FRESH).map(|(_, policy)| *policy)
     }
 
-    fn note(&self, path: Bytes, asked: Instant, policy: pb::Policy) {
+    fn note(&self, dir: (u64, Bytes), asked: Instant, policy: pb::Policy) {
         let mut known = self.0.lock();
         if known.len() >= REMEMBERED_MAX {
             known.clear();
         }
-        known.insert(path, (asked, policy));
+        known.insert(dir, (asked, policy));
     }
 
     fn forget(&self) {
@@ -56,15 +56,15 @@ impl DirPolicies {
 /// `NotFound`, and what asking metadata can fail with.
 pub(crate) async fn of_directory(inner: &Inner, dir: pb::At) -> Result<pb::Policy, Error> {
     let asked = Instant::now();
-    if let Some(policy) = inner.dir_policies.fresh(&dir.path, asked) {
+    let place = (dir.dir, dir.path.clone());
+    if let Some(policy) = inner.dir_policies.fresh(&place, asked) {
         return Ok(policy);
     }
-    let path = dir.path.clone();
     let stat = request::Kind::Stat(pb::Stat { at: Some(dir), follow: true });
     match inner.meta_read(stat, inner.deadline(inner.config.meta_timeout)).await? {
         response::Kind::Attr(attr) => {
             let policy = attr.policy.unwrap_or_default();
-            inner.dir_policies.note(path, asked, policy);
+            inner.dir_policies.note(place, asked, policy);
             Ok(policy)
         }
         _ => Err(inner.unexpected("stat")),
@@ -78,11 +78,11 @@ impl DfsClient {
     /// # Errors
     /// `NotFound`, `NotADirectory`; `InvalidInput` for values out of range; `Conflict` when the cluster has fewer storage
     /// nodes than the replicas asked for.
-    pub async fn set_policy(&self, path: impl AsRef<Path>, change: PolicyChange) -> Result<Metadata, Error> {
-        let path = path.as_ref();
+    pub async fn set_policy(&self, place: impl Into<Place>, change: PolicyChange) -> Result<Metadata, Error> {
+        let place = place.into();
         let work = async {
             let PolicyChange { replicas, block_len, relaxed } = change;
-            let set = pb::SetPolicy { at: Some(at(path)?), replicas, block_len, relaxed };
+            let set = pb::SetPolicy { at: Some(place.at()?), replicas, block_len, relaxed };
             let reply = self.mutate(request::Kind::SetPolicy(set), None).await;
             self.inner.dir_policies.forget();
             match reply? {
@@ -90,7 +90,7 @@ impl DfsClient {
                 _ => Err(self.inner.unexpected("set_policy")),
             }
         };
-        self.operation("set_policy", path, work).await
+        self.operation("set_policy", place.shown(), work).await
     }
 }
 
@@ -101,12 +101,12 @@ mod tests {
     #[test]
     fn a_policy_is_asked_for_again_after_a_while() {
         let policies = DirPolicies::default();
-        let (path, at) = (Bytes::from_static(b"/a"), Instant::now());
+        let (path, at) = ((1, Bytes::from_static(b"/a")), Instant::now());
         let policy = pb::Policy { replicas: 2, ..Default::default() };
         policies.note(path.clone(), at, policy);
         assert_eq!(policies.fresh(&path, at), Some(policy));
         assert_eq!(policies.fresh(&path, at + FRESH), None);
-        assert_eq!(policies.fresh(&Bytes::from_static(b"/b"), at), None);
+        assert_eq!(policies.fresh(&(2, path.1.clone()), at), None);
         policies.forget();
         assert_eq!(policies.fresh(&path, at), None);
     }
@@ -115,7 +115,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let policies = DirPolicies::default();
         for n in 0..3 * REMEMBERED_MAX {
-            policies.note(Bytes::from(n.to_string()), Instant::now(), pb::Policy::default());
+            policies.note((1, Bytes::from(n.to_string())), Instant::now(), pb::Policy::default());
         }
         assert!(policies.0.lock().len() <= REMEMBERED_MAX);
     }

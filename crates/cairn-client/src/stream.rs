@@ -1,6 +1,7 @@
 //! `AsyncRead`, `AsyncWrite` and `AsyncSeek` over files: read-ahead that grows while it pays, writes with a window of
 //! blocks in flight.
 
+use crate::caller::CallerRef;
 use crate::client::Inner;
 use crate::error::{Cause, Error};
 use crate::file::File;
@@ -211,7 +212,16 @@ pub(crate) enum Destination {
     /// An open file.
     File(File),
     /// A file without a name; the message makes its inode when it does not fit one commit.
-    Unnamed(Box<pb::CreateUnnamed>),
+    Unnamed(Box<pb::CreateUnnamed>, CallerRef),
+}
+
+impl Destination {
+    fn caller(&self) -> CallerRef {
+        match self {
+            Self::File(file) => file.client().caller.clone(),
+            Self::Unnamed(_, caller) => caller.clone(),
+        }
+    }
 }
 
 /// How a stream's bytes are stored.
@@ -273,14 +283,15 @@ impl Core {
                     check_changeable(file.inode())?;
                     (file.inode(), None, Some(file.unsynced().clone()))
                 }
-                Destination::Unnamed(create) => {
+                Destination::Unnamed(create, _) => {
                     create.inode = inner.sessions.inode(inner, deadline).await?.0;
                     (InodeId(create.inode), Some((**create).clone()), None)
                 }
             };
             let writer = inner.sessions.writer(inner, deadline).await?;
             let Shape { block_len, replicas, relaxed } = self.shape;
-            let target = Target { inode, writer, block_len, replicas };
+            let caller = self.destination.caller();
+            let target = Target { inode, writer, block_len, replicas, caller };
             self.pipeline = Some(Pipeline::new(inner.clone(), target, relaxed, create, unsynced));
         }
         Ok(self.pipeline.as_mut().expect("made above"))

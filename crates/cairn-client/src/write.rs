@@ -1,5 +1,6 @@
 //! Writing: blocks to all replicas in parallel, a majority, then one commit.
 
+use crate::caller::{Call, CallerRef};
 use crate::client::Inner;
 use crate::cluster::FailureLog;
 use crate::error::{Cause, Error, FailureClass, QuorumError, Sent};
@@ -87,6 +88,8 @@ pub(crate) struct Target {
     pub(crate) block_len: u32,
     /// Copies of each block: groups of that many members take them.
     pub(crate) replicas: u32,
+    /// On whose behalf it is written.
+    pub(crate) caller: CallerRef,
 }
 
 impl Target {
@@ -622,8 +625,8 @@ pub(crate) async fn commit_blocks(
             even_out(&mut blocks);
             runs = pieces(&blocks, target.block_len);
         }
-        let kind = make(runs.clone());
-        let error = match inner.sessions.mutate(inner, kind, relaxed, deadline).await {
+        let call = Call { kind: make(runs.clone()), caller: target.caller.clone() };
+        let error = match inner.sessions.mutate(inner, call, relaxed, deadline).await {
             Ok(reply) => {
                 late::commit_done(inner, &blocks, &runs, |seq| target.block(seq));
                 return Ok((reply, blocks));

@@ -1,7 +1,7 @@
 //! Who may do what: decisions over values, each as POSIX, acl(5) and the Linux kernel make them. Reads no row.
 
-use crate::acl::{Acl, Tag};
 use crate::rows::Kind;
+use cairn_proto::acl::{Acl, Tag};
 use cairn_proto::limits::CALLER_GROUPS_MAX;
 use cairn_proto::pb;
 use cairn_proto::status::{Code, Status};

@@ -6,7 +6,6 @@
 //! [`clock::Clock`], disk through [`kv::Engine`], randomness through a seed.
 
 mod access;
-mod acl;
 mod allocate;
 mod append;
 mod attrs;

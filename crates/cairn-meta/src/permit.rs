@@ -2,12 +2,12 @@
 //! A request without a caller is trusted, and costs nothing here.
 
 use crate::access::{self, Caller, EXEC, Object, WRITE};
-use crate::acl::Acl;
 use crate::error::{Op, fail};
 use crate::path::show;
 use crate::rows::{self, inode_flag};
 use crate::tx::Tx;
 use crate::xattrs::{ACCESS_ACL, read_acl};
+use cairn_proto::acl::Acl;
 use cairn_proto::status::Code;
 
 /// What `want` is called in messages.

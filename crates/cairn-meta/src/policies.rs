@@ -10,6 +10,7 @@ use crate::keys::{self, setting};
 use crate::limits::POLICY_REPLICAS_MAX;
 use crate::meta::{Meta, block_len_allowed};
 use crate::path::{self, Last};
+use crate::permit;
 use crate::rows;
 use crate::state::{Cluster, NodeState};
 use crate::tx::Tx;
@@ -75,6 +76,7 @@ impl Meta {
         }
         let inode = path::find(tx, &path::at(ask.at.as_ref()), Last::Follow).await?;
         let mut row = tx.directory(inode).await?;
+        permit::own(tx.caller.as_ref(), &row, "its policy")?;
         let mut counts = replica_counts(tx).await?;
         row.replicas = ask.replicas.unwrap_or(row.replicas);
         row.block_len = ask.block_len.unwrap_or(row.block_len);

@@ -4,7 +4,6 @@
 //! scan. Those of an inode that goes are deleted with it while they are few, and by the duty that drops maps otherwise.
 
 use crate::access::{self, READ, WRITE};
-use crate::acl::Acl;
 use crate::attrs::{changed, whole_attr};
 use crate::error::{Op, fail};
 use crate::keys::{self, Key};
@@ -16,6 +15,7 @@ use crate::permit;
 use crate::rows::{self, Kind, inode_flag};
 use crate::tx::Tx;
 use bytes::Bytes;
+use cairn_proto::acl::Acl;
 use cairn_proto::limits::{
     PAGE_BYTES_MAX, PAGE_ROWS_MAX, XATTR_NAME_LEN_MAX, XATTR_OVERHEAD, XATTR_VALUE_LEN_MAX, XATTRS_LEN_MAX,
 };

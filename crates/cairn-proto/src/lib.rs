@@ -4,6 +4,7 @@
 //! Everything here is a pure function of its arguments. This crate must never open a file or a socket, read a clock
 //! or draw a random number.
 
+pub mod acl;
 pub mod checksum;
 pub mod frame;
 pub mod ids;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::acl::Entry;
+use cairn_proto::acl::Entry;
 
 fn user(uid: u32, gid: u32, groups: &[u32]) -> Caller {
     Caller { uid, gid, groups: groups.to_vec() }

@@ -1,5 +1,6 @@
 //! The client library against a whole cluster in this process.
 
+mod attributes;
 mod cluster;
 mod consistency;
 mod failures;

@@ -1,5 +1,5 @@
 //! POSIX access control lists as values: read from and written in the kernel's form, turned into modes and back,
-//! inherited. Knows nothing of rows or callers; who is let in by one is decided in access.rs.
+//! inherited. Knows nothing of rows or callers; who is let in by one is decided by metadata.
 //!
 //! The rules are those of acl(5). The form is that of `linux/posix_acl_xattr.h`, version 2: a `u32` 2, then for each
 //! entry tag `u16`, permissions `u16`, id `u32`, all little-endian.
@@ -7,7 +7,7 @@
 use std::fmt;
 
 /// Entries of one list.
-pub(crate) const ACL_ENTRIES_MAX: usize = 1024;
+pub const ACL_ENTRIES_MAX: usize = 1024;
 /// First word of the kernel's form.
 const VERSION: u32 = 2;
 /// Id of entries that name nobody.
@@ -15,7 +15,7 @@ const NOBODY: u32 = u32::MAX;
 
 /// Whom an entry is about, in the order in which entries stand.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Tag {
+pub enum Tag {
     /// The owner.
     UserObj,
     /// A user.
@@ -57,7 +57,7 @@ impl Tag {
 
 /// One line of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// Whom it is about.
     pub tag: Tag,
     /// 4 read, 2 write, 1 execute.
@@ -66,13 +66,13 @@ pub(crate) struct Entry {
 
 /// A valid list: sorted, an owner, an owning group and others exactly once, a mask where anybody is named.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Acl {
+pub struct Acl {
     entries: Vec<Entry>,
 }
 
 /// Why bytes or entries are no list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum AclFault {
+pub enum AclFault {
     /// Not the kernel's form, version 2.
     Form,
     /// More entries than a list may have.
@@ -97,9 +97,14 @@ impl fmt::Display for AclFault {
     }
 }
 
+impl std::error::Error for AclFault {}
+
 impl Acl {
     /// A list of these entries, in whatever order they come.
-    pub(crate) fn new(mut entries: Vec<Entry>) -> Result<Self, AclFault> {
+    ///
+    /// # Errors
+    /// [`AclFault`] when they make no list.
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, AclFault> {
         if entries.len() > ACL_ENTRIES_MAX {
             return Err(AclFault::TooMany);
         }
@@ -118,7 +123,10 @@ impl Acl {
     }
 
     /// Reads the kernel's form; `None` for the form without entries, which stands for no list.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Option<Self>, AclFault> {
+    ///
+    /// # Errors
+    /// [`AclFault`] for bytes that are not that form, or make no list.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Option<Self>, AclFault> {
         let (version, rest) = bytes.split_first_chunk::<4>().ok_or(AclFault::Form)?;
         let (entries, tail) = rest.as_chunks::<8>();
         if u32::from_le_bytes(*version) != VERSION || !tail.is_empty() {
@@ -139,7 +147,7 @@ impl Acl {
     }
 
     /// The kernel's form.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = VERSION.to_le_bytes().to_vec();
         for entry in &self.entries {
             let (tag, id) = entry.tag.number();
@@ -151,27 +159,27 @@ impl Acl {
     }
 
     /// What the entry about `tag` gives.
-    pub(crate) fn perm(&self, tag: Tag) -> Option<u32> {
+    pub fn perm(&self, tag: Tag) -> Option<u32> {
         self.entries.iter().find(|entry| entry.tag == tag).map(|entry| entry.perm)
     }
 
     /// The entries, in their order.
-    pub(crate) fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     /// What all but the owner and others have at most.
-    pub(crate) fn mask(&self) -> u32 {
+    pub fn mask(&self) -> u32 {
         self.perm(Tag::Mask).unwrap_or(7)
     }
 
     /// True when a mode says the same.
-    pub(crate) fn is_minimal(&self) -> bool {
+    pub fn is_minimal(&self) -> bool {
         self.entries.len() == 3
     }
 
     /// The nine permission bits that stand for this list: those of the mask, where there is one, are the group's.
-    pub(crate) fn mode(&self) -> u32 {
+    pub fn mode(&self) -> u32 {
         let of = |tag| self.perm(tag).unwrap_or(0);
         let group = self.perm(Tag::Mask).unwrap_or_else(|| of(Tag::GroupObj));
         of(Tag::UserObj) << 6 | group << 3 | of(Tag::Other)
@@ -190,13 +198,13 @@ impl Acl {
     }
 
     /// The list after chmod(2): the group's bits go to the mask, where there is one.
-    pub(crate) fn chmod(&mut self, mode: u32) {
+    pub fn chmod(&mut self, mode: u32) {
         self.set_classes(mode >> 6 & 7, mode >> 3 & 7, mode & 7);
     }
 
     /// The access list of something made with `mode` in a directory that has this as its default list, and its mode:
     /// neither gives more than both allow. The other bits of `mode` stay.
-    pub(crate) fn inherited(&self, mode: u32) -> (Self, u32) {
+    pub fn inherited(&self, mode: u32) -> (Self, u32) {
         let both = self.mode() & mode;
         let mut acl = self.clone();
         acl.chmod(both);
