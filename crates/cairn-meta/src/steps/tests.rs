@@ -114,3 +114,46 @@ fn a_task_that_cannot_go_on_says_why() {
     let steps = decide(&stand, &[task(TaskKind::Drain, 9, 0)], &[]);
     assert_eq!(steps.done, [7]);
 }
+
+#[test]
+fn a_drain_beside_a_dead_member_waits_until_that_one_is_replaced() {
+    let mut stand = stand(4, &[&[(1, Full), (2, Full)]]);
+    stand.groups.get_mut(&1).expect("a group").row.replicas = 2;
+    stand.places.get_mut(&1).expect("a store").takes = false;
+    stand.places.get_mut(&2).expect("a store").live = false;
+    let drained = [task(TaskKind::Drain, 1, 0)];
+    let steps = decide(&stand, &drained, &[]);
+    assert!(steps.moves.is_empty() && steps.waiting[&7].contains("not complete"), "{steps:?}");
+    // It is out, or was given up.
+    lose(&mut stand, 2);
+    let steps = decide(&stand, &drained, &[]);
+    assert_eq!(steps.moves.iter().map(|(account, _)| *account).collect::<Vec<_>>(), [Account::Repair(2)]);
+    let taker = steps.moves[0].1.to;
+    let members = [(1, Full), (taker, Full)].map(|(store, state)| Member { store, state });
+    stand.groups.get_mut(&1).expect("a group").row.members = members.to_vec();
+    let steps = decide(&stand, &drained, &[]);
+    assert_eq!((steps.moves.len(), steps.moves[0].0, steps.moves[0].1.from), (1, Account::Task(7), 1));
+}
+
+#[test]
+fn what_is_given_up_goes_from_groups_that_nobody_else_holds() {
+    let (alone, shared) = ([(1, Full), (2, Joining), (3, Leaving)], [(1, Full), (2, Full), (3, Full)]);
+    let mut stand = stand(5, &[&alone, &shared]);
+    let given = [task(TaskKind::GiveUp, 1, 0)];
+    // It answers: it is left alone.
+    let steps = decide(&stand, &given, &[]);
+    assert!(steps.given_up.is_empty() && steps.moves.is_empty());
+    assert_eq!(steps.done, [7]);
+    stand.places.get_mut(&1).expect("a store").live = false;
+    stand.give_up(1);
+    let steps = decide(&stand, &given, &[]);
+    assert_eq!(steps.given_up.len(), 1);
+    let (task, pg, from, to) = steps.given_up[0];
+    assert_eq!((task, pg, from), (7, 1, 1));
+    assert!(to.is_some_and(|to| to > 3), "a store that has no part in it: {to:?}");
+    assert_eq!(
+        steps.moves.iter().map(|(account, planned)| (*account, planned.pg)).collect::<Vec<_>>(),
+        [(Account::Task(7), 2)]
+    );
+    assert!(steps.done.is_empty());
+}
