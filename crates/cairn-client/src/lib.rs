@@ -58,7 +58,7 @@ mod xattrs;
 pub use admin::{
     Admin, BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, Dump, DumpPiece, EndangeredGroup,
     InventoryPage, LedgerEntry, LedgerPage, MapGroup, MapStore, MemberState, Move, PlacedRun, Plan, RowFinding,
-    RowPage, RunKind, RunPage, StoreScrub, Subject, Task, TaskKind, TaskState, Verdict,
+    RowPage, RunKind, RunPage, Software, StoreScrub, Subject, Task, TaskKind, TaskState, UpgradeStatus, Verdict,
 };
 pub use atomic::AtomicFile;
 /// Identity of a block: inode, writer, number.
@@ -86,7 +86,7 @@ pub use stats::{
     AttemptStats, BreakerStats, BreakerTransition, BudgetStats, ClassStats, ConnectionStats, ErrorRecord, HedgeStats,
     LaneCounts, LegLatency, LegStats, NodeConnectionStats, OpStats, ParkingStats, PoolStats, Quantiles, WriteStats,
 };
-pub use status::{ClusterStatus, Defect, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
+pub use status::{ClusterStatus, Defect, GroupStatus, LogTarget, MemberStatus, NodeStatus, StoreStatus};
 pub use storage_policy::PolicyChange;
 pub use stream::{FileReader, FileWriter};
 pub use watch::{Changes, NoCursor, WatchCursor, WatchOptions, WatchedChange, WatchedKind};

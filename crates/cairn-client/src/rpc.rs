@@ -106,7 +106,7 @@ impl MetaServers {
                 Round::Answered(index, kind) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     inner.retry_budget.deposit();
-                    return Ok(kind);
+                    return Ok(*kind);
                 }
                 Round::Final(failure) => return Err(failure),
                 Round::Failed(pause) => pause,
@@ -151,7 +151,7 @@ impl MetaServers {
 #[allow(clippy::large_enum_variant, reason = "one at a time, on its way from a function to the one that called it")]
 enum Round {
     /// This one answered.
-    Answered(usize, response::Kind),
+    Answered(usize, Box<response::Kind>),
     /// A final refusal.
     Final(MetaFailure),
     /// Nobody could do it; the shortest pause that a server asked for.
@@ -279,7 +279,7 @@ impl Ask<'_> {
                 Ok(reply) => {
                     inner.hedge_budget.on_first_leg_completed();
                     return match reply.response.kind {
-                        Some(kind) => Round::Answered(index, kind),
+                        Some(kind) => Round::Answered(index, Box::new(kind)),
                         None => Round::Final(MetaFailure { error: inner.unexpected(self.name), ambiguous: true }),
                     };
                 }

@@ -6,6 +6,7 @@ use crate::error::Error;
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::{BlockId, ClusterId};
 use std::path::Path;
+use std::time::Duration;
 
 /// A store: one disk of a node.
 #[derive(Clone, Debug)]
@@ -98,6 +99,23 @@ pub struct Defect {
     pub repaired: bool,
 }
 
+/// A storage node that the log of an embedded metadata engine is shipped to.
+#[derive(Clone, Debug)]
+pub struct LogTarget {
+    /// The node; 0 = none is supplied.
+    pub node: u32,
+    /// Where it listens.
+    pub addr: String,
+    /// It holds a whole snapshot, and metadata can be recovered from it.
+    pub whole: bool,
+    /// Commits that it does not have.
+    pub commits_behind: u64,
+    /// For how long it has not had all there was.
+    pub lag: Duration,
+    /// Why the last attempt failed; empty = it did not.
+    pub trouble: String,
+}
+
 /// The state of the whole cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterStatus {
@@ -133,6 +151,8 @@ pub struct ClusterStatus {
     pub groups_at_risk: u64,
     /// Tasks that run or wait.
     pub tasks: Vec<Task>,
+    /// Of an embedded engine: the storage nodes that its log is shipped to.
+    pub log: Vec<LogTarget>,
 }
 
 /// `NODE_STATE_UP` -> `up`.
@@ -197,6 +217,11 @@ fn defect(defect: pb::Defect) -> Defect {
     }
 }
 
+fn log_target(target: pb::MetalogTarget) -> LogTarget {
+    let pb::MetalogTarget { node, addr, whole, commits_behind, lag_ms, trouble } = target;
+    LogTarget { node, addr, whole, commits_behind, lag: Duration::from_millis(lag_ms.into()), trouble }
+}
+
 impl DfsClient {
     /// Asks metadata for the state of the cluster, now.
     ///
@@ -229,6 +254,7 @@ impl DfsClient {
                 groups_incomplete: reply.groups_incomplete,
                 groups_at_risk: reply.groups_at_risk,
                 tasks: reply.tasks.into_iter().map(Task::from_pb).collect(),
+                log: reply.metalog.into_iter().map(log_target).collect(),
             })
         };
         self.operation("cluster_status", Path::new("/"), work).await

@@ -127,6 +127,7 @@ impl Meta {
         let heard = self.records_heard();
         let done = transact!(self, Durability::Durable, async |tx: &mut Tx| register(tx, ask, &heard).await)?;
         self.take_registration(ask, &done);
+        self.note_software(done.node, &ask.software, ask.newest_version);
         // Before the node goes on: what its store acknowledged and lost is not to be counted on.
         for (store, _) in done.stores.iter().filter(|(_, row)| row.lost_past) {
             tracing::warn!(store, "a store has lost blocks that it had acknowledged: it completes its groups anew");
@@ -212,6 +213,7 @@ impl Meta {
             let reply = pb::HeartbeatReply { map_version: version, register_again: true, ..Default::default() };
             return Ok(Reply::Heartbeat(reply));
         }
+        self.note_software(ask.node_id, &ask.software, ask.newest_version);
         self.raise_writers(&ask.stores).await?;
         if ask.brief {
             let map_version = self.inner.map_version.load(Ordering::Acquire);
@@ -403,6 +405,7 @@ impl Meta {
             groups_at_risk: cluster.survey.at_risk,
             tasks,
             servers,
+            metalog: Vec::new(),
         };
         reply.alarms.extend(self.rollback_alarm());
         reply.alarms.extend(mass_alarm);

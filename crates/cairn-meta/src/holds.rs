@@ -8,6 +8,7 @@ use crate::meta::Meta;
 use crate::names::drop_inode_later;
 use crate::rows::{self, Kind, inode_flag};
 use crate::tx::Tx;
+use crate::upgrade::NAMESPACE_VERSION;
 use cairn_proto::limits::HOLDS_PER_REQUEST_MAX;
 use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
@@ -33,6 +34,11 @@ pub(crate) async fn count(tx: &mut Tx, session: u64, inode: u64) -> Op<u32> {
 
 /// One hold more.
 pub(crate) async fn add(tx: &mut Tx, session: u64, inode: u64) -> Op<()> {
+    if tx.version < NAMESPACE_VERSION {
+        // All that is held then: an inode without a name, by who made it. It reads as a hold of one.
+        tx.put(&keys::Sustained { session, inode }, &rows::Holds { count: 0 });
+        return Ok(());
+    }
     let count = count(tx, session, inode).await?;
     tx.put(&keys::Sustained { session, inode }, &rows::Holds { count: count.saturating_add(1) });
     // A hold of the first version has no other side yet.

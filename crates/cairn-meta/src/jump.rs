@@ -14,14 +14,14 @@ type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 /// How far a counter moves, at least; up to twice as far.
 const fn jump_of(number: u8) -> u64 {
     match number {
+        counter::INODE | counter::WRITER | counter::SESSION => NUMBERS_JUMPED,
         counter::DUTY_EPOCH => DUTY_EPOCHS_JUMPED,
         // Every opening takes 2^32 of them.
         counter::MAP_VERSION => DUTY_EPOCHS_JUMPED << 32,
         // 32 bits each.
-        counter::PG | counter::STORE | counter::NODE | counter::SERVER => IDS_JUMPED,
-        // What is found by its number alone inside metadata, and known to nobody else.
-        counter::TASK => 0,
-        _ => NUMBERS_JUMPED,
+        counter::PG | counter::STORE | counter::NODE | counter::SERVER | counter::FEED_LOG => IDS_JUMPED,
+        // What is known inside metadata only.
+        _ => 0,
     }
 }
 

@@ -68,6 +68,7 @@ mod tasks;
 mod tend;
 mod truncate;
 mod tx;
+mod upgrade;
 mod usage;
 mod write;
 mod writers;

@@ -4,9 +4,9 @@ use cairn_proto::limits::{COMMIT_PIECES_MAX, PAGE_ROWS_MAX, XATTR_OVERHEAD, XATT
 use std::time::Duration;
 
 /// Version of the row formats this program writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Version of the behaviour that all servers of a cluster agreed on.
-pub const CLUSTER_VERSION: u32 = 1;
+pub const CLUSTER_VERSION: u32 = 2;
 
 /// Times a conflicting transaction is run again before the caller is told to come back.
 pub const ATTEMPTS_MAX: u32 = 64;

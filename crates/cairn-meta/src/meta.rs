@@ -22,6 +22,7 @@ use crate::settings;
 use crate::slot::Step;
 use crate::state::{Cluster, Patience, Sessions};
 use crate::tx::{Effects, Sealed, Tx};
+use crate::upgrade::Software;
 use crate::usage::Totals;
 use bytes::Bytes;
 use cairn_proto::limits::{BLOCK_LEN_MAX, BLOCK_LEN_MIN, CHUNK_LEN, PAGE_BYTES_MAX, REPLICAS_MAX};
@@ -31,6 +32,7 @@ use cairn_proto::status::{Code, Status};
 use cairn_proto::{ClusterId, InodeId, op, pb};
 use parking_lot::Mutex;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -119,6 +121,9 @@ pub(crate) struct Inner {
     pub(crate) rollback: AtomicU64,
     /// See mass.rs: as this process knew it last.
     pub(crate) collection_stopped: AtomicBool,
+    /// See upgrade.rs.
+    pub(crate) version: AtomicU32,
+    pub(crate) software: Mutex<BTreeMap<u32, Software>>,
     /// The highest writer that a store reported and that is written down.
     pub(crate) writers_known: AtomicU64,
     /// Bounds the commits that nobody can take back.
@@ -213,6 +218,7 @@ struct Drawn {
 /// What the first transaction of a process finds or makes.
 struct Opened {
     cluster_id: ClusterId,
+    version: u32,
     head: Head,
     server: u32,
     totals: Totals,
@@ -271,6 +277,8 @@ impl Meta {
             renewals: Mutex::default(),
             rollback: AtomicU64::new(0),
             collection_stopped: AtomicBool::new(false),
+            version: AtomicU32::new(opened.version),
+            software: Mutex::default(),
             writers_known: AtomicU64::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_MAX)),
             inode_locks: (0..INODE_LOCKS).map(|_| TurnLock::new(())).collect(),
@@ -310,6 +318,7 @@ impl Meta {
             return Err(Status::new(Code::Unsupported, "the request's kind is unknown here"));
         };
         let caller = Caller::of(request)?;
+        self.check_version(kind)?;
         if op::is_mutation(op::of(kind)) {
             return self.mutate(request, kind).await;
         }
@@ -338,6 +347,8 @@ impl Meta {
             Kind::ScanRuns(ask) => self.scan_runs(ask).await,
             Kind::CheckRows(ask) => self.check_rows(ask).await,
             Kind::AcceptRollback(_) => self.accept_rollback().await,
+            Kind::UpgradeStatus(_) => Ok(self.upgrade_status()),
+            Kind::FinalizeUpgrade(ask) => self.finalize_upgrade(ask).await,
             Kind::Stat(ask) => self.stat(ask, caller).await,
             Kind::Access(ask) => self.access(ask, caller).await,
             Kind::ReadDir(ask) => self.read_dir(ask, caller).await,
@@ -424,6 +435,7 @@ impl Meta {
         let head = *self.inner.head.lock();
         let begun = begin(&*self.inner.engine, &*self.inner.options.clock, head).await;
         let mut tx = begun.map_err(|error| engine_status(&error))?;
+        tx.version = self.cluster_version();
         match self.fence(&mut tx).await {
             Ok(()) => Ok(tx),
             Err(Fault::Status(status)) => Err(*status),
@@ -572,15 +584,15 @@ async fn first_transaction(
     let names = settings::NAMES.map(|name| keys::Setting { name: Bytes::from_static(name) });
     let Some(values) = opened(tx.get_many(&names).await)? else { return Ok(None) };
     let values: Vec<Option<Bytes>> = values.into_iter().map(|row| row.map(|row| row.value)).collect();
-    let cluster_id = match settings::judge(&values)? {
-        Some(found) => found.cluster_id,
+    let (cluster_id, version) = match settings::judge(&values)? {
+        Some(found) => (found.cluster_id, found.cluster_version),
         None => {
             make_namespace(&mut tx, options, fresh_id);
-            ClusterId(fresh_id)
+            (ClusterId(fresh_id), CLUSTER_VERSION)
         }
     };
     let Some(()) = opened(skip_writers(&mut tx, skipped).await)? else { return Ok(None) };
-    let entered = enter(&mut tx, options, boot, cluster_id).await;
+    let entered = enter(&mut tx, options, boot, (cluster_id, version)).await;
     let Some(entered) = opened(entered)? else { return Ok(None) };
     // Rows that snapshots see are written in a new namespace alone, where there is no snapshot.
     let Some(_) = opened(tx.seal().await)? else { return Ok(None) };
@@ -635,17 +647,22 @@ async fn skip_writers(tx: &mut Tx, count: u64) -> Op<()> {
 }
 
 /// Registers this server.
-async fn enter(tx: &mut Tx, options: &MetaOptions, boot: [u8; 16], cluster_id: ClusterId) -> Op<Opened> {
+async fn enter(
+    tx: &mut Tx,
+    options: &MetaOptions,
+    boot: [u8; 16],
+    (cluster_id, version): (ClusterId, u32),
+) -> Op<Opened> {
     let head = Head::load(tx).await?;
     let key = keys::Counter { counter: counter::MAP_VERSION };
-    let version = match tx.get(&key).await? {
+    let map_version = match tx.get(&key).await? {
         Some(row) => row.next,
         // There were programs that made the version of the epoch, and kept the rest of it in memory.
         None => tx.get(&keys::Counter { counter: counter::DUTY_EPOCH }).await?.map_or(0, |row| row.next) << 32,
     };
     // Beyond all that may have been told before a crash and was not on disk yet.
-    tx.put(&key, &rows::Counter { next: ((version >> 32) + 1) << 32 });
+    tx.put(&key, &rows::Counter { next: ((map_version >> 32) + 1) << 32 });
     let server = servers::register(tx, &options.addr, boot, options.alone).await?;
     let usage = tx.table::<keys::Usage>(SERVERS_MAX * 2).await?;
-    Ok(Opened { cluster_id, head, server, totals: Totals::load(server, &usage) })
+    Ok(Opened { cluster_id, version, head, server, totals: Totals::load(server, &usage) })
 }

@@ -82,7 +82,7 @@ pub(crate) async fn new_row(
         quota_root: dir_row.quota_root,
         parent: dir,
         birth: tx.birth,
-        btime_ns: tx.now_ns,
+        btime_ns: tx.btime_ns(),
         rdev: 0,
         flags: 0,
         xattrs: 0,

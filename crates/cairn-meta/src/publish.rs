@@ -11,6 +11,7 @@ use crate::path::{self, Last};
 use crate::permit;
 use crate::rows::{self, Kind, inode_flag};
 use crate::tx::Tx;
+use crate::upgrade::NAMESPACE_VERSION;
 use crate::write::{grow_to, sorted_pieces, write_inline, write_pieces};
 use bytes::Bytes;
 use cairn_proto::limits::FILE_LEN_MAX;
@@ -40,7 +41,10 @@ impl Meta {
         let attr = ask.attr.unwrap_or_default();
         let mut row = new_row(tx, (inode, Kind::File), (dir, &dir_row), &attr).await?;
         row.nlink = 0;
-        row.flags |= inode_flag::NAMELESS;
+        // A hold of the first version says as much.
+        if tx.version >= NAMESPACE_VERSION {
+            row.flags |= inode_flag::NAMELESS;
+        }
         tx.put(&keys::Inode { inode }, &row);
         holds::add(tx, session, inode).await?;
         tx.effects.inodes += 1;

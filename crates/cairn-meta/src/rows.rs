@@ -2,7 +2,7 @@
 //! docs/formats/keys.md.
 //!
 //! Numbers are LEB128 varints, signed ones zigzag first; lists and byte strings carry their count in front. A row type
-//! that has to change gets a second version; readers take both, writers write the newest the cluster version allows.
+//! that has to change gets a second version; readers take both, writers the lowest that holds what the row says.
 
 mod feed;
 
@@ -348,12 +348,18 @@ macro_rules! rows {
 
             impl Row for $name {
                 fn encode(&self) -> Vec<u8> {
+                    // The lowest version that holds it: former programs read what they could have written.
                     let version: u8 = $version;
-                    $(let version: u8 = version.max($later);)*
+                    $(let version: u8 = match false $(|| self.$added != <$added_type>::default())* {
+                        true => version.max($later),
+                        false => version,
+                    };)*
                     #[allow(unused_mut, reason = "a row may have no fields")]
                     let mut out = vec![version];
                     $(self.$field.put(&mut out);)*
-                    $($(self.$added.put(&mut out);)*)*
+                    $(if version >= $later {
+                        $(self.$added.put(&mut out);)*
+                    })*
                     out
                 }
 

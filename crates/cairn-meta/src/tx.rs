@@ -6,9 +6,12 @@ use crate::error::{Fault, Op, fail};
 use crate::history::{self, Head};
 use crate::keys::{self, Key};
 use crate::kv::{KeyRange, Limits, Order, Txn};
-use crate::limits::{MAP_ROWS_PER_STEP_MAX, MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_TX_MAX, WRITES_PER_MAP_ROW};
+use crate::limits::{
+    CLUSTER_VERSION, MAP_ROWS_PER_STEP_MAX, MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_TX_MAX, WRITES_PER_MAP_ROW,
+};
 use crate::past::{self, Past};
 use crate::rows::{self, Row};
+use crate::upgrade::NAMESPACE_VERSION;
 use bytes::Bytes;
 use cairn_proto::status::Code;
 use std::collections::BTreeMap;
@@ -73,6 +76,9 @@ pub(crate) struct Tx {
     pub(crate) roots: BTreeMap<u64, u64>,
     /// It tried to change what a snapshot shows.
     denied: bool,
+    /// The version at which the cluster works, as this process knew when the transaction began: nothing is made that needs
+    /// a later one.
+    pub(crate) version: u32,
 }
 
 /// What [`Tx::seal`] found.
@@ -95,7 +101,7 @@ impl Tx {
     pub(crate) fn new(inner: Box<dyn Txn>, now_ns: i64, head: Head, limits: Limits) -> Self {
         let (effects, changes) = (Effects::default(), Changes::default());
         let (changed, noted, unseen, session) = (Vec::new(), Vec::new(), false, 0);
-        let (birth, caller, looks) = (head.newest, None, false);
+        let (birth, caller, looks, version) = (head.newest, None, false, CLUSTER_VERSION);
         let (roots, denied) = (BTreeMap::new(), false);
         Self {
             inner,
@@ -106,14 +112,20 @@ impl Tx {
             caller,
             changes,
             looks,
-            limits,
             changed,
             noted,
             unseen,
             session,
             roots,
             denied,
+            limits,
+            version,
         }
+    }
+
+    /// When what is made now was made; 0 = not known, as long as the cluster's version has no room for it.
+    pub(crate) fn btime_ns(&self) -> i64 {
+        if self.version >= NAMESPACE_VERSION { self.now_ns } else { 0 }
     }
 
     /// Says that nothing will be changed that snapshots see, so that nothing read has to be remembered: for operations

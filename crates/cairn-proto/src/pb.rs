@@ -952,6 +952,29 @@ pub struct ClusterStatusReply {
     /// Metadata servers, by their number.
     #[prost(message, repeated, tag = "16")]
     pub servers: ::prost::alloc::vec::Vec<MetaServerInfo>,
+    /// Of an embedded engine: the storage nodes that its log is shipped to.
+    #[prost(message, repeated, tag = "40")]
+    pub metalog: ::prost::alloc::vec::Vec<MetalogTarget>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MetalogTarget {
+    /// 0 = none is supplied.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    #[prost(string, tag = "2")]
+    pub addr: ::prost::alloc::string::String,
+    /// It holds a whole snapshot, and can be recovered from.
+    #[prost(bool, tag = "3")]
+    pub whole: bool,
+    /// Commits that it does not have.
+    #[prost(uint64, tag = "4")]
+    pub commits_behind: u64,
+    /// For how long it has not had all there was.
+    #[prost(uint32, tag = "5")]
+    pub lag_ms: u32,
+    /// Why the last attempt failed; empty = it did not.
+    #[prost(string, tag = "6")]
+    pub trouble: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MetaServerInfo {
@@ -1049,6 +1072,11 @@ pub struct RegisterNode {
     /// Empty on the very first start.
     #[prost(bytes = "bytes", tag = "8")]
     pub cluster_id: ::prost::bytes::Bytes,
+    /// What it runs, and the newest cluster version that program knows; absent = a program from before versions were told.
+    #[prost(string, tag = "40")]
+    pub software: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "41")]
+    pub newest_version: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterNodeReply {
@@ -1073,6 +1101,11 @@ pub struct Heartbeat {
     /// Another metadata server counts degraded rows for this report: the answer leaves them out.
     #[prost(bool, tag = "4")]
     pub brief: bool,
+    /// As in the registration.
+    #[prost(string, tag = "40")]
+    pub software: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "41")]
+    pub newest_version: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeartbeatReply {
@@ -2171,12 +2204,9 @@ pub struct AppendMetalog {
     /// Of a snapshot: it is whole with this; what is older of this cluster is dropped.
     #[prost(bool, tag = "5")]
     pub complete: bool,
-    /// The commit of the snapshot, or the first of the log file.
+    /// The last commit that the snapshot holds, or the one behind which the log begins.
     #[prost(uint64, tag = "6")]
     pub first: u64,
-    /// The last commit in the body.
-    #[prost(uint64, tag = "7")]
-    pub last: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AppendMetalogReply {
@@ -2201,11 +2231,9 @@ pub struct MetalogPart {
     #[prost(uint64, tag = "4")]
     pub first: u64,
     #[prost(uint64, tag = "5")]
-    pub last: u64,
-    #[prost(uint64, tag = "6")]
     pub len: u64,
-    /// Of a snapshot.
-    #[prost(bool, tag = "7")]
+    /// A snapshot that is whole.
+    #[prost(bool, tag = "6")]
     pub complete: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

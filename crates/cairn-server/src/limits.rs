@@ -77,6 +77,26 @@ pub const DUMPS_MAX: usize = 2;
 pub const DUMP_IDLE_MAX: Duration = Duration::from_secs(60);
 /// A dump that takes longer is given up: dump a stopped engine, or one of those that keep snapshots apart.
 pub const DUMP_LIFE_MAX: Duration = Duration::from_secs(6 * 3600);
+/// Time one request of a recovery may take.
+pub const RECOVER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Storage nodes that an embedded engine's commits are shipped to.
+pub const SHIP_TARGETS: usize = 2;
+/// Bytes of commits that wait to be shipped to a node; when there are more, it gets a new snapshot instead.
+pub const SHIP_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of commits shipped with one request.
+pub const SHIP_BATCH_BYTES: usize = 512 << 10;
+/// Commits wait so long for others before they are shipped.
+pub const SHIP_PAUSE: Duration = Duration::from_millis(50);
+/// A node gets a new snapshot when the log behind the last one is as long as it, and at least so long.
+pub const SHIP_LOG_MIN: u64 = 64 << 20;
+/// Time one request of shipping may take.
+pub const SHIP_TIMEOUT: Duration = Duration::from_secs(10);
+/// First and longest pause after a node did not take what was shipped.
+pub const SHIP_RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Another node is taken in place of one that took nothing for so long.
+pub const SHIP_GIVE_UP: Duration = Duration::from_secs(30);
+/// Commits that are not on enough nodes for so long make an alarm.
+pub const SHIP_BEHIND_AFTER: Duration = Duration::from_secs(30);
 /// How often dumps are looked at for that.
 pub const DUMP_CHECK_PERIOD: Duration = Duration::from_secs(5);
 
@@ -223,6 +243,12 @@ pub const SWEEP_MASS_PERCENT: u8 = 10;
 pub const SWEEP_MASS_MIN: u64 = 1024;
 /// Time one judgement of blocks may take: metadata walks the maps of their files.
 pub const JUDGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Files of metadata logs that a node keeps.
+pub const METALOG_FILES_MAX: usize = 64;
+/// A node takes nothing more for a metadata log when less than this is free.
+pub const METALOG_SPACE_MIN: u64 = 256 << 20;
+/// Bytes of a metadata log given out at once.
+pub const METALOG_FETCH_MAX: u32 = FRAME_BODY_MAX;
 /// How often a cluster that is starting is asked whether it is ready.
 pub const READY_POLL: Duration = Duration::from_millis(10);
 /// How long a graceful stop waits for work in flight.
@@ -238,6 +264,7 @@ const _: () = {
     assert!(DEFECTS_PER_BEAT <= REPAIRED_WAITING_MAX);
     // Copies in flight hold whole blocks: half a gigabyte at most, and 32 MiB with blocks of the default size.
     assert!(COPIES_IN_FLIGHT_MAX as u64 * BLOCK_LEN_MAX as u64 <= 512 << 20);
+    assert!(SHIP_BATCH_BYTES < SHIP_QUEUE_BYTES_MAX);
     assert!(GARBAGE_PAGE <= GARBAGE_TRACKED_MAX);
     // A whole page fits beside what is held already.
     assert!(2 * BLOCKS_JUDGED_MAX <= SWEEP_HELD_MAX);

@@ -2,7 +2,7 @@
 
 use crate::entropy;
 use bytes::Bytes;
-use cairn_net::{Call, LegError, Link, LinkConfig, Net, Reply, SharedIdentity, now};
+use cairn_net::{Body, Call, LegError, Link, LinkConfig, Net, Reply, SharedIdentity, now};
 use cairn_proto::NodeId;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::response;
@@ -56,7 +56,7 @@ impl Dialer {
     }
 }
 
-async fn start(link: &Link, call: Call) -> Result<(response::Kind, Bytes), CallError> {
+pub(crate) async fn start(link: &Link, call: Call) -> Result<(response::Kind, Bytes), CallError> {
     let addr = || link.addr().to_owned();
     match link.start(call).await {
         Ok(Reply { response, body, .. }) => match response.kind {
@@ -134,6 +134,20 @@ impl Peers {
         let link = self.link(node, addr);
         let call = Call { verify_body: false, response_max, ..Call::new(kind, now() + timeout) };
         start(&link, call).await
+    }
+
+    /// As [`Peers::call`], with a body and without one in the answer.
+    pub(crate) async fn call_with(
+        &self,
+        node: NodeId,
+        addr: &str,
+        kind: Kind,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<response::Kind, CallError> {
+        let link = self.link(node, addr);
+        let call = Call { body: Body::from_bytes(body), ..Call::new(kind, now() + timeout) };
+        start(&link, call).await.map(|(kind, _)| kind)
     }
 
     /// Forgets all but these nodes: their connections close.

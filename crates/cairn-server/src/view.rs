@@ -81,6 +81,11 @@ impl ClusterView {
         self.nodes.contains_key(&node)
     }
 
+    /// The nodes that are up.
+    pub(crate) fn peers_up(&self) -> Vec<Peer> {
+        self.nodes.values().filter(|peer| peer.state == NodeState::Up).cloned().collect()
+    }
+
     /// The node a store lives on.
     pub(crate) fn home(&self, store: StoreId) -> Option<&Peer> {
         self.nodes.get(self.homes.get(&store)?)

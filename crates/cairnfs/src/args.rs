@@ -12,9 +12,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
-pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks};
+pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks, Upgrade, UpgradeWhat};
 pub use fsck::Fsck;
-pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate};
+pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
 pub use snapshot::{Snapshot, SnapshotCreate, SnapshotLs, SnapshotRm, SnapshotWhat};
 pub use watch::Watch;

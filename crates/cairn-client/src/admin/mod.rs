@@ -2,6 +2,7 @@
 
 mod dump;
 mod types;
+mod upgrade;
 
 pub use dump::{Dump, DumpPiece};
 pub use types::{
@@ -9,6 +10,8 @@ pub use types::{
     LedgerPage, MapGroup, MapStore, MemberState, Move, PlacedRun, Plan, RowFinding, RowPage, RunKind, RunPage,
     StoreScrub, Subject, Task, TaskKind, TaskState, Verdict,
 };
+
+pub use upgrade::{Software, UpgradeStatus};
 
 use crate::client::DfsClient;
 use crate::error::{Cause, Error, ErrorKind};

@@ -273,7 +273,7 @@ async fn lost_and_found(tx: &mut Tx) -> Op<u64> {
         generation: 0,
         parent: root,
         birth: tx.birth,
-        btime_ns: tx.now_ns,
+        btime_ns: tx.btime_ns(),
         flags: 0,
         xattrs: 0,
         xattr_bytes: 0,

@@ -4,6 +4,7 @@
 //! loaded; the next attempt removes such a half and begins anew. Before the mark goes, all rows are read back and held
 //! against the sum in the trailer.
 
+use super::log::LoggedGroup;
 use super::{
     DUMP_VERSION, FRAME_HEAD, FRAME_TAIL, Frame, MAGIC, PAYLOAD_MAX, PRELUDE_LEN, RowDigest, namespace, parse,
 };
@@ -94,6 +95,7 @@ pub struct Loader {
     header: Option<pb::DumpHeader>,
     began: bool,
     expected: Option<RowDigest>,
+    verified: bool,
     digest: RowDigest,
     last_key: Vec<u8>,
     batch: Vec<(Vec<u8>, Vec<u8>)>,
@@ -147,6 +149,7 @@ impl Loader {
             header: None,
             began: false,
             expected: None,
+            verified: false,
             digest: RowDigest::default(),
             last_key: Vec::new(),
             batch: Vec::new(),
@@ -329,13 +332,12 @@ impl Loader {
         .await
     }
 
-    /// The dump has ended: writes the rest, reads everything back, and removes the mark. The engine can be opened when
-    /// this returns, and everything is durable.
+    /// The dump has ended: writes the rest and reads everything back.
     ///
     /// # Errors
     /// See [`LoadError`]; the mark stays then.
-    pub async fn finish(mut self) -> Result<(pb::DumpHeader, RowDigest), LoadError> {
-        let (Some(expected), Some(header)) = (self.expected, self.header.take()) else {
+    pub async fn verify(&mut self) -> Result<(), LoadError> {
+        let (Some(expected), Some(_)) = (self.expected, &self.header) else {
             return Err(LoadError::Truncated { offset: self.offset + self.buffer.len() as u64 });
         };
         if !self.buffer.is_empty() {
@@ -346,6 +348,45 @@ impl Loader {
         if found != expected {
             return Err(LoadError::Differs { expected, found });
         }
+        self.verified = true;
+        Ok(())
+    }
+
+    /// Applies a group of commits that came after the dump, which has been verified.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; the mark stays then.
+    pub async fn apply(&mut self, group: &LoggedGroup) -> Result<(), LoadError> {
+        let limits = self.engine.limits();
+        let per_tx = (limits.writes / 2).clamp(1, LOAD_ROWS_PER_TX);
+        let writes: Vec<_> = group.writes.iter().filter(|(key, _)| !settings::is_mark(key)).collect();
+        for part in writes.chunks(per_tx) {
+            self.commit(Durability::Relaxed, async |txn| {
+                for (key, value) in part {
+                    match value {
+                        Some(value) => txn.put(key.clone(), value.clone()),
+                        None => txn.delete(key.clone()),
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Verifies, unless that was done, and removes the mark. The engine can be opened when this returns, and everything is
+    /// durable.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; the mark stays then.
+    pub async fn finish(mut self) -> Result<(pb::DumpHeader, RowDigest), LoadError> {
+        if !self.verified {
+            self.verify().await?;
+        }
+        let (Some(expected), Some(header)) = (self.expected, self.header.take()) else {
+            return Err(LoadError::Truncated { offset: self.offset });
+        };
         if let Purpose::Restore { seed } = self.purpose {
             self.jump_groups().await?;
             let counters = jump::counters(&*self.engine, &mut fastrand::Rng::with_seed(seed)).await?;

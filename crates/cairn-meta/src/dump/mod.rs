@@ -5,10 +5,12 @@
 //! holds more than a frame. This module owns the form of the bytes; it knows no file.
 
 mod load;
+mod log;
 mod make;
 
 pub(crate) use load::digest_of;
 pub use load::{LoadError, Loader, Purpose};
+pub use log::{LOG_MAGIC, LOG_VERSION, LogReader, LoggedGroup, log_frame, log_prelude};
 pub use make::{Dump, DumpProgress};
 
 use crate::keys;

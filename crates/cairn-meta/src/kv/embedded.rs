@@ -8,8 +8,9 @@
 
 use super::group::{Backend, Group, Job, Published, View, ViewSnapshot, Writes};
 use super::occ::{OccTxn, Submit};
+use super::ship::SinkPlace;
 use super::stats::{CommitCounts, CommitStats};
-use super::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, Order, Snapshot, Txn};
+use super::{CommitOutcome, CommitSink, Durability, Engine, EngineError, KeyRange, Limits, Order, Snapshot, Txn};
 use crate::clock::Clock;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -152,6 +153,7 @@ impl Submit for Shared {
 pub struct EmbeddedEngine {
     shared: Arc<Shared>,
     published: Arc<RwLock<Arc<Published<FjallView>>>>,
+    sink: SinkPlace,
     committer: Option<JoinHandle<()>>,
 }
 
@@ -178,7 +180,7 @@ impl EmbeddedEngine {
         })?;
         let backend = Arc::new(backend);
         let group = Group::new(backend.clone());
-        let published = group.published();
+        let (published, sink) = (group.published(), group.sink());
         let (queue, waiting) = mpsc::channel();
         let shared = Arc::new(Shared {
             queue: Mutex::new(Some(queue)),
@@ -193,7 +195,7 @@ impl EmbeddedEngine {
                 .name("meta-commit".into())
                 .spawn(move || committer.run(&waiting))
                 .map_err(|error| EngineError::Failed { cause: format!("no thread for the committer: {error}") })?;
-        Ok(Self { shared, published, committer: Some(committer) })
+        Ok(Self { shared, published, sink, committer: Some(committer) })
     }
 
     /// A file that is in the directory of every engine: fjall writes it last when it makes one.
@@ -231,6 +233,10 @@ impl Engine for EmbeddedEngine {
             return Err(failure.clone());
         }
         Ok(Box::new(ViewSnapshot(self.published.read().clone())))
+    }
+
+    fn ship_to(&self, sink: Arc<dyn CommitSink>) -> bool {
+        self.sink.set(sink).is_ok()
     }
 
     fn limits(&self) -> Limits {

@@ -1,5 +1,6 @@
 //! Group commit: validates waiting transactions in order and applies all valid ones as one write.
 
+use super::ship::{SinkPlace, encode_writes};
 use super::window::{ReadSet, WINDOW_KEYS_MAX, Window};
 use super::{CommitOutcome, Durability, EngineError, KeyRange, Order, Snapshot};
 use async_trait::async_trait;
@@ -64,12 +65,23 @@ pub(super) struct Group<B: Backend> {
     backend: Arc<B>,
     window: Window,
     published: Arc<RwLock<Arc<Published<B::View>>>>,
+    sink: SinkPlace,
 }
 
 impl<B: Backend> Group<B> {
     pub(super) fn new(backend: Arc<B>) -> Self {
         let first = Arc::new(Published { seq: 0, view: backend.view() });
-        Self { backend, window: Window::new(WINDOW_KEYS_MAX), published: Arc::new(RwLock::new(first)) }
+        Self {
+            backend,
+            window: Window::new(WINDOW_KEYS_MAX),
+            published: Arc::new(RwLock::new(first)),
+            sink: SinkPlace::default(),
+        }
+    }
+
+    /// Where whoever wants to hear of commits is put.
+    pub(super) fn sink(&self) -> SinkPlace {
+        self.sink.clone()
     }
 
     /// Where transactions find the newest view.
@@ -100,10 +112,14 @@ impl<B: Backend> Group<B> {
         if merged.is_empty() {
             return (outcomes, Ok(None));
         }
+        let heard = self.sink.get().map(|sink| (sink, encode_writes(&merged)));
         let applied = self.backend.apply(merged, durability);
         if applied.is_ok() {
             let next = Arc::new(Published { seq: self.window.last(), view: self.backend.view() });
             *self.published.write() = next;
+            if let Some((sink, writes)) = heard {
+                sink.committed(self.window.last(), writes);
+            }
         } else {
             for outcome in outcomes.iter_mut().filter(|outcome| **outcome == CommitOutcome::Done) {
                 *outcome = CommitOutcome::Unknown;

@@ -3,7 +3,8 @@
 
 use super::group::{Backend, Group, Job, Published, View, ViewSnapshot, Writes};
 use super::occ::{OccTxn, Submit};
-use super::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, Order, Snapshot, Txn};
+use super::ship::SinkPlace;
+use super::{CommitOutcome, CommitSink, Durability, Engine, EngineError, KeyRange, Limits, Order, Snapshot, Txn};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -117,14 +118,15 @@ impl Submit for Inline {
 pub struct MapEngine {
     inline: Arc<Inline>,
     published: Arc<RwLock<Arc<Published<MapView>>>>,
+    sink: SinkPlace,
 }
 
 impl MapEngine {
     /// An empty engine.
     pub fn new() -> Self {
         let group = Group::new(Arc::new(MapBackend::default()));
-        let published = group.published();
-        Self { inline: Arc::new(Inline { group: Mutex::new(group) }), published }
+        let (published, sink) = (group.published(), group.sink());
+        Self { sink, inline: Arc::new(Inline { group: Mutex::new(group) }), published }
     }
 }
 
@@ -143,6 +145,10 @@ impl Engine for MapEngine {
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, EngineError> {
         Ok(Box::new(ViewSnapshot(self.published.read().clone())))
+    }
+
+    fn ship_to(&self, sink: Arc<dyn CommitSink>) -> bool {
+        self.sink.set(sink).is_ok()
     }
 
     fn limits(&self) -> Limits {

@@ -8,17 +8,21 @@ mod embedded;
 mod group;
 mod map;
 mod occ;
+mod ship;
 mod snapshot;
 mod stats;
 mod window;
 
 pub use embedded::{EmbeddedEngine, EmbeddedOptions};
 pub use map::MapEngine;
+pub use ship::CommitSink;
+pub(crate) use ship::{Write, decode_writes};
 pub use snapshot::Snapshot;
 pub use stats::CommitCounts;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// Keys from `start` (inclusive) to `end` (exclusive), in the order of their bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,6 +136,13 @@ pub trait Engine: Send + Sync + 'static {
     /// An engine overrides this where a transaction would remember what it read.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, EngineError> {
         Ok(Box::new(snapshot::TxnSnapshot(self.begin().await?)))
+    }
+
+    /// Has every group of commits from now on handed to `sink`, once in the life of this engine. False for engines that
+    /// keep several copies by themselves: nothing is handed on.
+    fn ship_to(&self, sink: Arc<dyn CommitSink>) -> bool {
+        drop(sink);
+        false
     }
 
     /// Bounds of one transaction.

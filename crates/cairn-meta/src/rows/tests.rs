@@ -134,7 +134,7 @@ fn bytes_are_pinned() {
         (line(&DirTimes { mtime_ns: 1, ctime_ns: -2, birth: 4 }), "02 02 03 04"),
         (line(&Dentry { inode: 70_000, kind: Kind::Directory, birth: 0 }), "01f0a2040200"),
         (line(&extent), "02 8080808004 02 f0a204 8120 0c 64 80808002 02 03 ac02 00 00 00 ac02"),
-        (line(&small), "02 02 01 02 6869 01 00"),
+        (line(&small), "01 02 01 02 6869 01"),
         (line(&Symlink { target: Bytes::from_static(b"../x"), birth: 4 }), "02 04 2e2e2f78 04"),
         (line(&Xattr { value: Bytes::from_static(b"v"), birth: 300 }), "01 01 76 ac02"),
         (line(&History { birth: 300, row: Bytes::from_static(&[1, 2]) }), "01 ac02 02 0102"),

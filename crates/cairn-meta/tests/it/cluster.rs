@@ -11,7 +11,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn heartbeat(node: u32, index: u8, stores: Vec<pb::StoreBeat>) -> Kind {
-    Kind::Heartbeat(pb::Heartbeat { node_id: node, boot_id: Bytes::from(vec![index; 16]), stores, brief: false })
+    Kind::Heartbeat(pb::Heartbeat {
+        node_id: node,
+        boot_id: Bytes::from(vec![index; 16]),
+        stores,
+        ..Default::default()
+    })
 }
 
 async fn beat_of(world: &World, node: u32, index: u8, stores: Vec<pb::StoreBeat>) -> pb::HeartbeatReply {

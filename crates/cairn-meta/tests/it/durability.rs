@@ -54,11 +54,11 @@ async fn newer_data_is_refused() {
     drop(World::over(engine.clone()).await);
     let key = keys::Setting { name: keys::setting::FORMAT_VERSION.into() };
     let mut txn = engine.begin().await.expect("begin");
-    txn.put(key.encode(), rows::Setting { value: vec![2, 0, 0, 0].into() }.encode());
+    txn.put(key.encode(), rows::Setting { value: vec![3, 0, 0, 0].into() }.encode());
     txn.commit(Durability::Durable).await.expect("committed");
     let opened = Meta::open(engine, options(Arc::new(SystemClock::new()))).await;
     match opened.map(|_| ()) {
-        Err(error @ OpenError::NewerFormat { found: 2, known: 1 }) => {
+        Err(error @ OpenError::NewerFormat { found: 3, known: 2 }) => {
             assert!(error.to_string().contains("run the newer program"));
         }
         other => panic!("{other:?}"),

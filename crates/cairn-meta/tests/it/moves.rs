@@ -64,7 +64,8 @@ impl Fleet {
         let mut report = pb::StoreBeat { id: self.store(index), ..beat(index, false) };
         change(&mut report);
         let boot_id = Bytes::from(vec![index; 16]);
-        let ask = pb::Heartbeat { node_id: self.nodes[&index].node_id, boot_id, stores: vec![report], brief: false };
+        let ask =
+            pb::Heartbeat { node_id: self.nodes[&index].node_id, boot_id, stores: vec![report], ..Default::default() };
         match self.world.ask(Kind::Heartbeat(ask)).await {
             Ok(Reply::Heartbeat(reply)) => assert!(!reply.register_again),
             other => panic!("{other:?}"),
@@ -361,7 +362,8 @@ async fn a_store_that_says_less_than_before_has_to_register() {
     fleet.beat(3, |beat| beat.durable_records = 500).await;
     let report = pb::StoreBeat { id: fleet.store(3), durable_records: 499, ..beat(3, false) };
     let boot_id = Bytes::from(vec![3; 16]);
-    let ask = pb::Heartbeat { node_id: fleet.nodes[&3].node_id, boot_id, stores: vec![report.clone()], brief: false };
+    let ask =
+        pb::Heartbeat { node_id: fleet.nodes[&3].node_id, boot_id, stores: vec![report.clone()], ..Default::default() };
     let Ok(Reply::Heartbeat(reply)) = fleet.world.ask(Kind::Heartbeat(ask)).await else { panic!("no answer") };
     assert!(reply.register_again);
     // Of a store that is not open the number means nothing.

@@ -118,7 +118,7 @@ async fn a_store_that_holds_a_known_writer_raises_no_alarm() {
     for writer in [closed, open, closed] {
         let beat = pb::StoreBeat { id: 1, highest_writer: writer, incarnation: 1, ..Default::default() };
         let boot_id = Bytes::from(vec![1; 16]);
-        let heartbeat = pb::Heartbeat { node_id: 1, boot_id, stores: vec![beat], brief: false };
+        let heartbeat = pb::Heartbeat { node_id: 1, boot_id, stores: vec![beat], ..Default::default() };
         world.ask(Kind::Heartbeat(heartbeat)).await.expect("heard");
     }
     assert!(!world.meta.is_rolled_back());

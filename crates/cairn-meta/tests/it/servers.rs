@@ -57,7 +57,7 @@ impl Server {
         let map = self.world.map().await;
         let node = map.nodes.iter().find(|node| node.uuid[..] == [index; 16]).map_or(0, |node| node.id);
         let boot_id = Bytes::from(vec![index; 16]);
-        let ask = pb::Heartbeat { node_id: node, boot_id, stores: vec![], brief: true };
+        let ask = pb::Heartbeat { node_id: node, boot_id, stores: vec![], brief: true, ..Default::default() };
         match self.world.ask(Kind::Heartbeat(ask)).await {
             Ok(Reply::Heartbeat(reply)) => reply,
             other => panic!("{other:?}"),

@@ -22,6 +22,7 @@ pub(crate) async fn look_after_cluster(meta: Meta, changed: Arc<Notify>, stop: C
     loop {
         let step = async {
             meta.note_silence().await;
+            meta.refresh_version().await?;
             let cleared = meta.tend_servers().await?;
             Ok(meta.ensure_groups().await? || cleared)
         };

@@ -1,6 +1,8 @@
 //! What a metadata server answers: whatever [`Meta`] says, within a bound and a deadline.
 
 use super::dumps::Dumps;
+use super::own_view;
+use super::ship::Shipped;
 use super::watch::Watchers;
 use crate::gate::Gate;
 use crate::limits::META_REQUESTS_MAX;
@@ -18,6 +20,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
+/// Name of the engine that ships its log.
+const EMBEDDED: &str = "embedded";
+
 /// Answers the requests of a metadata server.
 pub(crate) struct MetaHandler {
     meta: Meta,
@@ -29,6 +34,7 @@ pub(crate) struct MetaHandler {
     cluster_changed: Arc<Notify>,
     stats: Arc<ServerStats>,
     dumps: Arc<Dumps>,
+    shipped: Arc<Shipped>,
     draining: AtomicBool,
 }
 
@@ -38,6 +44,7 @@ impl MetaHandler {
         engine: Weak<EmbeddedEngine>,
         cluster_changed: Arc<Notify>,
         stats: Arc<ServerStats>,
+        shipped: Arc<Shipped>,
     ) -> Self {
         let requests = Gate::new(META_REQUESTS_MAX, "requests");
         Self {
@@ -48,6 +55,7 @@ impl MetaHandler {
             cluster_changed,
             stats,
             dumps: Arc::default(),
+            shipped,
             draining: AtomicBool::new(false),
         }
     }
@@ -66,9 +74,24 @@ impl MetaHandler {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// How the engine's log is shipped.
+    pub(crate) fn shipped(&self) -> &Shipped {
+        &self.shipped
+    }
+
     /// The dumps that are taken through this server.
     pub(crate) fn dumps(&self) -> Arc<Dumps> {
         self.dumps.clone()
+    }
+
+    /// A status with how the log is shipped.
+    async fn with_log(&self, mut status: pb::ClusterStatusReply) -> Result<pb::ClusterStatusReply, Status> {
+        if status.engine == EMBEDDED {
+            let nodes = own_view(&self.meta).await?.peers_up().len();
+            status.metalog = self.shipped.report();
+            status.alarms.extend(self.shipped.alarm(nodes));
+        }
+        Ok(status)
     }
 
     /// What metadata says; the wait for the engine's disk is told to the caller.
@@ -78,7 +101,10 @@ impl MetaHandler {
         }
         let (result, commit_wait) = self.meta.execute_timed(request).await;
         ctx.work.add_disk(commit_wait);
-        result
+        match result? {
+            response::Kind::ClusterStatus(status) => Ok(response::Kind::ClusterStatus(self.with_log(status).await?)),
+            other => Ok(other),
+        }
     }
 
     /// Says from now on that the server is about to end.

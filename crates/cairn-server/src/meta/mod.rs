@@ -6,6 +6,7 @@ mod duties;
 mod handler;
 mod mass;
 mod ripening;
+mod ship;
 mod subject;
 mod watch;
 
@@ -20,7 +21,7 @@ use crate::listen::loopback_addr;
 use crate::observe::{Observed, RequestStats, ServerSource};
 use crate::tasks::{Tasks, blocking};
 use cairn_meta::clock::{Clock, SystemClock};
-use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions};
+use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions, Engine};
 use cairn_meta::limits::{OUT_AFTER, SUSPECT_AFTER};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_metrics::Exposition;
@@ -31,6 +32,7 @@ use cairn_proto::{BootId, ClusterId, NodeId};
 use collector::Collector;
 use handler::MetaHandler;
 pub use mass::MassRule;
+use ship::{Shipped, Shipper};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -142,7 +144,14 @@ impl MetaServer {
         let changed = Arc::new(Notify::new());
         let served_as = ServerConfig::new(speaks_as.clone());
         let connections = served_as.stats.clone();
-        let handler = MetaHandler::new(meta.clone(), Arc::downgrade(&engine), changed.clone(), connections.clone());
+        let shipped = Shipped::new();
+        let handler = MetaHandler::new(
+            meta.clone(),
+            Arc::downgrade(&engine),
+            changed.clone(),
+            connections.clone(),
+            shipped.clone(),
+        );
         let handler = Arc::new(handler);
         let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
         let requests = Arc::new(RequestStats::default());
@@ -161,8 +170,13 @@ impl MetaServer {
             let subject = MetaSubject { source, exposition, own: dialer.link(&addr.to_string(), NodeId(0)) };
             tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
         }
-        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace, config.gc_mass);
         let stop = tasks.duty_stop();
+        if engine.ship_to(shipped.clone()) {
+            for shipper in Shipper::all(&meta, Peers::new(dialer.clone()), &shipped) {
+                tasks.spawn_duty(shipper.run(stop.clone()));
+            }
+        }
+        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace, config.gc_mass);
         tasks.spawn_duty(handler.dumps().expire(stop.clone()));
         tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed.clone(), stop.clone()));
         tasks.spawn_duty(duties::pulse(meta.clone(), changed, stop.clone()));

@@ -76,6 +76,7 @@ impl Source for MetaSource {
         self.measure_commits(page)?;
         self.measure_cluster(page)?;
         self.measure_groups(page)?;
+        self.measure_log(page)?;
         self.measure_rows(page)
     }
 }
@@ -96,6 +97,24 @@ impl MetaSource {
         let help = "Age of the write of a group that is under way; 0 when there is none.";
         page.gauge("cairn_meta_commit_stall_seconds", help, |family| {
             family.real(&[], commits.stalled_for.as_secs_f64())
+        })
+    }
+
+    fn measure_log(&self, page: &mut Page<'_>) -> fmt::Result {
+        let report = self.handler.shipped().report();
+        let help = "Storage nodes that hold a whole snapshot of metadata and the log behind it.";
+        page.gauge("cairn_meta_log_nodes", help, |family| {
+            family.count(&[], report.iter().filter(|target| target.whole).count() as u64)
+        })?;
+        let names: Vec<String> = (1..=report.len()).map(|number| number.to_string()).collect();
+        let targets = || names.iter().zip(&report);
+        let help = "Commits that have not been shipped, of each of the nodes that are to have them.";
+        page.gauge("cairn_meta_log_commits_behind", help, |family| {
+            targets().try_for_each(|(name, target)| family.count(&[("target", name)], target.commits_behind))
+        })?;
+        let help = "For how long such a node has not had all commits.";
+        page.gauge("cairn_meta_log_lag_seconds", help, |family| {
+            targets().try_for_each(|(name, target)| family.real(&[("target", name)], f64::from(target.lag_ms) / 1000.0))
         })
     }
 

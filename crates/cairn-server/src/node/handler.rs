@@ -77,6 +77,21 @@ impl Handler for NodeHandler {
                 let work = on_disk(&ctx.work, self.report_corrupt(report));
                 in_time(ctx.deadline, work).await.map(bare(response::Kind::Empty))
             }
+            Some(Kind::AppendMetalog(ask)) => {
+                let work = on_disk(&ctx.work, self.append_metalog(ask, body));
+                in_time(ctx.deadline, work).await.map(bare(response::Kind::AppendMetalog))
+            }
+            Some(Kind::ListMetalog(ask)) => {
+                let node = self.node.clone();
+                let listed = blocking(move || node.metalog.list(&node.home.disk, &ask));
+                in_time(ctx.deadline, listed).await.map(bare(response::Kind::ListMetalog))
+            }
+            Some(Kind::FetchMetalog(ask)) => {
+                let node = self.node.clone();
+                let fetched = blocking(move || node.metalog.fetch(&node.home.disk, &ask));
+                let (len, bytes) = in_time(ctx.deadline, fetched).await?;
+                Ok((response::Kind::FetchMetalog(pb::FetchMetalogReply { len }), Body::from_bytes(bytes.into())))
+            }
             Some(Kind::NodeStatus(_)) => Ok((response::Kind::NodeStatus(self.node_status()), Body::empty())),
             Some(other) => {
                 let name = cairn_proto::op::name(cairn_proto::op::of(&other));
@@ -98,6 +113,17 @@ impl Handler for NodeHandler {
 }
 
 impl NodeHandler {
+    async fn append_metalog(&self, ask: pb::AppendMetalog, body: Vec<Bytes>) -> Result<pb::AppendMetalogReply, Status> {
+        let cluster = self.node.speaks_as.load().cluster_id;
+        if !cluster.is_nil() && ask.cluster_id != cluster.0[..] {
+            return Err(Status::new(Code::WrongCluster, "this node is of another cluster"));
+        }
+        let _permit = self.node.gates.writes.admit()?;
+        let node = self.node.clone();
+        let len = blocking(move || node.metalog.append(&node.home.disk, &ask, &body.concat())).await?;
+        Ok(pb::AppendMetalogReply { len })
+    }
+
     async fn put(
         &self,
         ctx: &RequestContext,

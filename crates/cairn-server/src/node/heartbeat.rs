@@ -9,6 +9,7 @@ use crate::limits::{HEARTBEAT_PERIOD, HEARTBEAT_RANGE, RETRY_PAUSE};
 use crate::links::CallError;
 use crate::tasks::blocking;
 use bytes::Bytes;
+use cairn_meta::limits::CLUSTER_VERSION;
 use cairn_net::Identity;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
@@ -20,6 +21,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+/// What metadata is told that this node runs.
+const SOFTWARE: &str = concat!("cairn/", env!("CARGO_PKG_VERSION"));
 
 /// Why a registration did not come about.
 #[derive(Debug, Error)]
@@ -107,6 +111,8 @@ async fn register(node: &Node) -> Result<Duration, RegisterError> {
         host: node.host.clone(),
         stores,
         cluster_id: cluster.map_or_else(Bytes::new, |cluster| Bytes::copy_from_slice(&cluster.0)),
+        software: SOFTWARE.to_owned(),
+        newest_version: CLUSTER_VERSION,
     };
     let reply = match node.meta.call(Kind::RegisterNode(ask)).await? {
         response::Kind::RegisterNode(reply) => reply,
@@ -226,7 +232,14 @@ async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
         told.extend(beat.defects.iter().cloned());
     }
     let boot_id = Bytes::copy_from_slice(&node.boot.0);
-    let ask = pb::Heartbeat { node_id: node.id().0, boot_id, stores, brief: false };
+    let ask = pb::Heartbeat {
+        node_id: node.id().0,
+        boot_id,
+        stores,
+        brief: false,
+        software: SOFTWARE.to_owned(),
+        newest_version: CLUSTER_VERSION,
+    };
     match node.meta.call(Kind::Heartbeat(ask)).await {
         Ok(response::Kind::Heartbeat(reply)) if !reply.register_again => Ok(reply),
         Ok(other) => {

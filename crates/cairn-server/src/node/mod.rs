@@ -27,6 +27,7 @@ mod join;
 mod lag;
 mod ledger;
 mod map;
+mod metalog;
 mod place;
 mod progress;
 mod purge;
@@ -299,5 +300,6 @@ fn build(config: &NodeServerConfig, dialer: Dialer, addr: String, opened: Opened
         catch_up_stuck: false.into(),
         draining: false.into(),
         progress: Progress::default(),
+        metalog: Arc::default(),
     }
 }

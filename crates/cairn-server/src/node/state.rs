@@ -3,6 +3,7 @@
 use super::fence::Fence;
 use super::identity::NodeIdentity;
 use super::ledger::{Finder, Ledger};
+use super::metalog::Metalog;
 use super::progress::Progress;
 use super::recent::Recent;
 use super::scrub::Positions;
@@ -126,6 +127,8 @@ pub(crate) struct Node {
     pub(crate) catch_up_stuck: AtomicBool,
     pub(crate) draining: AtomicBool,
     pub(crate) progress: Progress,
+    /// What is kept for an embedded metadata engine.
+    pub(crate) metalog: Arc<Metalog>,
 }
 
 impl Node {

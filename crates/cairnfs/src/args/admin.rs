@@ -29,6 +29,42 @@ pub enum AdminWhat {
     AcceptRollback(AcceptRollback),
     GiveUp(GiveUp),
     Collect(Collect),
+    Upgrade(Upgrade),
+}
+
+/// Show at which version the cluster works, and raise it once all programs know the next one
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    #[command(subcommand)]
+    pub what: UpgradeWhat,
+}
+
+/// What is done about it.
+#[derive(Debug, Subcommand)]
+pub enum UpgradeWhat {
+    /// Show versions, and what stands in the way
+    Status(UpgradeStatus),
+    /// Raise the cluster to the newest version that its metadata server knows
+    ///
+    /// Until then the former programs can be run again, and what is new is refused. Refused while a server or node that
+    /// is up runs an older program.
+    Finalize(UpgradeFinalize),
+}
+
+/// Flags of `cairn admin upgrade status`.
+#[derive(Debug, Args)]
+pub struct UpgradeStatus {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `cairn admin upgrade finalize`.
+#[derive(Debug, Args)]
+pub struct UpgradeFinalize {
+    /// Yes, the former program will not be run again
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Read and check everything that stores hold, now

@@ -11,6 +11,21 @@ pub enum MetaInstead {
     Load(MetaLoad),
     Migrate(MetaMigrate),
     Check(MetaCheck),
+    Recover(MetaRecover),
+}
+
+/// Make the embedded engine anew from what storage nodes keep of it
+///
+/// For a metadata server whose disk is lost. Everything up to the last commit that a node acknowledged comes back; see
+/// docs/operations/backup.md for what to do then.
+#[derive(Debug, Args)]
+pub struct MetaRecover {
+    /// Addresses of storage nodes, comma separated; name all that are left
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', required = true)]
+    pub from_nodes: Vec<String>,
+    /// Empty engine, as file:DIR
+    #[arg(long, value_name = "URL")]
+    pub engine: String,
 }
 
 /// Write all metadata to a file, as it is at one moment

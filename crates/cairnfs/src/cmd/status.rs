@@ -4,7 +4,9 @@ mod lines;
 
 use std::time::Duration;
 
-use cairn_client::{ClusterStatus, Defect, DfsClient, GroupStatus, LedgerPage, MemberStatus, NodeStatus, StoreStatus};
+use cairn_client::{
+    ClusterStatus, Defect, DfsClient, GroupStatus, LedgerPage, LogTarget, MemberStatus, NodeStatus, StoreStatus,
+};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -34,7 +36,32 @@ struct Status<'a> {
     alarms: &'a [String],
     tasks: Vec<TaskJson>,
     defects: Vec<DefectJson<'a>>,
+    metadata_log: Vec<LogJson<'a>>,
     ledgers: Vec<LedgerJson>,
+}
+
+/// A node that metadata's log is shipped to.
+#[derive(Serialize)]
+struct LogJson<'a> {
+    node: u64,
+    addr: &'a str,
+    whole: bool,
+    commits_behind: u64,
+    lag_seconds: f64,
+    trouble: &'a str,
+}
+
+impl<'a> LogJson<'a> {
+    fn of(target: &'a LogTarget) -> Self {
+        Self {
+            node: target.node.into(),
+            addr: &target.addr,
+            whole: target.whole,
+            commits_behind: target.commits_behind,
+            lag_seconds: target.lag.as_secs_f64(),
+            trouble: &target.trouble,
+        }
+    }
 }
 
 /// The newest of a node's ledger. Nodes that are away have none here.
@@ -150,6 +177,7 @@ impl<'a> Status<'a> {
             alarms: &status.alarms,
             tasks: status.tasks.iter().map(TaskJson::from).collect(),
             defects: status.defects.iter().map(DefectJson::of).collect(),
+            metadata_log: status.log.iter().map(LogJson::of).collect(),
             ledgers: ledgers.iter().map(ledger).collect(),
         }
     }

@@ -6,20 +6,22 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
 use cairn_client::{Cursor, RowFinding};
+use cairn_server::TcpNet;
 use cairn_server::tools::{LoadError, OpenEngine};
 use serde::Serialize;
 
 use super::start_failure;
 use crate::{
-    args::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate},
+    args::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover},
     cmd::live::Live,
     context::Context,
     failure::Failure,
-    output::Out,
+    output::{Out, say},
     text,
 };
 
@@ -33,6 +35,7 @@ pub async fn run(what: MetaInstead, context: &Context, out: &mut Out) -> Result<
         MetaInstead::Load(args) => load(args, out).await,
         MetaInstead::Migrate(args) => migrate(args, out).await,
         MetaInstead::Check(args) => check(args, context, out).await,
+        MetaInstead::Recover(args) => recover(args, out).await,
     }
 }
 
@@ -243,6 +246,27 @@ async fn migrate(args: MetaMigrate, out: &mut Out) -> Result<(), Failure> {
     let words = progress.end(digest.rows, digest.bytes);
     out.line(format_args!("moved {words}; both sides read back the same (sum {:016x})", digest.sum))?;
     out.line(format_args!("start the servers on {} now; {} is fenced", args.to, args.from))
+}
+
+async fn recover(args: MetaRecover, out: &mut Out) -> Result<(), Failure> {
+    let engine = open(&args.engine, false).await?;
+    let recovered = engine.recover(&args.from_nodes, Arc::new(TcpNet)).await;
+    let recovered = recovered.map_err(|error| Failure::at(&args.engine, error))?;
+    engine.close().await;
+    for failure in &recovered.failures {
+        say(format_args!("cairn meta: not used: {failure}"));
+    }
+    out.line(format_args!(
+        "recovered cluster {} from {}: the snapshot of {} ({}), and {} up to commit {} of epoch {}",
+        recovered.cluster,
+        recovered.addr,
+        text::minute(recovered.taken_ns),
+        text::count(recovered.rows, "row"),
+        text::count(recovered.groups, "later write"),
+        recovered.last,
+        recovered.epoch,
+    ))?;
+    out.line(format_args!("start the metadata server on {} now", args.engine))
 }
 
 #[derive(Serialize)]

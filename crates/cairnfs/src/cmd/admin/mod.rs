@@ -3,6 +3,7 @@
 mod ledger;
 mod scrub;
 mod tasks;
+mod upgrade;
 
 pub(super) use self::{
     ledger::EntryJson,
@@ -74,6 +75,7 @@ async fn dispatch(what: AdminWhat, client: &DfsClient, out: &mut Out) -> Result<
             admin.cancel_task(args.id).await.map_err(|error| Failure::admin(&error))?;
             out.line(format_args!("task {}: no further move begins; those under way are finished", args.id))
         }
+        AdminWhat::Upgrade(args) => upgrade::run(&args, &admin, out).await,
         AdminWhat::Ledger(args) => ledger::run(&args, &admin, out).await,
         AdminWhat::AcceptRollback(_) => {
             admin.accept_rollback().await.map_err(|error| Failure::admin(&error))?;

@@ -1,6 +1,6 @@
 //! The state of the cluster as text.
 
-use cairn_client::{ClusterStatus, GroupStatus, NodeStatus, StoreScrub, StoreStatus};
+use cairn_client::{ClusterStatus, GroupStatus, LogTarget, NodeStatus, StoreScrub, StoreStatus};
 
 use super::Ledgers;
 use crate::{
@@ -67,6 +67,18 @@ fn there(status: &ClusterStatus) -> impl Iterator<Item = (&NodeStatus, &StoreSta
     nodes.flat_map(|node| node.stores.iter().map(move |store| (node, store)))
 }
 
+/// How far a node has metadata's log.
+fn log_words(target: &LogTarget) -> String {
+    match (target.node, target.whole, target.commits_behind) {
+        (0, ..) => "no second node".to_owned(),
+        (node, false, _) => format!("node {node} gets a snapshot"),
+        (node, true, 0) => format!("node {node} has all"),
+        (node, true, behind) => {
+            format!("node {node} is {} ({:.1} s) behind", text::count(behind, "commit"), target.lag.as_secs_f64())
+        }
+    }
+}
+
 /// Writes the state as text.
 pub(super) fn write(status: &ClusterStatus, ledgers: &Ledgers, out: &mut Out) -> Result<(), Failure> {
     out.line(format_args!("Health:   {}", health(status, ledgers)))?;
@@ -74,6 +86,10 @@ pub(super) fn write(status: &ClusterStatus, ledgers: &Ledgers, out: &mut Out) ->
         out.line(format_args!("Alarm:    {alarm}"))?;
     }
     out.line(format_args!("Cluster:  {} on the {} engine", status.cluster_id, status.engine))?;
+    if !status.log.is_empty() {
+        let shipped: Vec<String> = status.log.iter().map(log_words).collect();
+        out.line(format_args!("Log:      {}", shipped.join("; ")))?;
+    }
     out.line(format_args!(
         "Files:    {}, {}B in files, {}",
         text::count(status.inodes, "inode"),

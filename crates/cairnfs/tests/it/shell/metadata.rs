@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use rustix::process::Signal;
 
 use super::{
-    support::{Cluster, cairn},
+    support::{Cluster, cairn, eventually, runs, send},
     tree::noise,
 };
 
@@ -99,4 +99,42 @@ fn metadata_moves_to_another_engine_and_the_old_one_is_fenced() {
     fs::rename(&new, &meta).unwrap();
     cluster.up();
     assert_eq!(cluster.run(["cat", "/d/big"]).stdout, big);
+}
+
+#[test]
+fn a_lost_metadata_disk_is_recovered_from_nodes() {
+    let mut cluster = Cluster::start_processes();
+    let big = put_some(&cluster);
+    for number in 0..5 {
+        cluster.run_with(format!("file {number}").as_bytes(), ["put", "-q", "-", &format!("/d/{number}")]).quiet();
+    }
+    eventually("two nodes have all", || {
+        let status = cluster.status();
+        let log = status["metadata_log"].as_array().unwrap();
+        let has_all = |target: &&serde_json::Value| target["whole"] == true && target["commits_behind"] == 0;
+        (log.iter().filter(has_all).count() == 2).then_some(())
+    });
+    let meta = cluster.data.join("meta-1");
+    send(cluster.pid("meta-1"), Signal::KILL);
+    eventually("it is gone", || (!runs(cluster.pid("meta-1"))).then_some(()));
+    fs::remove_dir_all(&meta).unwrap();
+    let port = cluster.base_port;
+    let nodes: Vec<String> = (1..=3).map(|node| format!("127.0.0.1:{}", port + node)).collect();
+    let (nodes, url) = (nodes.join(","), engine(&meta));
+    let said: super::support::Done = tool(&["recover", "--from-nodes", &nodes, "--engine", &url]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stdout).starts_with("recovered cluster "), "{said:?}");
+    tool(&["recover", "--from-nodes", &nodes, "--engine", &url]).fails(1, &["not empty"]);
+    assert!(tool(&["check", "-q", "--engine", &url]).quiet().starts_with("healthy: "));
+    cluster.start_by_hand("meta-1");
+    assert_eq!(cluster.run(["cat", "/d/big"]).stdout, big);
+    for number in 0..5 {
+        assert_eq!(cluster.run(["cat", &format!("/d/{number}")]).stdout, format!("file {number}").as_bytes());
+    }
+    assert_eq!(cluster.run(["cat", "/d/small"]).stdout, b"small");
+    cluster.run_with(b"after", ["put", "-q", "-", "/after"]).quiet();
+    assert_eq!(cluster.run(["cat", "/after"]).stdout, b"after");
+    let versions = cluster.run(["admin", "upgrade", "status", "--json"]).json();
+    assert_eq!((&versions["finalized"], &versions["cluster_version"]), (&true.into(), &2.into()), "{versions}");
+    assert!(versions["software"].as_array().unwrap().iter().all(|one| one["newest"] == 2), "{versions}");
 }

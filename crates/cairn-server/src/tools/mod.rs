@@ -1,5 +1,7 @@
 //! What the command line does to an engine without a server: dumps, loading, moving, checking.
 
+mod recover;
+
 use crate::clock::wall_ns;
 use crate::entropy;
 use crate::limits::META_CACHE_BYTES;
@@ -12,6 +14,8 @@ use cairn_proto::pb;
 use cairn_proto::status::Status;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+pub use recover::{RecoverError, Recovered};
 
 pub use cairn_meta::OpenError;
 pub use cairn_meta::dump::{Dump, DumpProgress, LoadError, Loader, Purpose, RowDigest};
