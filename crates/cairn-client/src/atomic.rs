@@ -81,7 +81,7 @@ impl DfsClient {
 }
 
 /// The directory a name lies in.
-fn parent(name: &pb::At) -> pb::At {
+pub(crate) fn parent(name: &pb::At) -> pb::At {
     let trimmed = name.path.iter().rposition(|b| *b != b'/').map_or(0, |last| last + 1);
     let cut = name.path[..trimmed].iter().rposition(|b| *b == b'/').unwrap_or(0);
     pb::At { dir: name.dir, path: name.path.slice(..cut) }

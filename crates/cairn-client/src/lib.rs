@@ -22,6 +22,7 @@ mod append;
 mod atomic;
 mod caller;
 mod client;
+mod clone;
 mod cluster;
 mod content;
 mod error;

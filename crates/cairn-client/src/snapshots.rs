@@ -59,7 +59,7 @@ pub(crate) fn check_changeable(inode: InodeId) -> Result<(), Error> {
 }
 
 impl DfsClient {
-    async fn take_snapshot(&self, create: pb::CreateSnapshot) -> Result<Snapshot, Error> {
+    pub(crate) async fn take_snapshot(&self, create: pb::CreateSnapshot) -> Result<Snapshot, Error> {
         match self.mutate(request::Kind::CreateSnapshot(create), Some(false)).await? {
             response::Kind::CreateSnapshot(snapshot) => Ok(Snapshot::from_pb(snapshot)),
             _ => Err(self.inner.unexpected("create_snapshot")),

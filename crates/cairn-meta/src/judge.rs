@@ -6,8 +6,8 @@
 //!
 //! - Only a commit makes a first reference, and every commit reads the row of its writer. The row went in the transaction
 //!   that closed the writer; a commit that ran beside it conflicts with it, and none begins later.
-//! - Every other change of a map only cuts references or moves a file as a whole. (Clones will add references, but only to
-//!   blocks that have one.)
+//! - Every other change of a map only cuts references or moves a file as a whole. A clone adds references, but only to
+//!   blocks that have one or that a snapshot shows.
 //! - A writer's number and a block's id are never used twice: a copy that arrives after the judgement, from a writer that
 //!   was asleep or from a member that still has it, is the same dead block.
 //!
@@ -23,10 +23,11 @@ use crate::holder;
 use crate::keys::{self, Key};
 use crate::kv::{Durability, KeyRange, Order};
 use crate::limits::{GROUPS_JUDGED_MAX, JUDGED_MAP_ROWS_MAX, SCAN_ROWS};
-use crate::map::block_count;
+use crate::map::{Blocks, block_count};
 use crate::members;
 use crate::meta::{Meta, transact};
 use crate::rows::{Content, Run};
+use crate::shares;
 use crate::tx::Tx;
 use crate::writers;
 use cairn_proto::limits::{BLOCKS_JUDGED_MAX, BLOCKS_PER_REQUEST_MAX};
@@ -45,7 +46,7 @@ enum Found {
     /// The collector has it, or will have: a garbage row, a map that is being dropped, or what could not be looked
     /// through.
     Leaving,
-    /// An extent of the file as it is now, or one that a snapshot shows.
+    /// An extent of the file as it is now, or of a clone, or one that a snapshot shows.
     Extent,
 }
 
@@ -158,16 +159,14 @@ fn set_aside(asked: &[Asked], found: &mut [Found]) {
     }
 }
 
-/// Notes blocks that a garbage row names, and all that clones may share.
+/// Notes blocks that clones refer to, that a snapshot shows, or that a garbage row names.
 async fn look_at_garbage(tx: &mut Tx, asked: &Asked, found: &mut [Found]) -> Op<()> {
     let Asked { pg, inode, writer, seq, end, .. } = *asked;
     if !found.contains(&Found::Nothing) {
         return Ok(());
     }
-    let shared = keys::with_fields::<keys::SharedRange>(&[&inode.to_be_bytes(), &writer.to_be_bytes()]);
-    if !tx.scan::<keys::SharedRange>(&shared, 1, Order::Forward).await?.is_empty() {
-        found.iter_mut().filter(|found| **found == Found::Nothing).for_each(|found| *found = Found::Leaving);
-        return Ok(());
+    for shared in shares::named(tx, &Blocks { pg, inode, writer, seq, end, born: 0 }).await? {
+        note(&mut found[(shared.start - seq) as usize..(shared.end - seq) as usize], Found::Extent);
     }
     let within = |key_seq: u32, count: u32| {
         let (from, to) = (key_seq.max(seq), key_seq.saturating_add(count).min(end));

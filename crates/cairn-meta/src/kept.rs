@@ -18,6 +18,7 @@ use crate::tx::Tx;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_proto::status::Status;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 /// The numbers of the snapshots and holds that exist, ascending.
@@ -56,6 +57,34 @@ pub(crate) async fn put_garbage(tx: &mut Tx, blocks: &Blocks, dropped: u64) -> O
         tx.put(&keys::Garbage { pg, inode, writer, seq }, &row);
     }
     Ok(())
+}
+
+/// Takes back what of `blocks` is held garbage: something refers to it again. The parts, in ascending order.
+pub(crate) async fn take_back(tx: &mut Tx, blocks: &Blocks) -> Op<Vec<Range<u32>>> {
+    let Blocks { pg, inode, writer, seq: from, end, .. } = *blocks;
+    let at = |seq| keys::HeldGarbage { pg, inode, writer, seq };
+    let before = KeyRange { start: at(0).encode(), end: at(from).encode() };
+    let mut rows = tx.scan::<keys::HeldGarbage>(&before, 1, Order::Reverse).await?;
+    let inside = KeyRange { start: at(from).encode(), end: at(end).encode() };
+    // No two rows name one block, so there are no more of them than blocks.
+    rows.extend(tx.scan::<keys::HeldGarbage>(&inside, (end - from) as usize, Order::Forward).await?);
+    let mut taken = Vec::new();
+    for (key, row) in rows {
+        let row_end = key.seq.saturating_add(row.count);
+        let part = key.seq.max(from)..row_end.min(end);
+        if part.is_empty() {
+            continue;
+        }
+        tx.delete(&key);
+        if key.seq < part.start {
+            tx.put(&key, &rows::Garbage { count: part.start - key.seq, ..row });
+        }
+        if part.end < row_end {
+            tx.put(&at(part.end), &rows::Garbage { count: row_end - part.end, ..row });
+        }
+        taken.push(part);
+    }
+    Ok(taken)
 }
 
 // ------------------------------------------------------------ letting go

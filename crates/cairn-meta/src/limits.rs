@@ -238,6 +238,6 @@ pub const TRIM_ROWS_PER_STEP: usize = 256;
 /// Rows fetched together to show a directory or a map as a snapshot saw it.
 pub const PAST_SCAN_ROWS: usize = 256;
 /// Extent rows that one step of a clone takes.
-pub const CLONE_ROWS_PER_STEP: usize = 24;
+pub const CLONE_ROWS_PER_STEP: usize = 16;
 /// Shortest time to live of a hold.
 pub const HOLD_TTL_MIN: Duration = Duration::from_secs(1);

@@ -171,6 +171,20 @@ pub(crate) fn dropped(row: &Placed, kept: &Cut) -> (Vec<Blocks>, Vec<Doubtful>) 
     (ranges_of(run, sure, row.extent.born), doubtful)
 }
 
+/// The first block of a row, if another row may refer to it too: one in front that ends where this one begins, or before.
+pub(crate) fn first_block(row: &Placed) -> Option<Doubtful> {
+    let run = row.run().filter(|run| run.skip > 0)?;
+    let base = row.offset - u64::from(run.skip).min(row.offset);
+    let block = ranges_of(run, 0..1, row.extent.born).first().copied()?;
+    Some(Doubtful { block, window: base..base + u64::from(run.block_len) })
+}
+
+/// The blocks of a row without its first `skipped`.
+pub(crate) fn blocks_behind(row: &Placed, skipped: u32) -> Vec<Blocks> {
+    let blocks = |run| ranges_of(run, skipped..block_count(run, row.extent.len), row.extent.born);
+    row.run().map(blocks).unwrap_or_default()
+}
+
 /// The blocks that `row` refers to: inode, writer and numbers.
 pub(crate) fn referred(row: &Placed) -> Option<(u64, u64, Range<u32>)> {
     let run = row.run()?;

@@ -9,6 +9,7 @@ use crate::kv::{KeyRange, Order};
 use crate::limits::{MAP_ROWS_DROPPED_AT_ONCE, SCAN_ROWS};
 use crate::map::{self, Blocks, Cut, Doubtful, Placed};
 use crate::rows::{self, Content};
+use crate::shares;
 use crate::tx::Tx;
 use cairn_proto::limits::FILE_LEN_MAX;
 use cairn_proto::status::Code;
@@ -110,7 +111,7 @@ impl Map {
 
     /// Those of `doubtful` that no row refers to. One walk over the rows of all windows, from the back: what is cut off
     /// the end of a file is seldom referred to by more than the row in front of it.
-    async fn unreferenced(self, tx: &mut Tx, doubtful: Vec<Doubtful>) -> Op<Vec<Blocks>> {
+    pub(crate) async fn unreferenced(self, tx: &mut Tx, doubtful: Vec<Doubtful>) -> Op<Vec<Blocks>> {
         let Some(mut from) = doubtful.iter().map(|block| block.window.end).max() else { return Ok(Vec::new()) };
         let mut open: BTreeMap<(u64, u64, u32), Doubtful> = BTreeMap::new();
         for block in doubtful {
@@ -148,8 +149,17 @@ impl Map {
     pub(crate) async fn settle_as_of(self, tx: &mut Tx, loss: Loss, dropped: u64) -> Op<()> {
         let mut garbage = loss.sure;
         garbage.extend(self.unreferenced(tx, loss.doubtful).await?);
+        let mut known: Option<(u64, bool)> = None;
         for blocks in map::merge(garbage) {
-            put_garbage(tx, &blocks, dropped).await?;
+            let shared = match known {
+                Some((inode, shared)) if inode == blocks.inode => shared,
+                _ => shares::has_any(tx, blocks.inode).await?,
+            };
+            known = Some((blocks.inode, shared));
+            let free = if shared { shares::release(tx, &blocks).await? } else { vec![blocks] };
+            for blocks in free {
+                put_garbage(tx, &blocks, dropped).await?;
+            }
         }
         Ok(())
     }

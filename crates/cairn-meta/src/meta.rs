@@ -401,6 +401,7 @@ impl Meta {
             Kind::SetLock(ask) => self.set_lock(tx, session, ask).await,
             Kind::CreateSnapshot(ask) => self.create_snapshot(tx, ask).await.map(Step::Done),
             Kind::DeleteSnapshot(ask) => self.delete_snapshot(tx, ask).await.map(Step::Done),
+            Kind::CloneRange(ask) => self.clone_range(tx, session, ask).await.map(Step::Done),
             Kind::RenewSnapshot(ask) => self.renew_snapshot(tx, ask).await.map(Step::Done),
             // The slot is free, or holds an earlier operation: from this transaction on it says so for good.
             Kind::AbortOp(_) => Ok(Step::Done(Reply::AbortOp(pb::AbortOpReply {}))),

@@ -13,6 +13,7 @@ use crate::limits::{HOLD_TTL_MIN, LABEL_LEN_MAX, SNAPSHOTS_MAX};
 use crate::meta::{Meta, transact};
 use crate::past::LIST_NAME;
 use crate::path::{self, Last, show};
+use crate::permit;
 use crate::rows;
 use crate::tx::Tx;
 use bytes::Bytes;
@@ -58,7 +59,8 @@ impl Meta {
             return fail(Code::ReadOnly, format!("{} lies in a snapshot already", show(&at.path)));
         }
         // Read validated: whoever removes the directory meets this.
-        tx.directory(root).await?;
+        let row = tx.directory(root).await?;
+        permit::own(tx.caller.as_ref(), &row, "its snapshots")?;
         if tx.count(&keys::Snapshot::all(), SNAPSHOTS_MAX as u64).await? >= SNAPSHOTS_MAX as u64 {
             return fail(Code::Conflict, format!("there are {SNAPSHOTS_MAX} snapshots; delete some first"));
         }
@@ -107,6 +109,11 @@ impl Meta {
             }
             number => number,
         };
+        if let Some(row) = tx.get(&keys::Snapshot { number }).await?
+            && let Some(dir) = tx.get(&keys::Inode { inode: row.root }).await?
+        {
+            permit::own(tx.caller.as_ref(), &dir, "its snapshots")?;
+        }
         if remove(tx, number).await? {
             Ok(Reply::Empty(pb::Empty {}))
         } else {

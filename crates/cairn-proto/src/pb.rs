@@ -2064,36 +2064,30 @@ pub struct RenewSnapshot {
     #[prost(uint64, tag = "1")]
     pub number: u64,
 }
-/// Lets a file that has no name yet refer to the blocks of another, or of one in a snapshot. Takes a bounded part of the
-/// range, from its front.
+/// Lets a file that has no name yet refer to the blocks of another, or of one in a snapshot: a bounded number of extents,
+/// from `offset` on and at the same offsets. Reply: CloneRangeReply.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloneRange {
     /// May be an inode in a snapshot.
     #[prost(uint64, tag = "1")]
     pub from: u64,
-    #[prost(uint64, tag = "2")]
-    pub from_offset: u64,
     /// Refuse with CONFLICT when `from` is at another version; 0 = whichever.
-    #[prost(uint64, tag = "3")]
+    #[prost(uint64, tag = "2")]
     pub from_version: u64,
-    /// Of this session, and without content from `to_offset` on.
-    #[prost(uint64, tag = "4")]
+    /// Made by this session with CREATE_UNNAMED, with the policy of `from`, and without content from `offset` on.
+    #[prost(uint64, tag = "3")]
     pub to: u64,
-    #[prost(uint64, tag = "5")]
-    pub to_offset: u64,
-    #[prost(uint64, tag = "6")]
-    pub len: u64,
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloneRangeReply {
-    /// Bytes of the range that are done; less than asked for = go on behind them.
+    /// Where the next request goes on.
     #[prost(uint64, tag = "1")]
-    pub cloned: u64,
-    #[prost(uint64, tag = "2")]
-    pub from_version: u64,
-    /// Of `to` now.
-    #[prost(uint64, tag = "3")]
-    pub size: u64,
+    pub next_offset: u64,
+    /// All is cloned; `to` is as long as `from`.
+    #[prost(bool, tag = "2")]
+    pub end: bool,
 }
 // ---------------------------------------------------------------- tools
 

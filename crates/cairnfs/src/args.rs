@@ -2,6 +2,7 @@
 //! (settings.rs) and does nothing.
 
 mod admin;
+mod cp;
 mod fsck;
 mod meta;
 mod policy;
@@ -13,6 +14,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks, Upgrade, UpgradeWhat};
+pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
@@ -82,6 +84,7 @@ pub enum Command {
     Mkdir(Mkdir),
     Rm(Rm),
     Mv(Mv),
+    Cp(Cp),
     Stat(Stat),
     Du(Du),
     Df(Df),
@@ -111,6 +114,7 @@ impl Command {
             Self::Mkdir(_) => "mkdir",
             Self::Rm(_) => "rm",
             Self::Mv(_) => "mv",
+            Self::Cp(_) => "cp",
             Self::Stat(_) => "stat",
             Self::Du(_) => "du",
             Self::Df(_) => "df",

@@ -122,6 +122,7 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Mkdir(args) => cmd::mkdir(args, context, out).await,
         Command::Rm(args) => cmd::rm(args, context, out).await,
         Command::Mv(args) => cmd::mv(args, context, out).await,
+        Command::Cp(args) => cmd::cp(args, context, out).await,
         Command::Stat(args) => cmd::stat(args, context, out).await,
         Command::Du(args) => cmd::du(args, context, out).await,
         Command::Df(args) => cmd::df(args, context, out).await,

@@ -1,5 +1,7 @@
 //! Snapshots: a tree as it was, whatever happens to it afterwards; and what they hold.
 
+mod model;
+
 use crate::support::{BLOCK, Expect, World, at, bytes, code};
 use bytes::Bytes;
 use cairn_meta::keys::{self, Key};
@@ -96,13 +98,33 @@ impl World {
 
     /// Everything at and below `path`.
     pub async fn tree(&self, path: &str) -> BTreeMap<String, Seen> {
+        self.tree_at(1, path).await
+    }
+
+    /// Everything at and below `path` in the directory with inode `dir`.
+    pub async fn tree_at(&self, dir: u64, path: &str) -> BTreeMap<String, Seen> {
         let mut found = BTreeMap::new();
         let mut rest = vec![String::new()];
         while let Some(below) = rest.pop() {
-            let whole = format!("{path}{below}");
-            let attr = self.stat(&whole).await.expect("it was listed");
+            let place = Some(pb::At { dir, path: bytes(&format!("{path}{below}")) });
+            let attr = match self.ask(Kind::Stat(pb::Stat { at: place.clone(), follow: false })).await {
+                Ok(Reply::Attr(attr)) => attr,
+                // An engine that forgets may list what it does not have.
+                _ => continue,
+            };
             if attr.kind() == pb::Kind::Directory {
-                rest.extend(self.list(&whole).await.expect("listed").into_iter().map(|name| format!("{below}/{name}")));
+                let mut after = Bytes::new();
+                loop {
+                    let ask = pb::ReadDir { at: place.clone(), after, limit: 7, with_attr: false };
+                    let Ok(Reply::ReadDir(page)) = self.ask(Kind::ReadDir(ask)).await else { panic!("no listing") };
+                    after = page.entries.last().map(|entry| entry.name.clone()).unwrap_or_default();
+                    rest.extend(
+                        page.entries.iter().map(|entry| format!("{below}/{}", String::from_utf8_lossy(&entry.name))),
+                    );
+                    if page.end {
+                        break;
+                    }
+                }
             }
             found.insert(below, self.seen(attr).await);
         }

@@ -1,6 +1,7 @@
 //! The commands that look at files and at the cluster, or change names; each is a module with one `run`.
 
 mod admin;
+mod cp;
 mod df;
 mod du;
 mod explain;
@@ -20,6 +21,7 @@ mod watch;
 
 pub use self::{
     admin::run as admin,
+    cp::run as cp,
     df::run as df,
     du::run as du,
     explain::run as explain,

@@ -40,3 +40,33 @@ fn a_directory_is_read_as_it_was() {
     assert_eq!(cluster.run(["snapshot", "ls", "--all"]).quiet(), "");
     cluster.run(["rm", "-r", "/d"]).quiet();
 }
+
+#[test]
+fn a_copy_shares_its_blocks_until_it_is_written() {
+    let cluster = Cluster::start();
+    cluster.run(["mkdir", "-p", "/d/sub"]).quiet();
+    let (one, two) = (noise(3, 300_000), noise(4, 400_000));
+    cluster.run_with(&one, ["put", "-q", "-", "/d/sub/file"]).quiet();
+    cluster.run_with(b"small", ["put", "-q", "-", "/d/small"]).quiet();
+    cluster.run(["cp", "/d/sub/file", "/copy"]).quiet();
+    assert!(cluster.run(["cat", "/copy"]).stdout == one);
+    let used = || cluster.run(["fsck", "-q", "--json"]).json()["replicas"].as_u64();
+    assert_eq!(used(), Some(3), "a block of three replicas, for two files");
+    cluster.run_with(&two, ["put", "-q", "-", "/d/sub/file"]).quiet();
+    assert!(cluster.run(["cat", "/copy"]).stdout == one, "the copy keeps what it shared");
+    cluster.run(["snapshot", "create", "/d", "s"]).quiet();
+    cluster.run(["rm", "-r", "/d/sub"]).quiet();
+    cluster.run(["cp", "-r", "/d/.snapshots/s", "/back"]).quiet();
+    assert!(cluster.run(["cat", "/back/sub/file"]).stdout == two, "out of a snapshot");
+    assert_eq!(cluster.run(["cat", "/back/small"]).quiet(), "small");
+    cluster.run(["snapshot", "rm", "/d", "s"]).quiet();
+    cluster.run(["cp", "--reflink=never", "/back/sub/file", "/plain"]).quiet();
+    cluster.run(["rm", "-r", "/back"]).quiet();
+    assert!(cluster.run(["cat", "/plain"]).stdout == two);
+    cluster.run(["fsck", "-q"]).quiet();
+
+    let fails = |args: &[&str], says: &[&str]| cluster.run(args.to_vec()).fails(1, says);
+    fails(&["cp", "/d", "/e"], &["is a directory (-r copies directories)"]);
+    fails(&["cp", "-r", "/d", "/d/below"], &["cannot be copied into itself"]);
+    fails(&["cp", "/absent", "/e"], &["/absent: no such file"]);
+}
