@@ -123,7 +123,7 @@ impl Inner {
 
     /// Storage nodes and metadata servers.
     pub(crate) fn all_nodes(&self) -> Vec<Arc<Node>> {
-        self.cluster.view().nodes.values().chain(self.metas.all()).cloned().collect()
+        self.cluster.view().nodes.values().chain(self.metas.all().iter()).cloned().collect()
     }
 
     /// True when no other server could take the place of this one.
@@ -316,7 +316,8 @@ impl DfsClientBuilder {
             random: Mutex::new(random),
             origin: Instant::now(),
         });
-        inner.metas.set(addresses.iter().map(|addr| Arc::new(Node::meta(&inner, (*addr).to_owned()))).collect());
+        let addresses: Vec<String> = addresses.into_iter().map(str::to_owned).collect();
+        inner.metas.set(&inner, &addresses);
         inner.upkeep.spawn(health::run(inner.clone()));
         let client = DfsClient { _last: Arc::new(StopOnDrop(inner.shutdown.clone())), inner, caller: None };
         let deadline = client.inner.deadline(client.inner.config.meta_timeout);

@@ -236,6 +236,7 @@ impl Cluster {
         let known = self.view();
         if let Some(map) = fetch(inner, known.version, deadline).await? {
             inner.learn_cluster(ClusterId::from_slice(&map.cluster_id).unwrap_or_default());
+            inner.metas.learn(inner, &map.metas);
             self.view.store(Arc::new(build(inner, &known, map)));
             // Another node may have taken the place of one that operations wait for.
             inner.health.ask_release();

@@ -11,13 +11,13 @@ use crate::policy::classify::{self, Action, OpKind};
 use crate::policy::read_plan::{Permits, ReadPlan, Step, Times, Why};
 use crate::policy::timers::{self, Class};
 use crate::record::Record;
+use arc_swap::ArcSwap;
 use cairn_net::{Body, Route};
 use cairn_proto::op;
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::status::{Code, Status};
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,11 +25,16 @@ use tokio::time::Instant;
 /// Pause before a mutation of unknown outcome is sent again.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(5);
 
-/// The metadata servers.
+/// Metadata servers that a cluster map may name; further ones are left out.
+const TOLD_MAX: usize = 64;
+
+/// The metadata servers, in the order in which this client asks them. Each client has an order of its own, so that all
+/// of them spread over the servers, and keeps it: a server that was away is asked again when it is back.
 #[derive(Default)]
 pub(crate) struct MetaServers {
-    servers: OnceLock<Vec<Arc<Node>>>,
-    preferred: AtomicUsize,
+    servers: ArcSwap<Vec<Arc<Node>>>,
+    /// Addresses that the client was given.
+    given: OnceLock<Vec<String>>,
 }
 
 /// A failed request to metadata.
@@ -37,6 +42,8 @@ pub(crate) struct MetaFailure {
     pub(crate) error: Error,
     /// True when a server may have executed the request all the same.
     pub(crate) ambiguous: bool,
+    /// What a server said at last, after an attempt of which nothing is known.
+    pub(crate) refused: Option<Status>,
 }
 
 /// Whether another moment could have brought another answer: all but what the request itself forbids.
@@ -58,18 +65,39 @@ fn depends_on_state(code: Code) -> bool {
 }
 
 impl MetaServers {
-    /// Says once who they are.
-    pub(crate) fn set(&self, servers: Vec<Arc<Node>>) {
+    /// Says once which addresses the client was given.
+    pub(crate) fn set(&self, inner: &Inner, addrs: &[String]) {
         // A second call would be a defect of the builder; the first list stays.
-        let _ = self.servers.set(servers);
+        let _ = self.given.set(addrs.to_vec());
+        self.learn(inner, &[]);
     }
 
-    pub(crate) fn all(&self) -> &[Arc<Node>] {
-        self.servers.get().map_or(&[], Vec::as_slice)
+    /// Takes over which servers the cluster map names. One alone is who was asked, maybe under another address.
+    pub(crate) fn learn(&self, inner: &Inner, told: &[String]) {
+        let given = self.given.get().map_or(&[][..], Vec::as_slice);
+        let told = if told.len() > 1 { &told[..told.len().min(TOLD_MAX)] } else { &[] };
+        let known = self.servers.load();
+        let order = order_of(&inner.boot_id.0, told, given);
+        if order.iter().eq(known.iter().map(|server| &server.addr)) {
+            return;
+        }
+        let server = |addr: String| {
+            let kept = known.iter().find(|server| server.addr == addr).cloned();
+            kept.unwrap_or_else(|| Arc::new(Node::meta(inner, addr)))
+        };
+        let servers: Vec<Arc<Node>> = order.into_iter().map(server).collect();
+        for server in known.iter().filter(|server| !servers.iter().any(|kept| Arc::ptr_eq(kept, server))) {
+            server.link.close();
+        }
+        self.servers.store(Arc::new(servers));
+    }
+
+    pub(crate) fn all(&self) -> Arc<Vec<Arc<Node>>> {
+        self.servers.load_full()
     }
 
     pub(crate) fn close(&self) {
-        for server in self.all() {
+        for server in self.all().iter() {
             server.link.close();
         }
     }
@@ -87,12 +115,10 @@ impl MetaServers {
         let mut ask = Ask { inner, name, request, deadline, log, ambiguous: false, attempt: 0, alone };
         let mut rounds = 0;
         loop {
-            let start = self.preferred.load(Ordering::Relaxed);
             let servers = self.all();
-            let order: Vec<usize> = (0..servers.len()).map(|offset| (start + offset) % servers.len()).collect();
-            let order: Vec<usize> = order.into_iter().filter(|index| servers[*index].is_closed()).collect();
+            let order: Vec<usize> = (0..servers.len()).filter(|index| servers[*index].is_closed()).collect();
             if order.is_empty() {
-                for server in servers {
+                for server in servers.iter() {
                     ask.log.note(server.skipped(name, ask.log.elapsed()));
                 }
                 let in_vain = || servers.iter().all(|server| !server.is_closed());
@@ -102,9 +128,8 @@ impl MetaServers {
                     Parked::TimedOut => return Err(ask.exhausted(true)),
                 }
             }
-            let pause = match ask.round(servers, &order, rounds).await {
-                Round::Answered(index, kind) => {
-                    self.preferred.store(index, Ordering::Relaxed);
+            let pause = match ask.round(&servers, &order, rounds).await {
+                Round::Answered(kind) => {
                     inner.retry_budget.deposit();
                     return Ok(*kind);
                 }
@@ -150,8 +175,8 @@ impl MetaServers {
 /// How a round over the servers ended.
 #[allow(clippy::large_enum_variant, reason = "one at a time, on its way from a function to the one that called it")]
 enum Round {
-    /// This one answered.
-    Answered(usize, Box<response::Kind>),
+    /// One answered.
+    Answered(Box<response::Kind>),
     /// A final refusal.
     Final(MetaFailure),
     /// Nobody could do it; the shortest pause that a server asked for.
@@ -262,7 +287,7 @@ impl Ask<'_> {
                     }
                     let running = servers[index].start(inner, self.leg(why, rounds));
                     asked.push(index);
-                    legs.push(async move { (number, index, running.finish().await) });
+                    legs.push(async move { (number, running.finish().await) });
                     continue;
                 }
                 Step::Wait(until) => until,
@@ -270,7 +295,7 @@ impl Ask<'_> {
                 Step::Exhausted => return Round::Failed(pause),
             };
             let timer: OptionFuture<_> = until.map(|until| tokio::time::sleep_until(inner.instant(until))).into();
-            let (number, index, result) = tokio::select! {
+            let (number, result) = tokio::select! {
                 biased;
                 Some(ended) = legs.next() => ended,
                 Some(()) = timer => continue,
@@ -279,8 +304,11 @@ impl Ask<'_> {
                 Ok(reply) => {
                     inner.hedge_budget.on_first_leg_completed();
                     return match reply.response.kind {
-                        Some(kind) => Round::Answered(index, Box::new(kind)),
-                        None => Round::Final(MetaFailure { error: inner.unexpected(self.name), ambiguous: true }),
+                        Some(kind) => Round::Answered(Box::new(kind)),
+                        None => {
+                            let error = inner.unexpected(self.name);
+                            Round::Final(MetaFailure { error, ambiguous: true, refused: None })
+                        }
                     };
                 }
                 Err(failure) => {
@@ -314,11 +342,12 @@ impl Ask<'_> {
                 // An earlier attempt may still be done: only the slot's next answer could tell.
                 if self.ambiguous && self.request.op_id.is_some() && depends_on_state(status.code) {
                     self.log.add(record);
-                    return Fate::Final(self.exhausted(false));
+                    return Fate::Final(MetaFailure { refused: Some(status), ..self.exhausted(false) });
                 }
                 let fenced = matches!(status.code, Code::Fenced | Code::StaleSeq);
                 let cause = if fenced { Cause::Fenced(status.message.clone()) } else { Cause::Status(status) };
-                return Fate::Final(MetaFailure { error: Error::new(self.name, cause), ambiguous: self.ambiguous });
+                let error = Error::new(self.name, cause);
+                return Fate::Final(MetaFailure { error, ambiguous: self.ambiguous, refused: None });
             }
             Action::Pause(pause) => Fate::Pause { pause, charged: rule.charged },
             // The operation id makes the same request again safe, and it alone resolves the outcome.
@@ -365,7 +394,31 @@ fn exhausted(
         _ if deadline && log.list().is_empty() => Cause::Deadline(log.elapsed()),
         _ => Cause::Metadata(log.into_list()),
     };
-    MetaFailure { error: Error::new(name, cause), ambiguous }
+    MetaFailure { error: Error::new(name, cause), ambiguous, refused: None }
+}
+
+/// Where `addr` stands for the client `who`: FNV-1a over both, and the finalizer of splitmix64, so that names which differ
+/// in a digit come out far apart.
+fn rank(who: &[u8], addr: &str) -> u64 {
+    let bytes = who.iter().chain(addr.as_bytes());
+    let mut hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+/// The order in which the client `who` asks servers: by rendezvous hashing, first those that the map names, then those
+/// that only its user named.
+fn order_of(who: &[u8], told: &[String], given: &[String]) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    for some in [told, given] {
+        let mut next: Vec<&String> = some.iter().filter(|addr| !order.contains(addr)).collect();
+        next.sort_by_key(|addr| (rank(who, addr), addr.as_str()));
+        next.dedup();
+        order.extend(next.into_iter().cloned());
+    }
+    order
 }
 
 fn op_id(op: &pb::OpId) -> cairn_proto::OpId {
@@ -382,5 +435,37 @@ impl Inner {
     pub(crate) fn unexpected(&self, operation: &'static str) -> Error {
         let message = "the server's answer is of another kind than the request";
         Error::new(operation, Cause::Status(Status::new(Code::Internal, message)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addrs(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn clients_spread_and_move_over_alike() {
+        let servers = addrs(&["a:1", "b:1", "c:1"]);
+        let mut first = std::collections::BTreeMap::<String, usize>::new();
+        for client in 0..3000u32 {
+            let who = client.to_be_bytes();
+            let order = order_of(&who, &servers, &servers[..1]);
+            assert_eq!(order.len(), 3);
+            *first.entry(order[0].clone()).or_default() += 1;
+            // Without one of them, the others keep their order: only its own clients move.
+            let fewer: Vec<String> = servers.iter().filter(|addr| **addr != order[0]).cloned().collect();
+            assert_eq!(order_of(&who, &fewer, &[]), order[1..]);
+        }
+        assert!(first.values().all(|count| (800..1200).contains(count)), "{first:?}");
+    }
+
+    #[test]
+    fn what_the_map_names_comes_before_what_was_given() {
+        let order = order_of(b"x", &addrs(&["b:1", "c:1"]), &addrs(&["a:1", "b:1"]));
+        assert_eq!(order[2], "a:1");
+        assert_eq!(order.len(), 3);
     }
 }

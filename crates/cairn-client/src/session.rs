@@ -3,6 +3,7 @@
 use crate::caller::Call;
 use crate::client::Inner;
 use crate::error::{Cause, Error};
+use crate::rpc::MetaFailure;
 use crate::stats::bump;
 use crate::trace;
 use cairn_proto::limits::SLOTS_PER_SESSION;
@@ -286,6 +287,10 @@ async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -
         let op = pb::OpId { session: session.id.0, epoch: session.epoch, slot: slot.index, seq: slot.seq };
         let request = pb::Request { op_id: Some(op), relaxed, ..call.to_request() };
         let result = inner.metas.call(inner, request, deadline).await;
+        let result = match result {
+            Err(failure) if failure.ambiguous && !goes_in_steps(&kind) => give_up(inner, op, failure, deadline).await,
+            result => result,
+        };
         bump(match &result {
             Ok(_) => &inner.counters.commits_done,
             Err(failure) if matches!(failure.error.cause(), Cause::Indeterminate { .. }) => {
@@ -315,6 +320,40 @@ async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -
         }
     }
     unreachable!("the second turn returns")
+}
+
+/// True for operations of which some may be done, although the whole is not.
+fn goes_in_steps(kind: &request::Kind) -> bool {
+    matches!(kind, request::Kind::Truncate(_) | request::Kind::Allocate(_))
+}
+
+/// Finds out what became of an operation of which nothing is known, by making sure that it is not done any more from now
+/// on: its slot says that it was done, with its result, or that it never will be. Where the time is over, it stays
+/// unknown.
+async fn give_up(
+    inner: &Arc<Inner>,
+    op: pb::OpId,
+    failure: MetaFailure,
+    deadline: Instant,
+) -> Result<response::Kind, MetaFailure> {
+    if Instant::now() >= deadline || matches!(failure.error.cause(), Cause::Fenced(_)) {
+        return Err(failure);
+    }
+    let kind = Some(request::Kind::AbortOp(pb::AbortOp {}));
+    let request = pb::Request { op_id: Some(op), kind, ..Default::default() };
+    match inner.metas.call(inner, request, deadline).await {
+        Ok(response::Kind::AbortOp(_)) => {
+            let name = failure.error.operation();
+            let cause = match (failure.refused, failure.error.cause()) {
+                (Some(status), _) => Cause::Status(status),
+                (None, Cause::Indeterminate { failures, .. }) => Cause::Metadata(failures.clone()),
+                (None, cause) => cause.clone(),
+            };
+            Err(MetaFailure { error: Error::new(name, cause), ambiguous: false, refused: None })
+        }
+        Ok(reply) => Ok(reply),
+        Err(_) => Err(failure),
+    }
 }
 
 async fn renew(inner: Arc<Inner>, session: Arc<Session>, every: Duration) {

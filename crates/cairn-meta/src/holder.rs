@@ -145,5 +145,6 @@ impl Meta {
         self.inner.sessions.lock().restart(now);
         self.inner.cluster.lock().restart(now);
         self.inner.servers.lock().restart(now);
+        self.inner.renewals.lock().clear();
     }
 }

@@ -188,6 +188,10 @@ impl Meta {
     /// # Errors
     /// As [`Meta::execute`]; call again.
     pub async fn trim_snapshots(&self) -> Result<bool, Status> {
+        Ok(self.as_holder(self.trim_step()).await?.unwrap_or(false))
+    }
+
+    async fn trim_step(&self) -> Result<bool, Status> {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             let Some(row) = tx.get(&Trim::key()).await? else { return Ok(false) };
             let trim = Trim::decode(&row);
@@ -210,6 +214,10 @@ impl Meta {
     /// # Errors
     /// As [`Meta::execute`]; call again.
     pub async fn expire_snapshots(&self) -> Result<bool, Status> {
+        Ok(self.as_holder(self.expire_snapshots_step()).await?.unwrap_or(false))
+    }
+
+    async fn expire_snapshots_step(&self) -> Result<bool, Status> {
         let rows = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             tx.scan::<keys::Snapshot>(&keys::Snapshot::all(), SNAPSHOTS_MAX, Order::Forward).await
         })?;

@@ -82,6 +82,10 @@ impl Meta {
     /// # Errors
     /// As [`Meta::execute`].
     pub async fn set_mass_stop(&self, stop: Option<MassStop>) -> Result<(), Status> {
+        self.as_holder(self.write_mass_stop(stop)).await.map(|_| ())
+    }
+
+    async fn write_mass_stop(&self, stop: Option<MassStop>) -> Result<(), Status> {
         transact!(self, Durability::Durable, async |tx: &mut Tx| {
             match stop {
                 Some(stop) => tx.put(&KEY, &rows::Setting { value: stop.encode() }),

@@ -271,3 +271,8 @@ const _: () = {
     assert!(SWEEP_MASS_MIN as usize <= SWEEP_HELD_MAX);
     assert!(SWEEP_PERIOD.as_millis() * 3 < 60_000);
 };
+
+/// Metadata servers that a node reports to; further ones of a cluster map are left out.
+pub(crate) const METAS_MAX: usize = 64;
+/// How long a report waits for a metadata server while others answer: less than the pause between reports.
+pub(crate) const BEAT_TIMEOUT: Duration = Duration::from_millis(700);

@@ -1,6 +1,8 @@
 //! Requests from this process to others: to the metadata servers, whichever answers, and to storage nodes by number.
 
 use crate::entropy;
+use crate::limits::METAS_MAX;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cairn_net::{Body, Call, LegError, Link, LinkConfig, Net, Reply, SharedIdentity, now};
 use cairn_proto::NodeId;
@@ -69,7 +71,10 @@ pub(crate) async fn start(link: &Link, call: Call) -> Result<(response::Kind, By
 
 /// The metadata servers. Any serves any request; the one that answered last is asked first.
 pub(crate) struct MetaClient {
-    links: Vec<Link>,
+    dialer: Dialer,
+    /// Addresses of the configuration.
+    given: Vec<String>,
+    links: ArcSwap<Vec<Link>>,
     preferred: AtomicUsize,
     timeout: Duration,
 }
@@ -78,7 +83,46 @@ impl MetaClient {
     pub(crate) fn new(dialer: &Dialer, addrs: &[String], timeout: Duration) -> Self {
         // A number is never expected of a metadata server.
         let links = addrs.iter().map(|addr| dialer.link(addr, NodeId(0))).collect();
-        Self { links, preferred: AtomicUsize::new(0), timeout }
+        let (dialer, given) = (dialer.clone(), addrs.to_vec());
+        Self { dialer, given, links: ArcSwap::from_pointee(links), preferred: AtomicUsize::new(0), timeout }
+    }
+
+    /// Takes over which servers the cluster map names. One alone is who was asked, maybe under another address.
+    pub(crate) fn learn(&self, told: &[String]) {
+        let told = if told.len() > 1 { &told[..told.len().min(METAS_MAX)] } else { &self.given };
+        let known = self.links.load();
+        if told.iter().map(String::as_str).eq(known.iter().map(Link::addr)) {
+            return;
+        }
+        let kept = |addr: &String| known.iter().find(|link| link.addr() == addr).cloned();
+        let links: Vec<Link> =
+            told.iter().map(|addr| kept(addr).unwrap_or_else(|| self.dialer.link(addr, NodeId(0)))).collect();
+        known.iter().filter(|link| !told.iter().any(|addr| link.addr() == addr)).for_each(Link::close);
+        self.links.store(Arc::new(links));
+    }
+
+    /// Asks every server at the same time what `ask` makes for it, told whether it is the one that is asked first
+    /// otherwise. Their answers, with their addresses. One that does not answer is waited for `timeout`, if there are
+    /// others.
+    pub(crate) async fn call_all(
+        &self,
+        ask: impl Fn(bool) -> Kind,
+        timeout: Duration,
+    ) -> Vec<(String, Result<response::Kind, CallError>)> {
+        let links = self.links.load_full();
+        let first = self.preferred.load(Ordering::Relaxed) % links.len().max(1);
+        let timeout = if links.len() > 1 { timeout } else { self.timeout };
+        let calls = links.iter().enumerate().map(|(index, link)| {
+            let call = Call::new(ask(index == first), now() + timeout);
+            async move { (index, link.addr().to_owned(), start(link, call).await.map(|(kind, _)| kind)) }
+        });
+        let mut answers = futures_util::future::join_all(calls).await;
+        // Who answers first of all that do is asked first from now on, unless the first one still does.
+        answers.sort_by_key(|(index, ..)| *index != first);
+        if let Some((index, ..)) = answers.iter().find(|(.., answer)| answer.is_ok()) {
+            self.preferred.store(*index, Ordering::Relaxed);
+        }
+        answers.into_iter().map(|(_, addr, answer)| (addr, answer)).collect()
     }
 
     /// As [`MetaClient::call_within`] the usual time.
@@ -89,11 +133,12 @@ impl MetaClient {
     /// Asks once: each server in turn until one answers, be it with an error. The requests of nodes may all be repeated.
     pub(crate) async fn call_within(&self, kind: Kind, timeout: Duration) -> Result<response::Kind, CallError> {
         let first = self.preferred.load(Ordering::Relaxed);
+        let links = self.links.load_full();
         let mut last = CallError::Nobody;
-        for n in 0..self.links.len() {
-            let index = (first + n) % self.links.len();
+        for n in 0..links.len() {
+            let index = (first + n) % links.len();
             let deadline = now() + timeout;
-            match start(&self.links[index], Call::new(kind.clone(), deadline)).await {
+            match start(&links[index], Call::new(kind.clone(), deadline)).await {
                 Ok((kind, _)) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(kind);
@@ -107,7 +152,7 @@ impl MetaClient {
 
     /// Closes all connections.
     pub(crate) fn close(&self) {
-        self.links.iter().for_each(Link::close);
+        self.links.load().iter().for_each(Link::close);
     }
 }
 

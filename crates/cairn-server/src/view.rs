@@ -41,12 +41,15 @@ pub(crate) struct ClusterView {
     /// Stores that an operator drains.
     draining: HashSet<StoreId>,
     groups: BTreeMap<PgId, Group>,
+    /// Addresses of the metadata servers.
+    pub(crate) metas: Vec<String>,
 }
 
 impl ClusterView {
     /// Adds a page of the map to a view that is being built.
     pub(crate) fn absorb(&mut self, page: &pb::ClusterMapReply) {
         self.version = page.version;
+        self.metas.clone_from(&page.metas);
         for info in &page.nodes {
             let node = NodeId(info.id);
             self.nodes.insert(node, Peer { node, addr: info.addr.clone(), state: info.state() });

@@ -5,7 +5,7 @@ use super::slot::StoreSlot;
 use super::state::{Membership, Node};
 use crate::backoff::Backoff;
 use crate::entropy;
-use crate::limits::{HEARTBEAT_PERIOD, HEARTBEAT_RANGE, RETRY_PAUSE};
+use crate::limits::{BEAT_TIMEOUT, HEARTBEAT_PERIOD, HEARTBEAT_RANGE, RETRY_PAUSE};
 use crate::links::CallError;
 use crate::tasks::blocking;
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
 use cairn_proto::status::Code;
 use cairn_proto::{ClusterId, Incarnation, NodeId, StoreId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -187,13 +188,14 @@ fn period(heartbeat_ms: u32) -> Duration {
 /// Returns when metadata asks for a new registration.
 async fn beat_until_forgotten(node: &Node, period: Duration) {
     let mut silent = false;
+    let mut hearers = BTreeSet::new();
     loop {
         sleep(period).await; // tidy: sleep-ok(the period of the heartbeat)
         if node.stores.iter().any(|slot| slot.is_open() && node.trusted(slot).is_err()) {
             // A store was found, or opened again, after the node had registered: what it says is compared then.
             return;
         }
-        match beat(node).await {
+        match beat(node, &mut hearers).await {
             Ok(reply) => {
                 node.progress.beat(cairn_net::now());
                 if std::mem::take(&mut silent) {
@@ -223,7 +225,8 @@ async fn beat_until_forgotten(node: &Node, period: Duration) {
     }
 }
 
-async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
+/// Reports to every metadata server; `hearers` are those that took the report before.
+async fn beat(node: &Node, hearers: &mut BTreeSet<String>) -> Result<pb::HeartbeatReply, CallError> {
     let mut stores: Vec<pb::StoreBeat> =
         node.stores.iter().filter(|slot| slot.id().is_some()).map(|slot| node.beat(slot)).collect();
     let mut told = Vec::new();
@@ -240,20 +243,32 @@ async fn beat(node: &Node) -> Result<pb::HeartbeatReply, CallError> {
         software: SOFTWARE.to_owned(),
         newest_version: CLUSTER_VERSION,
     };
-    match node.meta.call(Kind::Heartbeat(ask)).await {
-        Ok(response::Kind::Heartbeat(reply)) if !reply.register_again => Ok(reply),
-        Ok(other) => {
-            node.ledger.put_back(told);
-            match other {
-                response::Kind::Heartbeat(reply) => Ok(reply),
-                _ => Err(CallError::Confused { addr: "metadata".to_owned() }),
-            }
-        }
-        Err(error) => {
-            node.ledger.put_back(told);
-            Err(error)
+    // All of them judge nodes by what they hear themselves; one is enough to count what this node lacks.
+    let asked =
+        node.meta.call_all(|first| Kind::Heartbeat(pb::Heartbeat { brief: !first, ..ask.clone() }), BEAT_TIMEOUT);
+    let mut failure = CallError::Nobody;
+    let mut heard: Vec<(String, pb::HeartbeatReply)> = Vec::new();
+    for (addr, answer) in asked.await {
+        match answer {
+            Ok(response::Kind::Heartbeat(reply)) => heard.push((addr, reply)),
+            Ok(_) => failure = CallError::Confused { addr },
+            Err(error) => failure = error,
         }
     }
+    let took = |(_, reply): &&(String, pb::HeartbeatReply)| !reply.register_again;
+    if heard.iter().filter(took).count() == 0 {
+        node.ledger.put_back(told);
+    }
+    let newcomer = heard.iter().filter(took).any(|(addr, _)| !hearers.contains(addr));
+    if newcomer && !hearers.is_empty() {
+        // It was away, or is new: what the others were told before, it does not know.
+        node.ledger.retell(node.id());
+    }
+    *hearers = heard.iter().filter(took).map(|(addr, _)| addr.clone()).collect();
+    let register_again = heard.iter().any(|(_, reply)| reply.register_again);
+    let map_version = heard.iter().map(|(_, reply)| reply.map_version).max().unwrap_or(0);
+    let degraded_rows = heard.iter().map(|(_, reply)| reply.degraded_rows).max().unwrap_or(0);
+    if heard.is_empty() { Err(failure) } else { Ok(pb::HeartbeatReply { map_version, degraded_rows, register_again }) }
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ pub(crate) async fn refresh(node: &Node) -> Result<bool, CallError> {
     }
     tracing::debug!(version = next.version, "cluster map taken over");
     node.peers.retain(|id| next.has_node(id));
+    node.meta.learn(&next.metas);
     node.view.store(Arc::new(next));
     Ok(true)
 }
