@@ -288,7 +288,9 @@ async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -
         let request = pb::Request { op_id: Some(op), relaxed, ..call.to_request() };
         let result = inner.metas.call(inner, request, deadline).await;
         let result = match result {
-            Err(failure) if failure.ambiguous && !goes_in_steps(&kind) => give_up(inner, op, failure, deadline).await,
+            Err(failure) if failure.ambiguous && !goes_in_steps(&call.kind) => {
+                give_up(inner, op, failure, deadline).await
+            }
             result => result,
         };
         bump(match &result {
@@ -324,7 +326,7 @@ async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -
 
 /// True for operations of which some may be done, although the whole is not.
 fn goes_in_steps(kind: &request::Kind) -> bool {
-    matches!(kind, request::Kind::Truncate(_) | request::Kind::Allocate(_))
+    matches!(kind, request::Kind::Truncate(_) | request::Kind::Allocate(_) | request::Kind::SetAttr(_))
 }
 
 /// Finds out what became of an operation of which nothing is known, by making sure that it is not done any more from now

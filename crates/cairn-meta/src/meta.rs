@@ -288,8 +288,16 @@ impl Meta {
         };
         let meta = Meta { inner: Arc::new(inner) };
         meta.note_contact(meta.now());
-        meta.look_around().await.map_err(OpenError::Failed)?;
-        Ok(meta)
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            match meta.look_around().await {
+                Ok(()) => return Ok(meta),
+                // Whether the duties were taken over: the next look tells.
+                Err(status) if status.code == Code::OutcomeUnknown && looks < ATTEMPTS_MAX => {}
+                Err(status) => return Err(OpenError::Failed(status)),
+            }
+        }
     }
 
     /// The cluster's identity.
