@@ -2,6 +2,7 @@
 //! (settings.rs) and does nothing.
 
 mod admin;
+mod attributes;
 mod cp;
 mod fsck;
 mod meta;
@@ -14,6 +15,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks, Upgrade, UpgradeWhat};
+pub use attributes::{AclArgs, AclWhat, Chmod, Chown, Ln, Touch, Xattr, XattrWhat};
 pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
@@ -85,6 +87,12 @@ pub enum Command {
     Rm(Rm),
     Mv(Mv),
     Cp(Cp),
+    Ln(Ln),
+    Chmod(Chmod),
+    Chown(Chown),
+    Touch(Touch),
+    Xattr(Xattr),
+    Acl(AclArgs),
     Stat(Stat),
     Du(Du),
     Df(Df),
@@ -115,6 +123,12 @@ impl Command {
             Self::Rm(_) => "rm",
             Self::Mv(_) => "mv",
             Self::Cp(_) => "cp",
+            Self::Ln(_) => "ln",
+            Self::Chmod(_) => "chmod",
+            Self::Chown(_) => "chown",
+            Self::Touch(_) => "touch",
+            Self::Xattr(_) => "xattr",
+            Self::Acl(_) => "acl",
             Self::Stat(_) => "stat",
             Self::Du(_) => "du",
             Self::Df(_) => "df",
@@ -451,6 +465,12 @@ pub struct Mv {
     /// Take DST as the new name even if it is a directory
     #[arg(short = 'T', long)]
     pub no_target_directory: bool,
+    /// Fail where the name is taken
+    #[arg(short = 'n', long, conflicts_with = "exchange")]
+    pub no_clobber: bool,
+    /// Let SRC and DST change places; both have to be there
+    #[arg(long)]
+    pub exchange: bool,
     /// What to move
     #[arg(value_name = "SRC", required = true)]
     pub sources: Vec<PathBuf>,

@@ -140,6 +140,14 @@ fn refusal(error: &Error) -> String {
     }
 }
 
+/// A refusal with what the server said about it.
+fn denied(error: &Error) -> String {
+    match error.cause() {
+        Cause::Status(status) if !status.message.is_empty() => format!("permission denied: {}", status.message),
+        _ => "permission denied".to_owned(),
+    }
+}
+
 /// What happened and what to do. The path and the operation are left out: the reader gave them.
 fn explain(error: &Error) -> String {
     let advice = match error.kind() {
@@ -148,7 +156,7 @@ fn explain(error: &Error) -> String {
         ErrorKind::NotADirectory => return "not a directory".to_owned(),
         ErrorKind::IsADirectory => return "is a directory".to_owned(),
         ErrorKind::DirectoryNotEmpty => return "directory not empty".to_owned(),
-        ErrorKind::PermissionDenied => return "permission denied".to_owned(),
+        ErrorKind::PermissionDenied => return denied(error),
         ErrorKind::NoAttribute => return "no such attribute".to_owned(),
         ErrorKind::TooManyLinks => return "has as many names as a file may have".to_owned(),
         ErrorKind::CrossDevice => return "the places count against different quotas: copy it instead".to_owned(),

@@ -102,6 +102,13 @@ pub fn kind(kind: FileKind) -> &'static str {
     }
 }
 
+/// Major and minor number of a device, as `8:1`; put together as makedev(3) of glibc does.
+pub fn device(rdev: u64) -> String {
+    let major = (rdev >> 8 & 0xfff) | (rdev >> 32 & 0xffff_f000);
+    let minor = (rdev & 0xff) | (rdev >> 12 & 0xffff_ff00);
+    format!("{major}:{minor}")
+}
+
 /// Kind and permissions as `ls -l` writes them, as `-rwsr-xr-x`.
 pub fn mode(kind: FileKind, mode: u32) -> String {
     let mut text = String::with_capacity(10);
@@ -202,6 +209,7 @@ mod tests {
 
     #[test]
     fn modes_as_ls_writes_them() {
+        assert_eq!(device(0x103), "1:3");
         assert_eq!(mode(FileKind::File, 0o644), "-rw-r--r--");
         assert_eq!(mode(FileKind::File, 0o4755), "-rwsr-xr-x");
         assert_eq!(mode(FileKind::Directory, 0o1777), "drwxrwxrwt");

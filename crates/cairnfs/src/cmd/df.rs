@@ -1,6 +1,6 @@
 //! `cairn df`.
 
-use cairn_client::{ClusterStatus, NodeStatus};
+use cairn_client::{ClusterStatus, FsRoom, NodeStatus};
 use serde::Serialize;
 
 use crate::{
@@ -18,6 +18,9 @@ struct Df<'a> {
     free_bytes: u64,
     file_bytes: u64,
     inodes: u64,
+    /// Bytes of files that there is room for, at the root's number of copies.
+    room_bytes: u64,
+    replicas: u32,
     nodes: Vec<Node<'a>>,
 }
 
@@ -35,9 +38,10 @@ struct Node<'a> {
 pub async fn run(args: args::Df, context: &Context, out: &mut Out) -> Result<(), Failure> {
     let client = context.connect().await?;
     let status = client.cluster_status().await.map_err(|error| Failure::cluster(&error))?;
+    let room = client.statfs("/").await.map_err(|error| Failure::cluster(&error))?;
     client.close().await;
     if args.json {
-        return out.json(&Df::of(&status));
+        return out.json(&Df::of(&status, &room));
     }
     let size = |bytes| text::size(bytes, args.human_readable);
     let row = |name: String, addr: &str, state: &str, capacity: u64, used: u64| {
@@ -54,11 +58,13 @@ pub async fn run(args: args::Df, context: &Context, out: &mut Out) -> Result<(),
     for line in table.lines() {
         out.line(line)?;
     }
-    out.line(format_args!("in files: {} ({})", size(status.file_bytes), text::count(status.inodes, "inode")))
+    out.line(format_args!("in files: {} ({})", size(status.file_bytes), text::count(status.inodes, "inode")))?;
+    let copies = if room.replicas == 1 { "1 copy".to_owned() } else { format!("{} copies", room.replicas) };
+    out.line(format_args!("room for: {} at {copies}", size(room.free_bytes)))
 }
 
 impl<'a> Df<'a> {
-    fn of(status: &'a ClusterStatus) -> Self {
+    fn of(status: &'a ClusterStatus, room: &FsRoom) -> Self {
         let node = |node: &'a NodeStatus| Node {
             id: u64::from(node.id),
             addr: &node.addr,
@@ -73,6 +79,8 @@ impl<'a> Df<'a> {
             free_bytes: status.capacity_bytes.saturating_sub(status.used_bytes),
             file_bytes: status.file_bytes,
             inodes: status.inodes,
+            room_bytes: room.free_bytes,
+            replicas: room.replicas,
             nodes: status.nodes.iter().map(node).collect(),
         }
     }

@@ -30,6 +30,13 @@ pub(super) struct FileJson {
     mtime_ns: i64,
     ctime: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    btime: Option<String>,
+    /// Major and minor number of a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    has_xattrs: bool,
+    has_acl: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
 }
 
@@ -52,6 +59,10 @@ impl FileJson {
             mtime: text::rfc3339(metadata.mtime_ns),
             mtime_ns: metadata.mtime_ns,
             ctime: text::rfc3339(metadata.ctime_ns),
+            btime: (metadata.btime_ns != 0).then(|| text::rfc3339(metadata.btime_ns)),
+            device: (metadata.rdev != 0).then(|| text::device(metadata.rdev)),
+            has_xattrs: metadata.has_xattrs,
+            has_acl: metadata.has_acl,
             target: metadata.target.as_ref().map(|target| target.to_string_lossy().into_owned()),
         }
     }

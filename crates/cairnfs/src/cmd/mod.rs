@@ -7,6 +7,7 @@ mod du;
 mod explain;
 mod facts;
 mod fsck;
+mod links;
 pub mod live;
 mod ls;
 mod names;
@@ -18,6 +19,7 @@ mod stats;
 mod status;
 mod tree;
 mod watch;
+mod xattr;
 
 pub use self::{
     admin::run as admin,
@@ -26,6 +28,7 @@ pub use self::{
     du::run as du,
     explain::run as explain,
     fsck::run as fsck,
+    links::{chmod, chown, ln, touch},
     ls::run as ls,
     names::{mkdir, mv, rm},
     policy::run as policy,
@@ -35,6 +38,7 @@ pub use self::{
     status::run as status,
     tree::run as tree,
     watch::run as watch,
+    xattr::{acl, xattr},
 };
 use crate::{
     args,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cairn_client::{CreateOptions, DfsClient, ErrorKind, FileKind};
+use cairn_client::{CreateOptions, DfsClient, ErrorKind, FileKind, RenameMode};
 
 use super::{Complaints, remove};
 use crate::{
@@ -83,7 +83,13 @@ async fn remove(client: &DfsClient, path: &Path, args: &args::Rm, jobs: usize) -
 pub async fn mv(args: args::Mv, context: &Context, _: &mut Out) -> Result<(), Failure> {
     args.sources.iter().chain([&args.target]).try_for_each(|path| remote_path(path))?;
     let client = context.connect().await?;
-    let stands = match args.no_target_directory {
+    let mode = match (args.no_clobber, args.exchange) {
+        (true, _) => RenameMode::NoReplace,
+        (_, true) => RenameMode::Exchange,
+        _ => RenameMode::Replace,
+    };
+    // Names that change places are meant themselves.
+    let stands = match args.no_target_directory || args.exchange {
         true => Target::Nothing,
         false => stands(&client, &args.target).await?,
     };
@@ -93,7 +99,7 @@ pub async fn mv(args: args::Mv, context: &Context, _: &mut Out) -> Result<(), Fa
     for Landing { source, place } in landings {
         let moved = match place {
             Ok(place) => {
-                client.rename(&source, &place).await.map(drop).map_err(|error| Failure::client(&source, &error))
+                client.rename_with(&source, &place, mode).await.map_err(|error| Failure::client(&source, &error))
             }
             Err(what) => Err(Failure::at(text::path(&source), what)),
         };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cairn_client::Metadata;
+use cairn_client::{FileKind, Metadata};
 
 use super::{Complaints, facts::FileJson, policy::durability};
 use crate::{
@@ -45,9 +45,16 @@ fn write(path: &Path, metadata: &Metadata, out: &mut Out) -> Result<(), Failure>
     let Metadata { kind, mode, uid, gid, nlink, size, inode, version, .. } = metadata;
     out.line("")?;
     out.line(format_args!("    Kind: {}", text::kind(*kind)))?;
+    if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
+        out.line(format_args!("  Device: {}", text::device(metadata.rdev)))?;
+    }
     out.line(format_args!("    Size: {size} ({})", text::human(*size)))?;
     out.line(format_args!("    Mode: {:04o} ({})", mode & 0o7777, text::mode(*kind, *mode)))?;
     out.line(format_args!("   Owner: {uid}:{gid}"))?;
+    if metadata.has_xattrs {
+        let which = if metadata.has_acl { "has an ACL (`cairn acl get`)" } else { "see `cairn xattr ls`" };
+        out.line(format_args!("  Xattrs: {which}"))?;
+    }
     out.line(format_args!("   Inode: {inode}, version {version}, {}", text::count(u64::from(*nlink), "link")))?;
     out.line(format_args!(
         "  Stored: {}, blocks of {}, {}",
@@ -57,5 +64,9 @@ fn write(path: &Path, metadata: &Metadata, out: &mut Out) -> Result<(), Failure>
     ))?;
     out.line(format_args!("Accessed: {}", text::rfc3339(metadata.atime_ns)))?;
     out.line(format_args!("Modified: {}", text::rfc3339(metadata.mtime_ns)))?;
-    out.line(format_args!(" Changed: {}", text::rfc3339(metadata.ctime_ns)))
+    out.line(format_args!(" Changed: {}", text::rfc3339(metadata.ctime_ns)))?;
+    match metadata.btime_ns {
+        0 => Ok(()),
+        btime_ns => out.line(format_args!("    Made: {}", text::rfc3339(btime_ns))),
+    }
 }

@@ -8,6 +8,7 @@ mod inspecting;
 mod looking;
 mod mending;
 mod metadata;
+mod naming;
 mod observing;
 mod operating;
 mod policies;
