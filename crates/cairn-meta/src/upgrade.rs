@@ -107,7 +107,7 @@ impl Meta {
         let cluster = self.inner.cluster.lock();
         let mut software = vec![pb::Software {
             role: "metadata server".into(),
-            addr: self.inner.options.metas.first().cloned().unwrap_or_default(),
+            addr: self.inner.options.addr.clone(),
             id: 0,
             version: concat!("cairn/", env!("CARGO_PKG_VERSION")).into(),
             newest: CLUSTER_VERSION,

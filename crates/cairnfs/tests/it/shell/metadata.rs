@@ -115,8 +115,9 @@ fn a_lost_metadata_disk_is_recovered_from_nodes() {
         (log.iter().filter(has_all).count() == 2).then_some(())
     });
     let meta = cluster.data.join("meta-1");
-    send(cluster.pid("meta-1"), Signal::KILL);
-    eventually("it is gone", || (!runs(cluster.pid("meta-1"))).then_some(()));
+    let pid = cluster.pid("meta-1");
+    send(pid, Signal::KILL);
+    eventually("it is gone", || (!runs(pid)).then_some(()));
     fs::remove_dir_all(&meta).unwrap();
     let port = cluster.base_port;
     let nodes: Vec<String> = (1..=3).map(|node| format!("127.0.0.1:{}", port + node)).collect();
@@ -134,7 +135,11 @@ fn a_lost_metadata_disk_is_recovered_from_nodes() {
     assert_eq!(cluster.run(["cat", "/d/small"]).stdout, b"small");
     cluster.run_with(b"after", ["put", "-q", "-", "/after"]).quiet();
     assert_eq!(cluster.run(["cat", "/after"]).stdout, b"after");
-    let versions = cluster.run(["admin", "upgrade", "status", "--json"]).json();
-    assert_eq!((&versions["finalized"], &versions["cluster_version"]), (&true.into(), &2.into()), "{versions}");
-    assert!(versions["software"].as_array().unwrap().iter().all(|one| one["newest"] == 2), "{versions}");
+    // Nodes say what they run with every report.
+    eventually("all nodes were heard", || {
+        let versions = cluster.run(["admin", "upgrade", "status", "--json"]).json();
+        assert_eq!((&versions["finalized"], &versions["cluster_version"]), (&true.into(), &2.into()), "{versions}");
+        let software = versions["software"].as_array().unwrap();
+        (software.len() == 4 && software.iter().all(|one| one["newest"] == 2)).then_some(())
+    });
 }
