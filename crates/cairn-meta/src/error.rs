@@ -43,7 +43,10 @@ pub(crate) fn fail<T>(code: Code, message: impl Into<String>) -> Op<T> {
 pub(crate) fn engine_status(error: &EngineError) -> Status {
     match error {
         EngineError::Conflict => Status::new(Code::Overloaded, "too many changes of the same rows").retry_after_ms(10),
-        EngineError::TooLarge { .. } => Status::new(Code::TooLarge, error.to_string()),
+        EngineError::TooLarge { .. } | EngineError::RowTooLarge { .. } => {
+            Status::new(Code::TooLarge, error.to_string())
+        }
+        EngineError::Full { .. } => Status::new(Code::NoSpace, error.to_string()),
         EngineError::Unavailable { .. } => Status::new(Code::Unavailable, error.to_string()).retry_after_ms(200),
         EngineError::Failed { .. } => Status::new(Code::Io, error.to_string()),
     }

@@ -435,8 +435,6 @@ pub mod response {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Empty {}
-// ---------------------------------------------------------------- blocks
-
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockId {
     #[prost(uint64, tag = "1")]
@@ -711,8 +709,6 @@ pub struct NodeStatusReply {
     #[prost(message, repeated, tag = "2")]
     pub stores: ::prost::alloc::vec::Vec<StoreBeat>,
 }
-// ---------------------------------------------------------------- sessions
-
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenSession {
     /// Shown to operators: host and program.
@@ -1987,8 +1983,6 @@ pub struct StatFsReply {
     #[prost(uint32, tag = "7")]
     pub replicas: u32,
 }
-// ---------------------------------------------------------------- snapshots and clones
-
 /// A directory tree as it was at one moment. Inode numbers below a snapshot have their highest bit set
 /// (docs/formats/wire.md): they go into requests like any other, and what would change them is refused with READ_ONLY.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2089,8 +2083,6 @@ pub struct CloneRangeReply {
     #[prost(bool, tag = "2")]
     pub end: bool,
 }
-// ---------------------------------------------------------------- tools
-
 /// First frame of a dump (docs/formats/dump.md).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DumpHeader {
@@ -2257,8 +2249,6 @@ pub struct FetchMetalogReply {
     #[prost(uint64, tag = "1")]
     pub len: u64,
 }
-// ---------------------------------------------------------------- content
-
 /// Adds to the end of a file, wherever that is when the transaction runs: who appends at the same time overwrites nobody.
 /// Reply: CommitReply, whose `offset` is where the data landed.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2486,8 +2476,6 @@ pub struct WatchChangesReply {
     #[prost(bool, tag = "3")]
     pub more: bool,
 }
-// ---------------------------------------------------------------- connection
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Role {
@@ -2520,8 +2508,6 @@ impl Role {
         }
     }
 }
-// ---------------------------------------------------------------- envelope
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Code {
@@ -2726,8 +2712,6 @@ impl PutDurability {
         }
     }
 }
-// ---------------------------------------------------------------- cluster
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum MemberState {
@@ -2872,8 +2856,6 @@ impl Verdict {
         }
     }
 }
-// ---------------------------------------------------------------- operator's tasks
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum TaskKind {
@@ -2958,8 +2940,6 @@ impl TaskState {
         }
     }
 }
-// ---------------------------------------------------------------- checks
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RunKind {
@@ -2990,8 +2970,6 @@ impl RunKind {
         }
     }
 }
-// ---------------------------------------------------------------- namespace
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Kind {
@@ -3107,8 +3085,6 @@ impl AllocateMode {
         }
     }
 }
-// ---------------------------------------------------------------- locks
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum LockKind {
@@ -3170,8 +3146,6 @@ impl LockMode {
         }
     }
 }
-// ---------------------------------------------------------------- changes
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ChangeKind {

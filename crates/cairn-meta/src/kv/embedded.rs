@@ -200,11 +200,6 @@ impl EmbeddedEngine {
 
     /// A file that is in the directory of every engine: fjall writes it last when it makes one.
     pub const MARKER: &str = "version";
-
-    /// What the committer has done so far. Waits for nothing.
-    pub fn commits(&self) -> CommitCounts {
-        self.shared.stats.read(self.shared.clock.monotonic())
-    }
 }
 
 impl Drop for EmbeddedEngine {
@@ -245,6 +240,10 @@ impl Engine for EmbeddedEngine {
 
     fn name(&self) -> &'static str {
         "embedded"
+    }
+
+    fn commits(&self) -> CommitCounts {
+        self.shared.stats.read(self.shared.clock.monotonic())
     }
 }
 

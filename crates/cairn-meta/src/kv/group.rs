@@ -6,11 +6,9 @@ use super::{CommitOutcome, Durability, EngineError, KeyRange, Order, Snapshot};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Writes of one transaction or of a merged group: a value, or `None` to remove the key.
-pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(super) use super::overlay::Writes;
 
 /// A consistent view that later writes do not change.
 pub(super) trait View: Send + Sync + 'static {

@@ -4,10 +4,13 @@
 //! *serializable*: a transaction that commits behaves as if it had run alone at its commit, because the point keys and
 //! the ranges it read are checked then. An engine knows nothing of inodes or of how keys are made.
 
+#[cfg(feature = "battery")]
+pub mod battery;
 mod embedded;
 mod group;
 mod map;
 mod occ;
+mod overlay;
 mod ship;
 mod snapshot;
 mod stats;
@@ -15,6 +18,7 @@ mod window;
 
 pub use embedded::{EmbeddedEngine, EmbeddedOptions};
 pub use map::MapEngine;
+pub use overlay::{Overlay, Writes, walked};
 pub use ship::CommitSink;
 pub(crate) use ship::{Write, decode_writes};
 pub use snapshot::Snapshot;
@@ -111,10 +115,24 @@ pub enum EngineError {
         /// Bytes it writes.
         bytes: usize,
     },
+    /// One row is larger than the engine takes.
+    #[error("a key and its value have {bytes} bytes together, and the engine takes {max}")]
+    RowTooLarge {
+        /// Bytes of the row.
+        bytes: usize,
+        /// Bytes a row may have.
+        max: usize,
+    },
     /// The engine does not answer now; it may later.
     #[error("the engine is not available: {cause}")]
     Unavailable {
         /// What the engine said.
+        cause: String,
+    },
+    /// The engine has no room for what was to be written. Removing may still work; an operator has to make room.
+    #[error("the engine is full: {cause}")]
+    Full {
+        /// What the engine said, and what to do.
         cause: String,
     },
     /// The engine is broken or closed. The process has to be started again; asking again does not help.
@@ -150,6 +168,16 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What operators call it: `embedded`, `map`, ...
     fn name(&self) -> &'static str;
+
+    /// Why nothing new should be made now, with what to do about it: the engine is about to be full. Removing goes on.
+    fn pressure(&self) -> Option<String> {
+        None
+    }
+
+    /// What the engine's committer has done so far; all zero where the engine has none in this process.
+    fn commits(&self) -> CommitCounts {
+        CommitCounts::default()
+    }
 }
 
 /// One transaction. Its reads see the snapshot and its own writes. Dropped without commit, it leaves nothing.

@@ -371,7 +371,7 @@ impl Run {
 proptest! {
     #[test]
     fn every_byte_and_every_block_is_accounted_for(ops in prop::collection::vec(op(), 1..50)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let mut run = Run::new().await;
             for op in &ops {

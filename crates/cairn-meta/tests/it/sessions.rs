@@ -2,7 +2,6 @@
 
 use crate::support::{ManualClock, World, at, code, create, options};
 use cairn_meta::Meta;
-use cairn_meta::kv::{Engine, MapEngine};
 use cairn_proto::limits::SESSION_LEASE_MS;
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -91,7 +90,7 @@ async fn silence_ends_a_session_and_signs_of_life_keep_it() {
 
 #[tokio::test]
 async fn a_new_process_gives_everybody_a_whole_lease() {
-    let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
+    let engine = crate::engine::fresh().await;
     let world = World::over(engine.clone()).await;
     let clock = Arc::new(ManualClock::default());
     clock.advance(LEASE * 10);
@@ -132,7 +131,7 @@ async fn many_rows_of_a_session_are_cleared_in_steps() {
 
 #[tokio::test]
 async fn numbers_are_never_given_twice() {
-    let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
+    let engine = crate::engine::fresh().await;
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..3 {
         let world = World::over(engine.clone()).await;

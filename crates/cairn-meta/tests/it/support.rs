@@ -173,7 +173,7 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
-        Self::over(Arc::new(MapEngine::new())).await
+        Self::over(crate::engine::fresh().await).await
     }
 
     pub async fn over(engine: Arc<dyn Engine>) -> Self {
