@@ -73,6 +73,7 @@ mod tests {
             groups_incomplete: 0,
             groups_at_risk: 0,
             tasks: Vec::new(),
+            log: Vec::new(),
         }
     }
 

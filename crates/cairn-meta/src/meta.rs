@@ -385,6 +385,7 @@ impl Meta {
 
     /// What a mutation does, in a transaction that has passed its session and slot.
     pub(crate) async fn apply(&self, tx: &mut Tx, session: u64, kind: &Kind) -> Op<Step> {
+        self.has_room(kind)?;
         match kind {
             Kind::Mkdir(ask) => self.mkdir(tx, ask).await.map(Step::Done),
             Kind::Create(ask) => self.create(tx, ask).await.map(Step::Done),
@@ -414,6 +415,23 @@ impl Meta {
             // The slot is free, or holds an earlier operation: from this transaction on it says so for good.
             Kind::AbortOp(_) => Ok(Step::Done(Reply::AbortOp(pb::AbortOpReply {}))),
             _ => crate::error::fail(Code::Unsupported, "not a mutation"),
+        }
+    }
+
+    /// Refuses what makes something new while the engine is about to be full, so that removing still works then.
+    fn has_room(&self, kind: &Kind) -> Op<()> {
+        let grows = matches!(
+            kind,
+            Kind::Mkdir(_)
+                | Kind::Create(_)
+                | Kind::CreateUnnamed(_)
+                | Kind::Publish(_)
+                | Kind::Symlink(_)
+                | Kind::Commit(_)
+        );
+        match self.inner.engine.pressure().filter(|_| grows) {
+            Some(why) => crate::error::fail(Code::NoSpace, format!("metadata is about to be full: {why}")),
+            None => Ok(()),
         }
     }
 

@@ -78,6 +78,14 @@ pub enum StartError {
         /// Why.
         source: EngineError,
     },
+    /// The engine that was named cannot be used, and waiting does not help.
+    #[error("cannot use the metadata engine {url}: {cause}")]
+    EngineUrl {
+        /// The engine, without password.
+        url: String,
+        /// Why, and what to do.
+        cause: String,
+    },
     /// The namespace cannot be opened, or an option is out of range.
     #[error("cannot open metadata in {path}")]
     Meta {

@@ -2,7 +2,7 @@
 //!
 //! - [`NodeServer`] is a storage node: one or more stores, what clients and metadata may ask of them, and the duties that
 //!   keep them complete.
-//! - [`MetaServer`] is a metadata server: the namespace on its embedded engine, and the duties that go with it.
+//! - [`MetaServer`] is a metadata server: the namespace on its engine, and the duties that go with it.
 //! - [`LocalCluster`] is one metadata server and some nodes in this process.
 //!
 //! This crate decides nothing about names, extents or bytes on disk: that is `cairn-meta` and `cairn-store`, which know
@@ -28,6 +28,8 @@ mod view;
 mod wanted;
 mod wire;
 
+/// Which engine a metadata server works on.
+pub use cairn_engines::{EngineUrl, UrlError};
 /// The network that every server is started on outside simulations, so that a program that runs servers needs no other
 /// crate.
 pub use cairn_net::TcpNet;

@@ -26,6 +26,10 @@ pub const COUNTS_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Metadata requests executed at once; further ones are answered OVERLOADED.
 pub const META_REQUESTS_MAX: usize = 1024;
+/// Pauses between tries to reach an engine that is away.
+pub const ENGINE_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// When clients are told to ask again while the engine has never been there.
+pub const ENGINE_RETRY_AFTER_MS: u32 = 500;
 /// Memory for cached rows, where no option says otherwise.
 pub const META_CACHE_BYTES: u64 = 64 << 20;
 /// How often the silence of nodes is counted and groups are looked after.

@@ -1,7 +1,55 @@
 //! Where a server may listen: on loopback only, as long as connections are neither authenticated nor encrypted.
 
+use async_trait::async_trait;
+use cairn_net::{Listener, Stream};
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use thiserror::Error;
+use tokio::sync::Mutex;
+
+/// A listener that serves one after the other: whoever it is lent to last, once the former ones have ended.
+pub(crate) struct Lent {
+    listener: Arc<Mutex<Box<dyn Listener>>>,
+    addr: SocketAddr,
+}
+
+impl Lent {
+    /// Takes over a listener.
+    ///
+    /// # Errors
+    /// Those of asking it for its address.
+    pub(crate) fn new(listener: Box<dyn Listener>) -> io::Result<Self> {
+        let addr = listener.local_addr()?;
+        Ok(Self { listener: Arc::new(Mutex::new(listener)), addr })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The same listener once more.
+    pub(crate) fn share(&self) -> Self {
+        Self { listener: self.listener.clone(), addr: self.addr }
+    }
+
+    /// The listener, as if it were the only one.
+    pub(crate) fn lend(&self) -> Box<dyn Listener> {
+        Box::new(self.share())
+    }
+}
+
+#[async_trait]
+impl Listener for Lent {
+    async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+        self.listener.lock().await.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.addr)
+    }
+}
 
 /// A listening address that is refused.
 #[derive(Debug, Error, PartialEq, Eq)]

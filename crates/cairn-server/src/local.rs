@@ -5,6 +5,7 @@ use crate::error::StartError;
 use crate::limits::{READY_POLL, SWEEP_PERIOD};
 use crate::meta::{MassRule, MetaServer, MetaServerConfig, own_view};
 use crate::node::{Membership, NodeServer, NodeServerConfig, StoreConfig};
+use cairn_engines::EngineUrl;
 use cairn_net::Net;
 use futures_util::future::join_all;
 use std::net::SocketAddr;
@@ -31,6 +32,8 @@ pub enum LocalConsoles {
 pub struct LocalClusterConfig {
     /// Directory of everything: `meta-1`, `node-1`, `node-2`, ... are made in it.
     pub data: PathBuf,
+    /// Engine of metadata; `None` = the embedded one, in `meta-1`.
+    pub engine: Option<EngineUrl>,
     /// Storage nodes.
     pub nodes: usize,
     /// Replicas of a block; at most `nodes`.
@@ -67,6 +70,7 @@ impl LocalClusterConfig {
         let meta = MetaServerConfig::new("", "");
         Self {
             data: data.into(),
+            engine: None,
             nodes: 3,
             replicas: meta.replicas,
             ip: "127.0.0.1".to_owned(),
@@ -90,6 +94,7 @@ impl LocalClusterConfig {
     /// [`LocalClusterError::Port`] when the base port leaves no room for the nodes.
     pub fn meta(&self) -> Result<MetaServerConfig, LocalClusterError> {
         Ok(MetaServerConfig {
+            engine: self.engine.clone(),
             replicas: self.replicas,
             block_len: self.block_len,
             gc_grace: self.gc_grace,

@@ -172,6 +172,10 @@ pub struct Up {
     /// Directory for the data [default: $XDG_DATA_HOME/cairn, that is ~/.local/share/cairn]
     #[arg(long, value_name = "DIR", env = "CAIRN_UP_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
+    /// Engine of metadata: file:DIR, postgres://USER:PASSWORD@HOST/DATABASE or etcd://HOST:2379,.../PREFIX
+    /// [default: file:DIR/meta-1]
+    #[arg(long, value_name = "URL", env = "CAIRN_ENGINE", hide_env_values = true)]
+    pub engine: Option<String>,
     /// Number of storage nodes [default: 3, or as many as the data directory has]
     #[arg(long, value_name = "N", env = "CAIRN_UP_NODES", hide_env_values = true)]
     pub nodes: Option<NodeCount>,
@@ -205,9 +209,13 @@ pub struct MetaRole {
     /// Something else than running the server.
     #[command(subcommand)]
     pub instead: Option<MetaInstead>,
-    /// Directory for the data
+    /// Directory for the data; not needed with an --engine elsewhere
     #[arg(long, value_name = "DIR", env = "CAIRN_META_SERVER_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
+    /// Engine of metadata: file:DIR, postgres://USER:PASSWORD@HOST/DATABASE or etcd://HOST:2379,.../PREFIX
+    /// [default: file: with the directory of --data]
+    #[arg(long, value_name = "URL", env = "CAIRN_ENGINE", hide_env_values = true)]
+    pub engine: Option<String>,
     /// Address and port to listen on [default: 127.0.0.1:9000]
     #[arg(long, value_name = "ADDR", env = "CAIRN_META_SERVER_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,

@@ -6,7 +6,7 @@ pub mod meta_tools;
 use std::{error::Error, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use cairn_server::{
-    ConsolePlace, Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, StartError, TcpNet,
+    ConsolePlace, EngineUrl, Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, StartError, TcpNet,
 };
 
 use crate::{
@@ -64,6 +64,15 @@ fn data(flag: Option<PathBuf>, file: Option<&PathBuf>) -> Result<PathBuf, Failur
     data.ok_or_else(|| Failure::usage("--data", "say in which directory the data is"))
 }
 
+/// The engine that is named: the flag or the environment, else the file. An empty one is none.
+///
+/// # Errors
+/// A usage failure that says what is allowed, and no password.
+pub fn engine(flag: Option<&String>, file: Option<&String>) -> Result<Option<EngineUrl>, Failure> {
+    let named = flag.or(file).filter(|url| !url.is_empty());
+    named.map(|url| url.parse().map_err(|error| Failure::usage("--engine", error))).transpose()
+}
+
 /// Starts a server. A former process on the same address and data that was killed this moment is given time to be gone.
 async fn patiently<T, F: Future<Output = Result<T, StartError>>>(mut start: impl FnMut() -> F) -> Result<T, Failure> {
     let mut waited = Duration::ZERO;
@@ -90,14 +99,18 @@ fn show_console(addr: Option<SocketAddr>, out: &mut Out) -> Result<(), Failure> 
 /// Runs a metadata server.
 pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Result<(), Failure> {
     let file = &context.file.meta_server;
-    let data = data(args.data, file.data.as_ref())?;
+    let engine = engine(args.engine.as_ref(), file.engine.as_ref())?;
+    let data = match data(args.data, file.data.as_ref()) {
+        Err(_) if engine.is_some() => PathBuf::new(),
+        data => data?,
+    };
     let listen = args.listen.or_else(|| file.listen.clone()).unwrap_or_else(|| META_DEFAULT.to_owned());
     let replicas = args.replicas.or(file.replicas).map_or(REPLICAS_DEFAULT, Replicas::get);
     let replicas = u32::try_from(replicas).expect("bounded by Replicas");
     let console = console(args.console, file.console.as_ref())?;
     let mut signals = Signals::catch()?;
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
-    let mut config = MetaServerConfig { replicas, console, ..MetaServerConfig::new(data, listen) };
+    let mut config = MetaServerConfig { engine, replicas, console, ..MetaServerConfig::new(data, listen) };
     config.suspect_after = args.suspect_after.or(file.suspect_after).map_or(config.suspect_after, Span::get);
     config.out_after = args.out_after.or(file.out_after).map_or(config.out_after, Span::get);
     config.session_lease = args.session_lease.or(file.session_lease).map_or(config.session_lease, Span::get);

@@ -281,6 +281,7 @@ pub struct FileSettings {
 #[serde(deny_unknown_fields)]
 pub struct UpSettings {
     pub data: Option<PathBuf>,
+    pub engine: Option<String>,
     pub nodes: Option<NodeCount>,
     pub replicas: Option<Replicas>,
     pub suspect_after: Option<Span>,
@@ -296,6 +297,7 @@ pub struct UpSettings {
 #[serde(deny_unknown_fields)]
 pub struct MetaSettings {
     pub data: Option<PathBuf>,
+    pub engine: Option<String>,
     pub listen: Option<String>,
     pub console: Option<String>,
     pub replicas: Option<Replicas>,

@@ -438,7 +438,7 @@ async fn add(engine: &Shared, additions: u64) {
 /// Sixteen tasks add to one number under conflict: no addition is lost, none is done twice.
 async fn additions_add_up(engine: Shared) {
     const TASKS: u64 = 16;
-    const ADDITIONS: u64 = 20;
+    const ADDITIONS: u64 = 8;
     put(&engine, &[("sum", "0")]).await;
     let mut tasks = Vec::new();
     for _ in 0..TASKS {

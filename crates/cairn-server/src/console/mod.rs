@@ -15,9 +15,10 @@ use crate::limits::{
     CHECK_TIMEOUT, CONSOLE_CONNECTIONS_MAX, CONSOLE_HEAD_MAX, CONSOLE_HEAD_TIMEOUT, CONSOLE_HEADERS_MAX,
     CONSOLE_TIMEOUT,
 };
+use crate::listen::Lent;
 use answer::{Answer, Page, page_of};
 use async_trait::async_trait;
-use cairn_net::{Link, Listener, Net, Stream};
+use cairn_net::{Link, Net, Stream};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -52,8 +53,7 @@ pub(crate) trait Subject: Send + Sync + 'static {
 
 /// A console port that is bound.
 pub(crate) struct Console {
-    listener: Box<dyn Listener>,
-    addr: SocketAddr,
+    listener: Lent,
 }
 
 impl Console {
@@ -71,18 +71,22 @@ impl Console {
         let Some(addr) = place.addr(asked, service)? else { return Ok(None) };
         let failed = |source| StartError::Console { addr, source };
         let listener = net.bind(&addr.to_string()).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
-        Ok(Some(Self { listener, addr }))
+        Ok(Some(Self { listener: Lent::new(listener).map_err(failed)? }))
     }
 
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.listener.addr()
     }
 
-    /// Answers until `stop`; connections that are open then are dropped.
+    /// The same port, for somebody who serves it before this one does.
+    pub(crate) fn lend(&self) -> Self {
+        Self { listener: self.listener.share() }
+    }
+
+    /// Answers until `stop`; connections that are open then are dropped. Of several that serve, one after the other does.
     pub(crate) async fn serve(self, subject: Arc<dyn Subject>, stop: CancellationToken) {
-        let Self { mut listener, .. } = self;
+        let mut listener = self.listener.lend();
         let slots = Arc::new(Semaphore::new(CONSOLE_CONNECTIONS_MAX));
         let mut open = JoinSet::new();
         let accept = async {

@@ -9,7 +9,7 @@ use crate::limits::META_REQUESTS_MAX;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_meta::Meta;
-use cairn_meta::kv::EmbeddedEngine;
+use cairn_meta::kv::Engine;
 use cairn_net::{Body, Handler, RequestContext, ServerStats};
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::{self, response};
@@ -27,7 +27,7 @@ const EMBEDDED: &str = "embedded";
 pub(crate) struct MetaHandler {
     meta: Meta,
     /// Does not hold the engine open.
-    engine: Weak<EmbeddedEngine>,
+    engine: Weak<dyn Engine>,
     requests: Gate,
     watchers: Watchers,
     /// Told when nodes or memberships may have changed.
@@ -41,7 +41,7 @@ pub(crate) struct MetaHandler {
 impl MetaHandler {
     pub(crate) fn new(
         meta: Meta,
-        engine: Weak<EmbeddedEngine>,
+        engine: Weak<dyn Engine>,
         cluster_changed: Arc<Notify>,
         stats: Arc<ServerStats>,
         shipped: Arc<Shipped>,

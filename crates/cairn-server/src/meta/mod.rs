@@ -3,6 +3,7 @@
 mod collector;
 mod dumps;
 mod duties;
+mod engine;
 mod handler;
 mod mass;
 mod ripening;
@@ -17,11 +18,12 @@ use crate::limits::{
     GARBAGE_GRACE_DEFAULT, GARBAGE_MASS_HOLD, GARBAGE_MASS_MIN, GARBAGE_MASS_PERCENT, META_CACHE_BYTES, STOP_GRACE,
 };
 use crate::links::{Dialer, Peers};
-use crate::listen::loopback_addr;
+use crate::listen::{Lent, loopback_addr};
 use crate::observe::{Observed, RequestStats, ServerSource};
 use crate::tasks::{Tasks, blocking};
+use cairn_engines::EngineUrl;
 use cairn_meta::clock::{Clock, SystemClock};
-use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions, Engine};
+use cairn_meta::kv::Engine;
 use cairn_meta::limits::{OUT_AFTER, SUSPECT_AFTER};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_metrics::Exposition;
@@ -30,6 +32,7 @@ use cairn_proto::limits::{BLOCK_LEN_DEFAULT, INLINE_LEN_DEFAULT, SESSION_LEASE_M
 use cairn_proto::pb::Role;
 use cairn_proto::{BootId, ClusterId, NodeId};
 use collector::Collector;
+use engine::Doors;
 use handler::MetaHandler;
 pub use mass::MassRule;
 use ship::{Shipped, Shipper};
@@ -44,8 +47,10 @@ use tokio::sync::Notify;
 /// Settings of a [`MetaServer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetaServerConfig {
-    /// Directory of the embedded engine. Made when missing.
+    /// Directory of the embedded engine, where no other is named. Made when missing.
     pub data: PathBuf,
+    /// The engine; `None` = the embedded one in `data`.
+    pub engine: Option<EngineUrl>,
     /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
     pub listen: String,
     /// Addresses of metadata servers, as clients are told, beside those of all that live.
@@ -77,6 +82,7 @@ impl MetaServerConfig {
     pub fn new(data: impl Into<PathBuf>, listen: impl Into<String>) -> Self {
         Self {
             data: data.into(),
+            engine: None,
             listen: listen.into(),
             metas: Vec::new(),
             replicas: 3,
@@ -93,13 +99,13 @@ impl MetaServerConfig {
     }
 }
 
-/// A metadata server that runs in this process, on the embedded engine.
+/// A metadata server that runs in this process.
 ///
 /// Dropping it ends its tasks without waiting for them, as a crash would; [`MetaServer::stop`] ends it in order.
 pub struct MetaServer {
     meta: Meta,
     /// Only to notice that nothing holds the engine open any more.
-    engine: Weak<EmbeddedEngine>,
+    engine: Weak<dyn Engine>,
     handler: Arc<MetaHandler>,
     addr: SocketAddr,
     console: Option<SocketAddr>,
@@ -107,20 +113,21 @@ pub struct MetaServer {
 }
 
 impl MetaServer {
-    /// Opens the namespace, or makes it in an empty directory, and begins to serve it.
+    /// Opens the namespace, or makes it in an empty engine, and begins to serve it. While an engine that is a server is
+    /// away, this waits: the address answers UNAVAILABLE then, and the console says why.
     ///
     /// # Errors
-    /// When the address is not on loopback or not free, an option is out of range, or the directory cannot be used.
-    /// Nothing keeps running then.
+    /// When the address is not on loopback or not free, an option is out of range, or the engine cannot be used, however
+    /// long one waits. Nothing keeps running then.
     pub async fn start(config: MetaServerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
         let listen = loopback_addr(&config.listen)?;
         let bound = net.bind(&listen.to_string()).await;
         let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
-        let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
+        let listener = Lent::new(listener).map_err(|source| StartError::Bind { addr: listen, source })?;
+        let addr = listener.addr();
         let console = Console::bind(&*net, &config.console, listen, addr).await?;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine = Arc::new(open_engine(&config, clock.clone()).await?);
         let options = MetaOptions {
             replicas: config.replicas,
             block_len: config.block_len,
@@ -129,18 +136,19 @@ impl MetaServer {
             suspect_after: config.suspect_after,
             out_after: config.out_after,
             addr: addr.to_string(),
-            // The lock on its directory keeps every other process out.
-            alone: true,
+            // The lock on its directory keeps every other process out of an embedded engine, and of no other.
+            alone: config.engine.as_ref().is_none_or(|url| url.dir().is_some()),
             metas: config.metas.clone(),
             clock,
             seed: entropy::rng().u64(..),
         };
-        let opened = Meta::open(engine.clone(), options).await;
-        let meta = opened.map_err(|source| StartError::Meta { path: config.data.clone(), source })?;
-
-        let boot = BootId(entropy::unique());
+        // Which cluster it is, the engine knows.
+        let unknown = Identity { role: Role::Meta, ..Identity::client(BootId(entropy::unique())) }.shared();
+        let dialer = Dialer { net, identity: unknown.clone(), config: Arc::new(LinkConfig::default()) };
+        let doors = Doors { requests: &listener, console: console.as_ref(), dialer: &dialer };
+        let (engine, meta) = engine::open(&config, options, doors).await?;
         let cluster_id = meta.cluster_id();
-        let speaks_as = Identity { role: Role::Meta, cluster_id, ..Identity::client(boot) }.shared();
+        let speaks_as = Identity { cluster_id, ..(**unknown.load()).clone() }.shared();
         let changed = Arc::new(Notify::new());
         let served_as = ServerConfig::new(speaks_as.clone());
         let connections = served_as.stats.clone();
@@ -153,13 +161,13 @@ impl MetaServer {
             shipped.clone(),
         );
         let handler = Arc::new(handler);
-        let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
+        let dialer = Dialer { identity: speaks_as, ..dialer };
         let requests = Arc::new(RequestStats::default());
         let observed = Arc::new(Observed::new(handler.clone(), requests.clone(), || NodeId(0)));
         let counts = Arc::new(DutyCounts::default());
 
         let tasks = Tasks::new();
-        tasks.spawn_server(serve(listener, observed, served_as, tasks.server_stop()));
+        tasks.spawn_server(serve(listener.lend(), observed, served_as, tasks.server_stop()));
         let console_addr = console.as_ref().map(Console::addr);
         if let Some(console) = console {
             let source = MetaSource::new(meta.clone(), Arc::downgrade(&engine), handler.clone(), counts.clone());
@@ -225,14 +233,4 @@ impl MetaServer {
     pub(crate) fn meta(&self) -> &Meta {
         &self.meta
     }
-}
-
-async fn open_engine(config: &MetaServerConfig, clock: Arc<dyn Clock>) -> Result<EmbeddedEngine, StartError> {
-    let path = config.data.clone();
-    let options = EmbeddedOptions { cache_bytes: config.cache_bytes, clock };
-    let opened = blocking({
-        let path = path.clone();
-        move || EmbeddedEngine::open(&path, options)
-    });
-    opened.await.map_err(|source| StartError::Engine { path, source })
 }

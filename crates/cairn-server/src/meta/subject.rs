@@ -6,7 +6,7 @@ use crate::limits::{CHECK_TIMEOUT, COUNTS_AGE_MAX};
 use crate::view::ClusterView;
 use async_trait::async_trait;
 use cairn_meta::Meta;
-use cairn_meta::kv::EmbeddedEngine;
+use cairn_meta::kv::Engine;
 use cairn_metrics::{Exposition, Family, Page, Source};
 use cairn_net::Link;
 use cairn_proto::pb::request::Kind;
@@ -37,7 +37,7 @@ struct Counted {
 pub(super) struct MetaSource {
     meta: Meta,
     /// Does not hold the engine open.
-    engine: Weak<EmbeddedEngine>,
+    engine: Weak<dyn Engine>,
     handler: Arc<MetaHandler>,
     duties: Arc<DutyCounts>,
     counted: Mutex<Option<Counted>>,
@@ -46,7 +46,7 @@ pub(super) struct MetaSource {
 impl MetaSource {
     pub(super) fn new(
         meta: Meta,
-        engine: Weak<EmbeddedEngine>,
+        engine: Weak<dyn Engine>,
         handler: Arc<MetaHandler>,
         duties: Arc<DutyCounts>,
     ) -> Self {

@@ -7,6 +7,7 @@ use crate::entropy;
 use crate::limits::META_CACHE_BYTES;
 use crate::tasks::blocking;
 use bytes::Bytes;
+use cairn_engines::{EngineUrl, UrlError};
 use cairn_meta::clock::{Clock, SystemClock};
 use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions, Engine, EngineError};
 use cairn_meta::migrate::migrate;
@@ -25,12 +26,18 @@ pub use cairn_meta::migrate::MigrateError;
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// The URL names no engine.
-    #[error("{url}: {what}")]
+    #[error(transparent)]
     Url {
-        /// As given.
-        url: String,
         /// What would be right.
-        what: &'static str,
+        source: UrlError,
+    },
+    /// The engine is a server, and cannot be used now.
+    #[error("{url}: {source}")]
+    Server {
+        /// The engine, without password.
+        url: String,
+        /// Why.
+        source: cairn_engines::OpenError,
     },
     /// The engine cannot be opened; the embedded one also when a server runs on it.
     #[error("{url}: {source}")]
@@ -93,13 +100,17 @@ impl OpenEngine {
     /// [`ToolError`].
     pub async fn open(url: &str) -> Result<Self, ToolError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let Some(dir) = Self::dir(url) else {
-            return Err(ToolError::Url { url: url.to_owned(), what: "an engine is named as file:DIR" });
+        let named: EngineUrl = url.parse().map_err(|source| ToolError::Url { source })?;
+        let url = named.to_string();
+        let Some(dir) = named.dir().cloned() else {
+            let opened = cairn_engines::open(&named, entropy::rng()).await;
+            let engine = opened.map_err(|source| ToolError::Server { url: url.clone(), source })?;
+            return Ok(Self { engine, url, clock });
         };
         let options = EmbeddedOptions { cache_bytes: META_CACHE_BYTES, clock: clock.clone() };
         let opened = blocking(move || EmbeddedEngine::open(&dir, options));
-        let engine = opened.await.map_err(|source| ToolError::Engine { url: url.to_owned(), source })?;
-        Ok(Self { engine: Arc::new(engine), url: url.to_owned(), clock })
+        let engine = opened.await.map_err(|source| ToolError::Engine { url: url.clone(), source })?;
+        Ok(Self { engine: Arc::new(engine), url, clock })
     }
 
     /// Begins a dump of what is in it now.

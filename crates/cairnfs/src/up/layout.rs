@@ -7,9 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cairn_server::EngineUrl;
+
 use crate::{
     args,
     failure::Failure,
+    roles::engine,
     settings::{BasePort, ConsolePorts, NodeCount, Replicas, UpSettings},
     span::Span,
     text,
@@ -43,6 +46,8 @@ impl fmt::Display for Role {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     pub data: PathBuf,
+    /// Engine of metadata; `None` = the embedded one.
+    pub engine: Option<EngineUrl>,
     pub nodes: u16,
     pub replicas: u32,
     pub ip: IpAddr,
@@ -107,6 +112,7 @@ impl Layout {
         }
         Ok(Self {
             data,
+            engine: engine(args.engine.as_ref(), file.engine.as_ref())?,
             nodes: u16::try_from(nodes).expect("bounded by NodeCount"),
             replicas: u32::try_from(replicas).expect("bounded by Replicas"),
             ip,

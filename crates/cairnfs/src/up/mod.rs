@@ -49,6 +49,7 @@ pub async fn run(args: args::Up, global: &args::Global, context: &Context, out: 
 async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Result<(), Failure> {
     let defaults = LocalClusterConfig::new(&layout.data);
     let config = LocalClusterConfig {
+        engine: layout.engine.clone(),
         suspect_after: layout.suspect_after.map_or(defaults.suspect_after, Span::get),
         out_after: layout.out_after.map_or(defaults.out_after, Span::get),
         nodes: usize::from(layout.nodes),

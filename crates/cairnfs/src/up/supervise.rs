@@ -57,6 +57,10 @@ impl Supervisor {
             let config = std::path::absolute(config).unwrap_or_else(|_| config.clone());
             environment.push(("CAIRN_CONFIG", config.to_string_lossy().into_owned()));
         }
+        if let Some(engine) = &layout.engine {
+            // Not as an argument: it may hold a password, and arguments are for everybody to see.
+            environment.push(("CAIRN_ENGINE", engine.secret().to_owned()));
+        }
         Self { layout, program, environment, children: Vec::new(), exits: JoinSet::new() }
     }
 
