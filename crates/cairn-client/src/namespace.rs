@@ -81,6 +81,8 @@ pub struct Metadata {
     pub block_len: u32,
     /// Writes return before they survive power loss.
     pub relaxed: bool,
+    /// Of a directory: how long what is removed from it is kept, in seconds; 0 = not at all.
+    pub trash_s: u64,
     /// Where a symbolic link leads.
     pub target: Option<PathBuf>,
     /// When it was made; 0 = not known.
@@ -112,6 +114,7 @@ impl Metadata {
             replicas: policy.replicas,
             block_len: policy.block_len,
             relaxed: policy.relaxed,
+            trash_s: policy.trash_s,
             target: (kind == FileKind::Symlink).then(|| PathBuf::from(OsString::from_vec(attr.target.to_vec()))),
             btime_ns: attr.btime_ns,
             rdev: attr.rdev,
@@ -394,7 +397,7 @@ impl DfsClient {
     pub async fn remove_file(&self, place: impl Into<Place>) -> Result<(), Error> {
         let place = place.into();
         let work = async {
-            let unlink = pb::Unlink { at: Some(place.at()?) };
+            let unlink = pb::Unlink { at: Some(place.at()?), no_trash: false };
             self.mutate(request::Kind::Unlink(unlink), None).await.map(|_| ())
         };
         self.operation("remove_file", place.shown(), work).await
@@ -407,7 +410,7 @@ impl DfsClient {
     pub async fn remove_dir(&self, place: impl Into<Place>) -> Result<(), Error> {
         let place = place.into();
         let work = async {
-            let rmdir = pb::Rmdir { at: Some(place.at()?) };
+            let rmdir = pb::Rmdir { at: Some(place.at()?), no_trash: false };
             self.mutate(request::Kind::Rmdir(rmdir), None).await.map(|_| ())
         };
         self.operation("remove_dir", place.shown(), work).await

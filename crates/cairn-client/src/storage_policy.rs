@@ -25,6 +25,8 @@ pub struct PolicyChange {
     pub block_len: Option<u32>,
     /// Writes return before they survive power loss: see [`OpenOptions::relaxed`](crate::OpenOptions::relaxed).
     pub relaxed: Option<bool>,
+    /// How long what is removed from the directory is kept, in seconds; 0 = not at all.
+    pub trash_s: Option<u64>,
 }
 
 /// Policies of directories that files were made in lately.
@@ -81,8 +83,8 @@ impl DfsClient {
     pub async fn set_policy(&self, place: impl Into<Place>, change: PolicyChange) -> Result<Metadata, Error> {
         let place = place.into();
         let work = async {
-            let PolicyChange { replicas, block_len, relaxed } = change;
-            let set = pb::SetPolicy { at: Some(place.at()?), replicas, block_len, relaxed };
+            let PolicyChange { replicas, block_len, relaxed, trash_s } = change;
+            let set = pb::SetPolicy { at: Some(place.at()?), replicas, block_len, relaxed, trash_s };
             let reply = self.mutate(request::Kind::SetPolicy(set), None).await;
             self.inner.dir_policies.forget();
             match reply? {

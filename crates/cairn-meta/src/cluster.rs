@@ -332,7 +332,8 @@ impl Meta {
         }
         reply.cluster_id = Bytes::copy_from_slice(&self.inner.cluster_id.0);
         let options = &self.inner.options;
-        reply.policy = Some(pb::Policy { replicas: options.replicas, block_len: options.block_len, relaxed: false });
+        reply.policy =
+            Some(pb::Policy { replicas: options.replicas, block_len: options.block_len, relaxed: false, trash_s: 0 });
         reply.metas = self.meta_addrs();
         let mut bytes = reply.encoded_len();
         if ask.cursor < GROUPS_BEGIN {

@@ -194,14 +194,14 @@ keys! {
     /// An inode in the trash.
     Trash = 0x19 { /// When it came there, nanoseconds since 1970.
         since_ns: u64, /// The inode.
-        inode: u64 } -> rows::Raw;
+        inode: u64 } -> rows::Trash;
     /// Limits below a directory.
     Quota = 0x1a { /// The directory.
-        root: u64 } -> rows::Raw;
-    /// What lies below a quota root, as one server counted it.
+        root: u64 } -> rows::Quota;
+    /// What lies below a quota root, as far as one change log says; log 0 stands for those that are gone.
     QuotaUsage = 0x1b { /// The directory.
-        root: u64, /// The server.
-        server: u32 } -> rows::Raw;
+        root: u64, /// The log.
+        log: u32 } -> rows::QuotaUsage;
     /// A snapshot of a directory tree, or a hold.
     Snapshot = 0x1c { /// Its number.
         number: u64 } -> rows::Snapshot;
@@ -330,6 +330,16 @@ keys! {
     /// How far a change log is; in no conflict range of transactions with entries.
     FeedMark = 0x42 { /// The log.
         log: u32 } -> rows::FeedMark;
+    /// When an entry of the trash runs out.
+    TrashExpiry = 0x43 { /// When, nanoseconds since 1970.
+        until_ns: u64, /// When it came there.
+        since_ns: u64, /// The inode.
+        inode: u64 } -> rows::Unit;
+    /// A directory that a walk through a tree has still to look into.
+    TreeWalk = 0x44 { /// Why: see [`walk_purpose`].
+        purpose: u8, /// Where the walk began.
+        root: u64, /// The directory.
+        dir: u64 } -> rows::TreeWalk;
     /// A row that did not decode, set aside by a repair.
     SetAside = 0x50 { /// Its key.
         key: Bytes } -> rows::Raw;
@@ -361,6 +371,14 @@ pub mod setting {
     pub const LOADING: &[u8] = b"loading";
     /// Where the namespace went, or is going; no server opens what was left behind.
     pub const MIGRATED_TO: &[u8] = b"migrated_to";
+}
+
+/// Why a tree is walked.
+pub mod walk_purpose {
+    /// Nobody can reach it any more: all of it is dropped.
+    pub const DROP: u8 = 1;
+    /// It counts against another quota from now on.
+    pub const QUOTA: u8 = 2;
 }
 
 /// Numbers of [`Counter`] rows.

@@ -194,6 +194,17 @@ pub const NAME_HINTS_MAX: usize = 16 * 1024;
 /// Names of a directory looked through to find the one of an inode; in a larger one it may stay unknown.
 pub const NAME_SCAN_MAX: usize = 4096;
 
+/// Directories above one another that are walked up for trash and quotas.
+pub const TREE_DEPTH_MAX: usize = 4096;
+/// Missing directories that a restore makes.
+pub const RESTORED_PARENTS_MAX: usize = 16;
+/// Directories with quotas.
+pub const QUOTAS_MAX: usize = 4096;
+/// Names that one step of counting a tree takes, where the engine takes as many writes.
+pub const QUOTA_NAMES_PER_STEP: usize = 256;
+/// Rows of change logs that are added to usage rows when usage is asked for; servers keep them far fewer.
+pub const QUOTA_TAIL_MAX: usize = 1 << 17;
+
 const _: () = {
     assert!(FEED_SILENT.as_secs() > 3 * FEED_BEAT_EVERY.as_secs());
     assert!(COPIED_DEBTS_MAX <= MAP_ROWS_PER_TX_MAX);

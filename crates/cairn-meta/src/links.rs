@@ -39,6 +39,7 @@ impl Meta {
             }
             row.flags &= !inode_flag::NAMELESS;
             row.quota_root = slot.dir_row.quota_root;
+            row.parent = slot.dir;
         }
         if row.nlink >= LINKS_MAX {
             return fail(Code::TooManyLinks, format!("inode {inode} has {LINKS_MAX} names"));

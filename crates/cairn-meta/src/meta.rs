@@ -16,6 +16,7 @@ use crate::limits::{
 };
 use crate::merge::Waitings;
 use crate::names::DIRECTORY_LINKS;
+use crate::quota::Quotas;
 use crate::rows;
 use crate::servers::{self, Servers};
 use crate::settings;
@@ -117,6 +118,7 @@ pub(crate) struct Inner {
     pub(crate) feed: Feed,
     /// Snapshots that have to be renewed.
     pub(crate) renewals: Mutex<Renewals>,
+    pub(crate) quotas: Quotas,
     /// See rollback.rs; 0 = none.
     pub(crate) rollback: AtomicU64,
     /// See mass.rs: as this process knew it last.
@@ -276,6 +278,7 @@ impl Meta {
             feed: Feed::new(),
             renewals: Mutex::default(),
             rollback: AtomicU64::new(0),
+            quotas: Quotas::default(),
             collection_stopped: AtomicBool::new(false),
             version: AtomicU32::new(opened.version),
             software: Mutex::default(),
@@ -292,12 +295,14 @@ impl Meta {
         loop {
             looks += 1;
             match meta.look_around().await {
-                Ok(()) => return Ok(meta),
+                Ok(()) => break,
                 // Whether the duties were taken over: the next look tells.
                 Err(status) if status.code == Code::OutcomeUnknown && looks < ATTEMPTS_MAX => {}
                 Err(status) => return Err(OpenError::Failed(status)),
             }
         }
+        meta.refresh_quotas().await.map_err(OpenError::Failed)?;
+        Ok(meta)
     }
 
     /// The cluster's identity.
@@ -328,7 +333,12 @@ impl Meta {
         let caller = Caller::of(request)?;
         self.check_version(kind)?;
         if op::is_mutation(op::of(kind)) {
-            return self.mutate(request, kind).await;
+            let reply = self.mutate(request, kind).await?;
+            if matches!(kind, Kind::SetQuota(_)) {
+                // Whoever set a limit here finds it in force here.
+                self.refresh_quotas().await?;
+            }
+            return Ok(reply);
         }
         let caller = caller.as_ref();
         match kind {
@@ -369,6 +379,9 @@ impl Meta {
             Kind::ListLocks(ask) => self.list_locks(ask).await,
             Kind::WatchChanges(ask) => self.watch_changes(ask).await,
             Kind::ListSnapshots(ask) => self.list_snapshots(ask).await,
+            Kind::ListTrash(ask) => self.list_trash(ask).await,
+            Kind::GetQuota(ask) => self.get_quota(ask).await,
+            Kind::ListQuotas(ask) => self.list_quotas(ask).await,
             _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
         }
     }
@@ -403,6 +416,10 @@ impl Meta {
             Kind::Sustain(ask) => self.sustain(tx, session, ask).await.map(Step::Done),
             Kind::Release(ask) => self.release(tx, session, ask).await.map(Step::Done),
             Kind::SetPolicy(ask) => self.set_policy(tx, ask).await.map(Step::Done),
+            Kind::RemoveTree(ask) => self.remove_tree(tx, ask).await.map(Step::Done),
+            Kind::RestoreTrash(ask) => self.restore_trash(tx, ask).await.map(Step::Done),
+            Kind::EmptyTrash(ask) => self.empty_trash(tx, ask).await.map(Step::Done),
+            Kind::SetQuota(ask) => self.set_quota(tx, ask).await.map(Step::Done),
             Kind::Truncate(ask) => self.truncate(tx, ask).await,
             Kind::Commit(ask) => self.commit_write(tx, session, ask).await.map(Step::Done),
             Kind::Append(ask) => self.append(tx, session, ask).await.map(Step::Done),
@@ -651,6 +668,7 @@ fn make_namespace(tx: &mut Tx, options: &MetaOptions, id: [u8; 16]) {
         block_len: options.block_len,
         relaxed: false,
         quota_root: 0,
+        trash_s: 0,
         parent: InodeId::ROOT.0,
         birth: tx.birth,
         btime_ns: tx.now_ns,

@@ -13,6 +13,7 @@ use crate::path::{self, Last, Place, show};
 use crate::permit;
 use crate::policies::check_replicas;
 use crate::rows::{self, Kind, inode_flag};
+use crate::trash::{Leaving, let_go};
 use crate::tx::Tx;
 use crate::xattrs;
 use bytes::Bytes;
@@ -80,6 +81,7 @@ pub(crate) async fn new_row(
         block_len,
         relaxed: dir_row.relaxed,
         quota_root: dir_row.quota_root,
+        trash_s: dir_row.trash_s,
         parent: dir,
         birth: tx.birth,
         btime_ns: tx.btime_ns(),
@@ -107,7 +109,12 @@ pub(crate) fn attr_of(inode: u64, row: &rows::Inode, times: Option<&rows::DirTim
         ctime_ns: times.map_or(row.ctime_ns, |times| times.ctime_ns),
         version: row.version,
         generation: row.generation,
-        policy: Some(pb::Policy { replicas: row.replicas, block_len: row.block_len, relaxed: row.relaxed }),
+        policy: Some(pb::Policy {
+            replicas: row.replicas,
+            block_len: row.block_len,
+            relaxed: row.relaxed,
+            trash_s: row.trash_s,
+        }),
         target,
         btime_ns: row.btime_ns,
         rdev: row.rdev,
@@ -150,6 +157,9 @@ fn forget_inode(tx: &mut Tx, inode: u64, row: &rows::Inode) {
         Kind::Directory => tx.delete(&keys::DirTimes { inode }),
         Kind::Symlink => tx.delete(&keys::Symlink { inode }),
         Kind::File | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {}
+    }
+    if row.quota_root == inode {
+        tx.delete(&keys::Quota { root: inode });
     }
     tx.delete(&keys::Inode { inode });
     tx.effects.inodes -= 1;
@@ -243,9 +253,7 @@ impl Meta {
             return fail(Code::NameTooLong, format!("a link target of {} bytes", ask.target.len()));
         }
         let slot = name_at(tx, &at, Last::Keep).await?;
-        if let Some(dentry) = &slot.dentry {
-            replace_file(tx, slot.dir, dentry, ask.replace, &at).await?;
-        }
+        replace_file(tx, &slot, ask.replace, &at).await?;
         permit::add_to(tx, slot.dir, &slot.dir_row, &at.path).await?;
         let inode = self.new_inode_number().await?;
         let attr = ask.attr.unwrap_or_default();
@@ -269,7 +277,8 @@ impl Meta {
             }
             Place::Named { dir, name, dentry: Some(dentry), .. } => {
                 permit::take_from(tx, dir, dentry.inode, &at.path).await?;
-                drop_link(tx, &dentry).await?;
+                let leaving = Leaving { dir, name: &name, dentry: &dentry, at: &at, purge: ask.no_trash };
+                let_go(tx, &leaving).await?;
                 tx.delete(&keys::Dentry { parent: dir, name });
                 tx.touch_dir(dir);
                 Ok(Reply::Empty(pb::Empty {}))
@@ -287,7 +296,8 @@ impl Meta {
             }
             Place::Named { dir, name, dentry: Some(dentry), .. } => {
                 permit::take_from(tx, dir, dentry.inode, &at.path).await?;
-                remove_empty_dir(tx, dentry.inode, &at).await?;
+                let leaving = Leaving { dir, name: &name, dentry: &dentry, at: &at, purge: ask.no_trash };
+                let_go(tx, &leaving).await?;
                 tx.delete(&keys::Dentry { parent: dir, name });
                 tx.touch_dir(dir);
                 Ok(Reply::Empty(pb::Empty {}))
@@ -296,23 +306,17 @@ impl Meta {
     }
 }
 
-/// Removes the inode of a directory, which has to be empty.
-pub(crate) async fn remove_empty_dir(tx: &mut Tx, inode: u64, at: &pb::At) -> Op<()> {
-    check_empty(tx, inode, &at.path).await?;
-    let row = tx.directory(inode).await?;
-    drop_inode(tx, inode, &row).await
-}
-
 /// Lets a new file or link take the place of `dentry`.
-pub(crate) async fn replace_file(tx: &mut Tx, dir: u64, dentry: &rows::Dentry, replace: bool, at: &pb::At) -> Op<()> {
+pub(crate) async fn replace_file(tx: &mut Tx, slot: &Slot, replace: bool, at: &pb::At) -> Op<()> {
+    let Some(dentry) = &slot.dentry else { return Ok(()) };
     if !replace {
         return fail(Code::Exists, show(&at.path));
     }
     if dentry.kind == Kind::Directory {
         return fail(Code::IsADirectory, show(&at.path));
     }
-    permit::take_from(tx, dir, dentry.inode, &at.path).await?;
-    drop_link(tx, dentry).await
+    permit::take_from(tx, slot.dir, dentry.inode, &at.path).await?;
+    let_go(tx, &Leaving { dir: slot.dir, name: &slot.name, dentry, at, purge: false }).await
 }
 
 async fn open_existing(tx: &mut Tx, inode: u64, at: &pb::At, want: u32) -> Op<Reply> {

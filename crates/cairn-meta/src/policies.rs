@@ -81,6 +81,7 @@ impl Meta {
         row.replicas = ask.replicas.unwrap_or(row.replicas);
         row.block_len = ask.block_len.unwrap_or(row.block_len);
         row.relaxed = ask.relaxed.unwrap_or(row.relaxed);
+        row.trash_s = ask.trash_s.unwrap_or(row.trash_s);
         row.ctime_ns = tx.now_ns;
         row.birth = tx.birth;
         if counts.insert(row.replicas) {

@@ -57,9 +57,7 @@ impl Meta {
             return fail(Code::Invalid, "a file is published with pieces or inline content, not both");
         }
         let slot = name_at(tx, &at, Last::Keep).await?;
-        if let Some(old) = &slot.dentry {
-            replace_file(tx, slot.dir, old, ask.replace, &at).await?;
-        }
+        replace_file(tx, &slot, ask.replace, &at).await?;
         permit::add_to(tx, slot.dir, &slot.dir_row, &at.path).await?;
         let inode = ask.inode;
         let mut row = if ask.unnamed {

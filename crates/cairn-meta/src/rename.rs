@@ -4,10 +4,12 @@ use crate::attrs::changed;
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::meta::Meta;
-use crate::names::{drop_link, name_at, put_dentry, remove_empty_dir};
+use crate::names::{name_at, put_dentry};
 use crate::path::{self, Last, Place, show};
 use crate::permit;
+use crate::quota;
 use crate::rows::{self, Kind};
+use crate::trash::{Leaving, NOWHERE, let_go};
 use crate::tx::Tx;
 use bytes::Bytes;
 use cairn_proto::pb;
@@ -111,14 +113,12 @@ async fn may_leave(tx: &mut Tx, dentry: &rows::Dentry, leaves: bool, shown: &[u8
 }
 
 /// Brings what `dentry` leads to into directory `dir`: its row, not its name.
-async fn arrive(tx: &mut Tx, dentry: &rows::Dentry, dir: u64, quota: u64) -> Op<()> {
+async fn arrive(tx: &mut Tx, dentry: &rows::Dentry, dir: u64, to_quota: u64) -> Op<()> {
     if dentry.kind == Kind::Directory {
         check_no_loop(tx, dentry.inode, dir).await?;
     }
     let mut row = tx.inode(dentry.inode).await?;
-    if row.quota_root != quota {
-        return fail(Code::CrossDevice, "the places count against different quotas");
-    }
+    quota::check_same(dentry.inode, &row, to_quota)?;
     row.parent = dir;
     changed(tx, dentry.inode, &mut row).await
 }
@@ -139,15 +139,17 @@ async fn replace(tx: &mut Tx, rename: &Rename, to: &rows::Dentry) -> Op<()> {
         check_no_loop(tx, rename.from.dentry.inode, rename.to_dir).await?;
     }
     match (rename.from.dentry.kind, to.kind) {
-        (Kind::Directory, Kind::Directory) => remove_empty_dir(tx, to.inode, &rename.to_at).await?,
+        (Kind::Directory, Kind::Directory) => {}
         (Kind::Directory, _) => return fail(Code::NotADirectory, show(&rename.to_at.path)),
         // What holds the old name is not empty, whatever it shall be replaced by.
         (_, Kind::Directory) if is_below(tx, rename.from.dir, to.inode).await? => {
             return fail(Code::NotEmpty, show(&rename.to_at.path));
         }
         (_, Kind::Directory) => return fail(Code::IsADirectory, show(&rename.to_at.path)),
-        _ => drop_link(tx, to).await?,
+        _ => {}
     }
+    let (name, at) = (&rename.to_name, &rename.to_at);
+    let_go(tx, &Leaving { dir: rename.to_dir, name, dentry: to, at, purge: false }).await?;
     relocate(tx, rename).await
 }
 
@@ -179,7 +181,7 @@ async fn is_below(tx: &mut Tx, dir: u64, top: u64) -> Op<bool> {
         if at == top {
             return Ok(true);
         }
-        if at == InodeId::ROOT.0 {
+        if at == InodeId::ROOT.0 || at == NOWHERE {
             return Ok(false);
         }
         at = path::parent_of(tx, at).await?;

@@ -332,6 +332,16 @@ impl Field for Content {
     }
 }
 
+/// States of a [`Quota`].
+pub mod quota_state {
+    /// Its limits hold.
+    pub const ACTIVE: u8 = 1;
+    /// What is below is being counted; then it is active.
+    pub const COUNTING: u8 = 2;
+    /// It was removed, and what is below is being counted against another; then it is gone.
+    pub const ENDING: u8 = 3;
+}
+
 macro_rules! rows {
     ($(
         $(#[$doc:meta])*
@@ -457,6 +467,9 @@ rows! {
         xattrs: u32,
         /// Their names and values together, and what each counts besides.
         xattr_bytes: u32
+    } + 3 {
+        /// How long what is removed from the directory is kept, in seconds; 0 = not at all.
+        trash_s: u64
     }
     /// Times of a directory.
     DirTimes[birth] = 1 { /// Last change of its names.
@@ -703,6 +716,39 @@ rows! {
         /// The others, by number.
         logs: Vec<LogCursor>
     }
+    /// Something in the trash.
+    Trash = 1 {
+        /// What it is.
+        kind: Kind,
+        /// The directory it was in.
+        parent: u64,
+        /// Its name there.
+        name: Bytes,
+        /// The same from the root, as it was asked for; empty = nobody said.
+        path: Bytes,
+        /// When it is dropped, nanoseconds since 1970.
+        until_ns: u64,
+        /// The session that removed it.
+        session: u64,
+        /// What that called itself.
+        who: String
+    }
+    /// How far a walk is in a directory.
+    TreeWalk = 1 { /// The last name it has seen to.
+        after: Bytes }
+    /// Limits below a directory.
+    Quota = 1 {
+        /// Bytes of all files; 0 = no limit.
+        bytes: u64,
+        /// Inodes; 0 = no limit.
+        inodes: u64,
+        /// See [`quota_state`].
+        state: u8
+    }
+    /// A part of what lies below a quota root.
+    QuotaUsage = 1 { /// Bytes of files.
+        bytes: i64, /// Inodes.
+        inodes: i64 }
     /// Result of the last operation of a slot.
     Slot = 1 { /// Which operation.
         seq: u64, /// An encoded `pb::Response`.

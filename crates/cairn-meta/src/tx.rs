@@ -70,6 +70,8 @@ pub(crate) struct Tx {
     pub(crate) noted: Vec<rows::Change>,
     /// Nobody can see what it changes: readers of the feed are not told.
     pub(crate) unseen: bool,
+    /// What it adds is not held against quotas.
+    pub(crate) exempt: bool,
     /// The session that asked for it; 0 = none did.
     pub(crate) session: u64,
     /// The directories of the snapshots it looked into, by the snapshots' numbers.
@@ -100,7 +102,7 @@ fn bad_key<K: Key>() -> Fault {
 impl Tx {
     pub(crate) fn new(inner: Box<dyn Txn>, now_ns: i64, head: Head, limits: Limits) -> Self {
         let (effects, changes) = (Effects::default(), Changes::default());
-        let (changed, noted, unseen, session) = (Vec::new(), Vec::new(), false, 0);
+        let (changed, noted, unseen, exempt, session) = (Vec::new(), Vec::new(), false, false, 0);
         let (birth, caller, looks, version) = (head.newest, None, false, CLUSTER_VERSION);
         let (roots, denied) = (BTreeMap::new(), false);
         Self {
@@ -115,6 +117,7 @@ impl Tx {
             changed,
             noted,
             unseen,
+            exempt,
             session,
             roots,
             denied,

@@ -116,6 +116,13 @@ ops! {
     WAIT_LOCK = 803, "wait_lock", WaitLock, false;
     LIST_LOCKS = 804, "list_locks", ListLocks, false;
     WATCH_CHANGES = 832, "watch_changes", WatchChanges, false;
+    LIST_TRASH = 833, "list_trash", ListTrash, false;
+    RESTORE_TRASH = 834, "restore_trash", RestoreTrash, true;
+    EMPTY_TRASH = 835, "empty_trash", EmptyTrash, true;
+    REMOVE_TREE = 836, "remove_tree", RemoveTree, true;
+    SET_QUOTA = 837, "set_quota", SetQuota, true;
+    GET_QUOTA = 838, "get_quota", GetQuota, false;
+    LIST_QUOTAS = 839, "list_quotas", ListQuotas, false;
 }
 
 /// True for the ops that storage nodes serve; the others go to metadata.

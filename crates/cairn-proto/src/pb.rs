@@ -135,7 +135,7 @@ pub struct Request {
     /// The field number is the frame's op.
     #[prost(
         oneof = "request::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 536, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 816, 817, 818, 819, 820, 848, 849, 850, 800, 801, 802, 803, 804, 832"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 560, 561, 562, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524, 525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 536, 570, 769, 770, 771, 772, 773, 774, 775, 776, 777, 778, 779, 780, 781, 782, 783, 784, 785, 786, 787, 788, 789, 790, 791, 792, 793, 816, 817, 818, 819, 820, 848, 849, 850, 800, 801, 802, 803, 804, 832, 833, 834, 835, 836, 837, 838, 839"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -306,6 +306,20 @@ pub mod request {
         /// Metadata: changes, trash, quotas.
         #[prost(message, tag = "832")]
         WatchChanges(super::WatchChanges),
+        #[prost(message, tag = "833")]
+        ListTrash(super::ListTrash),
+        #[prost(message, tag = "834")]
+        RestoreTrash(super::RestoreTrash),
+        #[prost(message, tag = "835")]
+        EmptyTrash(super::EmptyTrash),
+        #[prost(message, tag = "836")]
+        RemoveTree(super::RemoveTree),
+        #[prost(message, tag = "837")]
+        SetQuota(super::SetQuota),
+        #[prost(message, tag = "838")]
+        GetQuota(super::GetQuota),
+        #[prost(message, tag = "839")]
+        ListQuotas(super::ListQuotas),
     }
 }
 /// Where a server spent its time on a request, in microseconds.
@@ -333,7 +347,7 @@ pub struct Response {
     pub timing: ::core::option::Option<ServerTiming>,
     #[prost(
         oneof = "response::Kind",
-        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 536, 769, 770, 781, 782, 787, 788, 791, 793, 816, 818, 820, 848, 849, 560, 561, 562, 803, 804, 832"
+        tags = "257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 513, 516, 517, 518, 519, 520, 521, 522, 526, 527, 528, 530, 531, 533, 534, 536, 769, 770, 781, 782, 787, 788, 791, 793, 816, 818, 820, 848, 849, 560, 561, 562, 803, 804, 832, 833, 838, 839"
     )]
     pub kind: ::core::option::Option<response::Kind>,
 }
@@ -431,6 +445,12 @@ pub mod response {
         ListLocks(super::ListLocksReply),
         #[prost(message, tag = "832")]
         WatchChanges(super::WatchChangesReply),
+        #[prost(message, tag = "833")]
+        ListTrash(super::ListTrashReply),
+        #[prost(message, tag = "838")]
+        GetQuota(super::GetQuotaReply),
+        #[prost(message, tag = "839")]
+        ListQuotas(super::ListQuotasReply),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -856,6 +876,9 @@ pub struct Policy {
     /// Acknowledge writes before they are on disk.
     #[prost(bool, tag = "3")]
     pub relaxed: bool,
+    /// Of a directory: how long what is removed from it is kept, in seconds; 0 = not at all.
+    #[prost(uint64, tag = "4")]
+    pub trash_s: u64,
 }
 /// Pages through nodes, then groups.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1658,11 +1681,17 @@ pub struct Rename {
 pub struct Unlink {
     #[prost(message, optional, tag = "1")]
     pub at: ::core::option::Option<At>,
+    /// Past the trash.
+    #[prost(bool, tag = "15")]
+    pub no_trash: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rmdir {
     #[prost(message, optional, tag = "1")]
     pub at: ::core::option::Option<At>,
+    /// Past the trash.
+    #[prost(bool, tag = "15")]
+    pub no_trash: bool,
 }
 /// Absent fields stay; all that are present change in one step (but a truncate in many pieces is several, the rest with the
 /// last). Reply: Attr.
@@ -1834,6 +1863,9 @@ pub struct SetPolicy {
     pub block_len: ::core::option::Option<u32>,
     #[prost(bool, optional, tag = "4")]
     pub relaxed: ::core::option::Option<bool>,
+    /// Keep what is removed for so many seconds; 0 = not at all.
+    #[prost(uint64, optional, tag = "5")]
+    pub trash_s: ::core::option::Option<u64>,
 }
 /// Gives what `from` leads to, which is no directory, a further name. Reply: Attr.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2475,6 +2507,141 @@ pub struct WatchChangesReply {
     /// More can be read at once.
     #[prost(bool, tag = "3")]
     pub more: bool,
+}
+/// Removes a directory with all that is in it, in one step, into the trash. NOT_EMPTY where its directory keeps no trash, or
+/// where the caller's rights have to be asked of each directory below: then what is in it is removed first. Reply: Empty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveTree {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+}
+/// Entries of the trash, oldest first.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTrash {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cursor: ::prost::bytes::Bytes,
+    /// 0 = as many as fit.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrashItem {
+    /// Together they name the entry.
+    #[prost(uint64, tag = "1")]
+    pub since_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    #[prost(enumeration = "Kind", tag = "3")]
+    pub kind: i32,
+    /// Of a file.
+    #[prost(uint64, tag = "4")]
+    pub size: u64,
+    /// When it is dropped, nanoseconds since 1970.
+    #[prost(uint64, tag = "5")]
+    pub until_ns: u64,
+    /// Where it was.
+    #[prost(uint64, tag = "6")]
+    pub parent: u64,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub name: ::prost::bytes::Bytes,
+    /// The same from the root; empty where that is not known.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub path: ::prost::bytes::Bytes,
+    /// Who removed it: the session, and what it called itself.
+    #[prost(uint64, tag = "9")]
+    pub session: u64,
+    #[prost(string, tag = "10")]
+    pub who: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTrashReply {
+    #[prost(message, repeated, tag = "1")]
+    pub items: ::prost::alloc::vec::Vec<TrashItem>,
+    /// Empty = that was all.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub next_cursor: ::prost::bytes::Bytes,
+}
+/// Puts an entry back; never over something that is there. Reply: Attr.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestoreTrash {
+    #[prost(uint64, tag = "1")]
+    pub since_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    /// Where to; absent = where it was.
+    #[prost(message, optional, tag = "3")]
+    pub to: ::core::option::Option<At>,
+    /// Make the directories above that are missing.
+    #[prost(bool, tag = "4")]
+    pub make_parents: bool,
+}
+/// Lets go of an entry for good. Reply: Empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmptyTrash {
+    #[prost(uint64, tag = "1")]
+    pub since_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+}
+/// Sets, changes or removes the quota of a directory. Absent limits stay as they are; 0 = none. What is below already is
+/// counted in the background, and limits hold once that is done. CONFLICT while a count is under way that this one would
+/// meet. Reply: Attr.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetQuota {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(uint64, optional, tag = "2")]
+    pub bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub inodes: ::core::option::Option<u64>,
+    #[prost(bool, tag = "4")]
+    pub remove: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaInfo {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub root: u64,
+    /// 0 = no limit.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub inodes: u64,
+    #[prost(uint64, tag = "4")]
+    pub used_bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub used_inodes: u64,
+    /// What is below is still being counted; nothing is refused meanwhile.
+    #[prost(bool, tag = "6")]
+    pub counting: bool,
+    /// From the root; empty where it is not known.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub path: ::prost::bytes::Bytes,
+}
+/// The quota that something counts against.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetQuota {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetQuotaReply {
+    /// Absent = none.
+    #[prost(message, optional, tag = "1")]
+    pub quota: ::core::option::Option<QuotaInfo>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListQuotas {
+    /// Directories with higher numbers.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListQuotasReply {
+    #[prost(message, repeated, tag = "1")]
+    pub quotas: ::prost::alloc::vec::Vec<QuotaInfo>,
+    #[prost(bool, tag = "2")]
+    pub end: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

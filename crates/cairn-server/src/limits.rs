@@ -44,6 +44,8 @@ pub const EXPIRY_CHECKS: u32 = 4;
 pub const DROP_MAPS_PERIOD: Duration = Duration::from_secs(1);
 /// How often change logs are looked after.
 pub const FEED_PERIOD: Duration = Duration::from_secs(1);
+/// How often the trash and trees under way are looked at, while there is nothing to do.
+pub const TREES_PERIOD: Duration = Duration::from_secs(1);
 /// Readers of changes that wait at once; further ones are answered without waiting.
 pub const WATCHERS_MAX: usize = 256;
 /// Longest time a reader of changes waits for one answer.

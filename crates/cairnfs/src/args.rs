@@ -7,7 +7,9 @@ mod cp;
 mod fsck;
 mod meta;
 mod policy;
+mod quota;
 mod snapshot;
+mod trash;
 mod watch;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -20,7 +22,9 @@ pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
+pub use quota::{Quota, QuotaGet, QuotaLs, QuotaRm, QuotaSet, QuotaWhat};
 pub use snapshot::{Snapshot, SnapshotCreate, SnapshotLs, SnapshotRm, SnapshotWhat};
+pub use trash::{Trash, TrashEmpty, TrashLs, TrashRestore, TrashWhat};
 pub use watch::Watch;
 
 use crate::{
@@ -103,6 +107,8 @@ pub enum Command {
     Policy(Policy),
     Snapshot(Snapshot),
     Watch(Watch),
+    Trash(Trash),
+    Quota(Quota),
     Stats(Stats),
     Explain(Explain),
     Completions(Completions),
@@ -139,6 +145,8 @@ impl Command {
             Self::Policy(_) => "policy",
             Self::Snapshot(_) => "snapshot",
             Self::Watch(_) => "watch",
+            Self::Trash(_) => "trash",
+            Self::Quota(_) => "quota",
             Self::Stats(_) => "stats",
             Self::Explain(_) => "explain",
             Self::Completions(_) => "completions",
@@ -462,6 +470,9 @@ pub struct Rm {
     /// No error for what does not exist
     #[arg(short, long)]
     pub force: bool,
+    /// Remove it for good, where directories keep what is removed for a while
+    #[arg(long, visible_alias = "no-trash")]
+    pub purge: bool,
     /// What to remove
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
@@ -538,6 +549,9 @@ pub struct Df {
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     pub help: Option<bool>,
+    /// Also show the quota that this counts against
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
 }
 
 /// Show a directory as a tree

@@ -139,6 +139,8 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Policy(args) => cmd::policy(args, context, out).await,
         Command::Snapshot(args) => cmd::snapshot(args, context, out).await,
         Command::Watch(args) => cmd::watch(args, context, out).await,
+        Command::Trash(args) => cmd::trash(args, context, out).await,
+        Command::Quota(args) => cmd::quota(args, context, out).await,
         Command::Stats(args) => cmd::stats(args, context, out).await,
         Command::Explain(args) => cmd::explain(args, context, out).await,
         Command::Completions(args) => cmd::completions(&args, out),

@@ -4,6 +4,15 @@ use std::{fmt::Write as _, os::unix::ffi::OsStrExt, path::Path};
 
 use cairn_client::FileKind;
 
+/// Seconds in the largest unit that leaves none over: `45s`, `90m`, `168h`.
+pub fn seconds(seconds: u64) -> String {
+    match seconds {
+        s if s.is_multiple_of(3600) && s > 0 => format!("{}h", s / 3600),
+        s if s.is_multiple_of(60) && s > 0 => format!("{}m", s / 60),
+        s => format!("{s}s"),
+    }
+}
+
 /// A path for a message or a terminal: UTF-8 as it is, but control characters, backslashes and bytes that are not
 /// UTF-8 escaped, so that it stays on one line and cannot steer the terminal.
 pub fn path(path: &Path) -> String {

@@ -7,6 +7,7 @@
 mod attributes;
 mod maps;
 mod names;
+mod quotas;
 mod rows;
 mod sessions;
 mod tables;
@@ -68,9 +69,11 @@ enum Step {
     SessionBeats,
     /// Counters and settings.
     Counters,
+    /// What usage rows say, held against a count of all inodes.
+    Quotas,
 }
 
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 22] = [
     Step::Decode,
     Step::Dentries,
     Step::Directories,
@@ -92,6 +95,7 @@ const STEPS: [Step; 21] = [
     Step::Slots,
     Step::SessionBeats,
     Step::Counters,
+    Step::Quotas,
 ];
 
 /// Where a pass is.
@@ -217,6 +221,10 @@ async fn check_step(tx: &mut Tx, cursor: &Cursor, inodes: u64, repair: bool, pag
         }
         Step::Counters => {
             rows::counters(tx, repair, page).await?;
+            None
+        }
+        Step::Quotas => {
+            quotas::check(tx, repair, page).await?;
             None
         }
     })

@@ -10,6 +10,7 @@ use crate::kv::{KeyRange, Order};
 use crate::limits::{CHECKED_INODES_MAX, SCAN_ROWS};
 use crate::names::put_dentry;
 use crate::rows::{self, Kind, Row};
+use crate::trash::NOWHERE;
 use crate::tx::Tx;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_proto::InodeId;
@@ -120,6 +121,21 @@ pub(super) async fn check(tx: &mut Tx, at: &Bytes, inodes: u64, repair: bool, pa
         if part.has(row.inode) {
             let entry = named.entry(row.inode).or_insert(Named { count: 0, dir: key.parent });
             *entry = Named { count: entry.count + 1, dir: key.parent };
+        }
+    })
+    .await?;
+    // What lies in the trash, or is about to be dropped, has its row in place of a name.
+    walk::<keys::Trash>(tx, |key, _| {
+        if part.has(key.inode) {
+            let entry = named.entry(key.inode).or_insert(Named { count: 0, dir: NOWHERE });
+            *entry = Named { count: entry.count + 1, dir: NOWHERE };
+        }
+    })
+    .await?;
+    walk::<keys::TreeWalk>(tx, |key, _| {
+        if key.purpose == keys::walk_purpose::DROP && part.has(key.dir) {
+            let entry = named.entry(key.dir).or_insert(Named { count: 0, dir: NOWHERE });
+            *entry = Named { count: entry.count + 1, dir: NOWHERE };
         }
     })
     .await?;
@@ -323,6 +339,7 @@ mod tests {
             block_len: 65536,
             relaxed: false,
             quota_root: 0,
+            trash_s: 0,
             parent: 7,
             birth: 0,
             btime_ns: 0,

@@ -39,11 +39,14 @@ impl Appended {
     /// What the engine said.
     pub(crate) fn settle(mut self, outcome: &Result<CommitOutcome, EngineError>) {
         self.settled = true;
-        let feed = &self.inner.feed;
-        feed.with_log(self.log, |log| match outcome {
-            Ok(CommitOutcome::Done) => log.committed(self.position, std::mem::take(&mut self.deltas), &self.voids),
-            Ok(CommitOutcome::Unknown) | Err(EngineError::Failed { .. }) => log.unknown(self.position),
-            Ok(CommitOutcome::Conflict) | Err(_) => log.not_committed(self.position),
+        let (inner, deltas) = (self.inner.clone(), std::mem::take(&mut self.deltas));
+        let feed = &inner.feed;
+        inner.quotas.release(&deltas, || {
+            feed.with_log(self.log, |log| match outcome {
+                Ok(CommitOutcome::Done) => log.committed(self.position, deltas.clone(), &self.voids),
+                Ok(CommitOutcome::Unknown) | Err(EngineError::Failed { .. }) => log.unknown(self.position),
+                Ok(CommitOutcome::Conflict) | Err(_) => log.not_committed(self.position),
+            });
         });
         if matches!(outcome, Ok(CommitOutcome::Done)) {
             feed.moved.send_modify(|count| *count += 1);
@@ -54,9 +57,11 @@ impl Appended {
 impl Drop for Appended {
     fn drop(&mut self) {
         if !self.settled {
-            self.inner.feed.with_log(self.log, |log| match self.committing {
-                true => log.unknown(self.position),
-                false => log.not_committed(self.position),
+            self.inner.quotas.release(&self.deltas, || {
+                self.inner.feed.with_log(self.log, |log| match self.committing {
+                    true => log.unknown(self.position),
+                    false => log.not_committed(self.position),
+                });
             });
         }
     }
@@ -85,10 +90,14 @@ impl Meta {
             // The log is younger than this transaction.
             None => return Err(Fault::Engine(EngineError::Conflict)),
         }
-        let taken = self.inner.feed.with_log(log, |own| (own.take(), own.voids(FEED_VOIDS_PER_TX)));
-        let Some((position, voids)) = taken else { return Err(Fault::Engine(EngineError::Conflict)) };
-        let deltas = derived.deltas.clone();
-        let inner = self.inner.clone();
+        let (inner, deltas) = (self.inner.clone(), derived.deltas.clone());
+        let own = |root| inner.feed.with_log(log, |own| own.sum(root)).unwrap_or_default();
+        inner.quotas.reserve(&deltas, tx.exempt, own)?;
+        let taken = inner.feed.with_log(log, |own| (own.take(), own.voids(FEED_VOIDS_PER_TX)));
+        let Some((position, voids)) = taken else {
+            inner.quotas.release(&deltas, || ());
+            return Err(Fault::Engine(EngineError::Conflict));
+        };
         let appended = Appended { inner, log, position, deltas, voids, committing: false, settled: false };
         let (time_ns, session) = (tx.now_ns, tx.session);
         let row = rows::Feed { time_ns, session, changes: derived.changes, deltas: derived.deltas };

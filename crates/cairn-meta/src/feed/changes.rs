@@ -127,7 +127,7 @@ fn difference(old: &rows::Inode, new: &rows::Inode) -> u32 {
 }
 
 /// What an inode counts against its quota root.
-fn counted(row: &rows::Inode) -> (i64, i64) {
+pub(crate) fn counted(row: &rows::Inode) -> (i64, i64) {
     let bytes = if row.kind == Kind::File { i64::try_from(row.size).unwrap_or(i64::MAX) } else { 0 };
     (bytes, 1)
 }

@@ -18,6 +18,10 @@ pub(crate) struct Log {
     doubtful: BTreeSet<u64>,
     /// Deltas of committed positions that are not in the usage rows yet.
     deltas: BTreeMap<u64, Vec<Delta>>,
+    /// What the log's usage rows say.
+    folded_sums: BTreeMap<u64, (i64, i64)>,
+    /// All deltas of committed positions.
+    sums: BTreeMap<u64, (i64, i64)>,
     /// As in the log's mark.
     pub(crate) folded: u64,
     pub(crate) trimmed: u64,
@@ -34,6 +38,8 @@ impl Log {
             void: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             deltas: BTreeMap::new(),
+            folded_sums: BTreeMap::new(),
+            sums: BTreeMap::new(),
             folded: 0,
             trimmed: 0,
             beat: 0,
@@ -52,6 +58,7 @@ impl Log {
     pub(crate) fn committed(&mut self, position: u64, deltas: Vec<Delta>, voids: &[u64]) {
         self.open.remove(&position);
         self.doubtful.remove(&position);
+        add_all(&mut self.sums, &deltas);
         if !deltas.is_empty() {
             self.deltas.insert(position, deltas);
         }
@@ -96,12 +103,18 @@ impl Log {
         open.map_or(self.next, |first| *first) - 1
     }
 
-    /// Deltas up to `position` that are not in the usage rows yet, summed by quota root.
-    #[cfg(test)]
+    /// What the log adds to the usage of a quota root, to the last committed transaction.
+    pub(crate) fn sum(&self, root: u64) -> (i64, i64) {
+        self.sums.get(&root).copied().unwrap_or_default()
+    }
+
+    /// What the usage rows have to say once they hold every delta up to `position`, where that is something else than
+    /// they say now.
     pub(crate) fn unfolded(&self, position: u64) -> BTreeMap<u64, (i64, i64)> {
-        let mut sums: BTreeMap<u64, (i64, i64)> = BTreeMap::new();
+        let mut sums = BTreeMap::new();
         for delta in self.deltas.range(..=position).flat_map(|(_, deltas)| deltas) {
-            let sum = sums.entry(delta.root).or_default();
+            let before = || self.folded_sums.get(&delta.root).copied().unwrap_or_default();
+            let sum: &mut (i64, i64) = sums.entry(delta.root).or_insert_with(before);
             *sum = (sum.0 + delta.bytes, sum.1 + delta.inodes);
         }
         sums
@@ -109,8 +122,17 @@ impl Log {
 
     /// The usage rows hold every delta up to `position`.
     pub(crate) fn fold(&mut self, position: u64) {
+        let sums = self.unfolded(position);
+        self.folded_sums.extend(sums);
         self.folded = position;
         self.deltas = self.deltas.split_off(&(position + 1));
+    }
+}
+
+fn add_all(sums: &mut BTreeMap<u64, (i64, i64)>, deltas: &[Delta]) {
+    for delta in deltas {
+        let sum = sums.entry(delta.root).or_default();
+        *sum = (sum.0 + delta.bytes, sum.1 + delta.inodes);
     }
 }
 
@@ -149,7 +171,8 @@ mod tests {
         }
         assert_eq!(log.unfolded(2), BTreeMap::from([(7, (11, 2))]));
         log.fold(2);
-        assert_eq!(log.unfolded(u64::MAX - 1), BTreeMap::from([(7, (7, 1))]));
+        assert_eq!(log.unfolded(u64::MAX - 1), BTreeMap::from([(7, (18, 3))]), "the rows hold whole sums");
+        assert_eq!((log.sum(7), log.sum(8)), ((18, 3), (0, 0)));
         assert_eq!((log.folded, log.decided()), (2, 3));
     }
 }

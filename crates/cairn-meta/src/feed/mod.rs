@@ -30,7 +30,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use append::Appended;
+pub(crate) use changes::counted;
 pub(crate) use names::NameHints;
+pub(crate) use paths::Paths;
+pub(crate) use read::unfolded_deltas;
 
 /// What this process knows of change logs.
 pub(crate) struct Feed {
@@ -57,6 +60,11 @@ impl Feed {
             others: Mutex::new(HashMap::new()),
             marked: Mutex::new(Duration::ZERO),
         }
+    }
+
+    /// Number of the own log, if there is one.
+    pub(crate) fn own_number(&self) -> Option<u32> {
+        self.log.lock().as_ref().map(|log| log.number)
     }
 
     /// The own log with this number, unless it was given up meanwhile.

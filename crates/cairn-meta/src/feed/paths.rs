@@ -18,7 +18,7 @@ const CLIMB_MAX: usize = PATH_LEN_MAX;
 
 /// Where something lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Seat {
+pub(crate) enum Seat {
     /// In the watched directory or below, at this path from there; the path is unknown where a name on the way is.
     Below(Option<Bytes>),
     /// Somewhere else.
@@ -38,6 +38,12 @@ impl Seat {
             Seat::Below(path) => path.clone(),
             Seat::Outside | Seat::Unknown => None,
         }
+    }
+
+    /// The path from the root, where that is what is watched; empty where it is not known.
+    pub(crate) fn absolute(&self) -> Bytes {
+        let Some(path) = self.path() else { return Bytes::new() };
+        [&b"/"[..], &path].concat().into()
     }
 
     /// What has the name `name` here.
@@ -65,7 +71,7 @@ struct Up {
 }
 
 /// Finds paths.
-pub(super) struct Paths<'a> {
+pub(crate) struct Paths<'a> {
     hints: &'a NameHints,
     root: u64,
     known: HashMap<u64, Seat>,
@@ -75,7 +81,7 @@ pub(super) struct Paths<'a> {
 
 impl<'a> Paths<'a> {
     /// Seen from the directory `root`.
-    pub(super) fn new(hints: &'a NameHints, root: u64) -> Self {
+    pub(crate) fn new(hints: &'a NameHints, root: u64) -> Self {
         Self { hints, root, known: HashMap::new(), listed: HashMap::new() }
     }
 
@@ -86,7 +92,7 @@ impl<'a> Paths<'a> {
     }
 
     /// Where the directory `dir` lies now, or lay before it was removed.
-    pub(super) async fn dir(&mut self, tx: &mut Tx, dir: u64) -> Op<Seat> {
+    pub(crate) async fn dir(&mut self, tx: &mut Tx, dir: u64) -> Op<Seat> {
         let mut chain: Vec<(u64, Option<Bytes>)> = Vec::new();
         let mut at = dir;
         let mut seat = loop {
@@ -117,7 +123,7 @@ impl<'a> Paths<'a> {
     }
 
     /// Where the name `name` of the directory `parent` lies.
-    pub(super) async fn entry(&mut self, tx: &mut Tx, parent: u64, name: &Bytes) -> Op<Seat> {
+    pub(crate) async fn entry(&mut self, tx: &mut Tx, parent: u64, name: &Bytes) -> Op<Seat> {
         Ok(self.dir(tx, parent).await?.join(Some(name)))
     }
 

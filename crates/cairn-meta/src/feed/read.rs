@@ -2,10 +2,10 @@
 
 use super::paths::{Paths, Seat};
 use crate::attrs::whole_attr;
-use crate::error::Op;
+use crate::error::{Op, fail};
 use crate::keys::{self, Key, counter};
 use crate::kv::{Durability, Order};
-use crate::limits::{FEED_LOGS_MAX, FEED_LOOK_BACK, FEED_PAGE_ROWS};
+use crate::limits::{FEED_LOGS_MAX, FEED_LOOK_BACK, FEED_PAGE_ROWS, QUOTA_TAIL_MAX, SCAN_ROWS};
 use crate::meta::{Meta, transact};
 use crate::path::{self, Last};
 use crate::rows::{self, Change, Kind, LogCursor, Row};
@@ -64,6 +64,31 @@ pub(super) async fn last_position(tx: &mut Tx, log: u32) -> Op<u64> {
     let range = keys::with_fields::<keys::Feed>(&[&log.to_be_bytes()]);
     let rows = tx.scan::<keys::Feed>(&range, 1, Order::Reverse).await?;
     Ok(rows.first().map_or(0, |(key, _)| key.position))
+}
+
+/// Deltas of entries that are not in the usage rows yet, of every log but `except`.
+pub(crate) async fn unfolded_deltas(tx: &mut Tx, except: Option<u32>) -> Op<Vec<rows::Delta>> {
+    let (logs, _) = find_logs(tx).await?;
+    let mut deltas = Vec::new();
+    let mut read = 0;
+    for (log, found) in logs.iter().filter(|(log, _)| Some(**log) != except) {
+        let mut next = found.mark.folded + 1;
+        loop {
+            let rows = entries(tx, *log, next, SCAN_ROWS).await?;
+            read += rows.len();
+            if read > QUOTA_TAIL_MAX {
+                return fail(Code::Unavailable, "usage cannot be told now: servers are behind with summing it up");
+            }
+            let Some((last, _)) = rows.last() else { break };
+            next = last.position + 1;
+            let whole = rows.len() < SCAN_ROWS;
+            deltas.extend(rows.into_iter().flat_map(|(_, row)| row.deltas));
+            if whole {
+                break;
+            }
+        }
+    }
+    Ok(deltas)
 }
 
 /// Where a reader begins that wants to know what changes from now on: behind everything that is there without a gap.

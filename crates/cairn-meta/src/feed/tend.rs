@@ -4,13 +4,20 @@
 use super::append::void_row;
 use super::read::{entries, last_position, readable};
 use crate::error::Op;
-use crate::keys::{self, counter};
-use crate::kv::Durability;
-use crate::limits::{FEED_BEAT_EVERY, FEED_KEEP, FEED_LOGS_MAX, FEED_ROWS_MAX, FEED_ROWS_PER_STEP, FEED_SILENT};
+use crate::keys::{self, Key, counter};
+use crate::kv::{Durability, KeyRange, Order};
+use crate::limits::{
+    FEED_BEAT_EVERY, FEED_KEEP, FEED_LOGS_MAX, FEED_ROWS_MAX, FEED_ROWS_PER_STEP, FEED_SILENT, SCAN_ROWS,
+};
 use crate::meta::{Meta, transact};
+use crate::quota;
 use crate::rows;
 use crate::tx::Tx;
 use cairn_proto::status::Status;
+use std::collections::BTreeMap;
+
+/// Usage rows of a closed log that one transaction takes over.
+const USAGE_MERGED_PER_STEP: usize = 16;
 
 /// What is to be written down of the own log.
 struct Progress {
@@ -28,6 +35,7 @@ impl Meta {
     pub async fn tend_feed(&self) -> Result<bool, Status> {
         let mut more = self.decide_positions().await?;
         self.mark_own_log().await?;
+        self.refresh_quotas().await?;
         let logs = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             tx.table::<keys::FeedLog>(FEED_LOGS_MAX).await
         })?;
@@ -94,8 +102,10 @@ impl Meta {
     async fn mark_own_log(&self) -> Result<(), Status> {
         let (now, feed) = (self.now(), &self.inner.feed);
         let due = now.saturating_sub(*feed.marked.lock()) >= FEED_BEAT_EVERY;
+        let mut usage = BTreeMap::new();
         let progress = feed.log.lock().as_ref().map(|log| {
             let decided = log.decided();
+            usage = log.unfolded(decided);
             let mark = rows::FeedMark { beat: log.beat + 1, folded: decided, trimmed: log.trimmed };
             Progress { log: log.number, decided, mark }
         });
@@ -107,6 +117,9 @@ impl Meta {
         let written = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             if !is_open(tx, log).await? {
                 return Ok(false);
+            }
+            for (root, (bytes, inodes)) in &usage {
+                tx.put(&keys::QuotaUsage { root: *root, log }, &rows::QuotaUsage { bytes: *bytes, inodes: *inodes });
             }
             tx.put(&keys::FeedMark { log }, &mark);
             Ok(true)
@@ -151,13 +164,21 @@ impl Meta {
 
     /// Sums up what is left in a closed log. True while there is more.
     async fn end_log(&self, log: u32) -> Result<bool, Status> {
-        let step = FEED_ROWS_PER_STEP.min(self.feed_step());
+        // An entry may add to several usage rows.
+        let step = FEED_ROWS_PER_STEP.min((self.feed_step() / 4).max(1));
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             let key = keys::FeedMark { log };
             let Some(mark) = tx.get(&key).await? else { return Ok(false) };
             let rows = entries(tx, log, mark.folded + 1, step).await?;
             let Some((last, _)) = rows.last() else { return Ok(false) };
             let folded = last.position;
+            let mut sums = BTreeMap::new();
+            for delta in rows.iter().flat_map(|(_, row)| &row.deltas) {
+                quota::add(&mut sums, delta.root, (delta.bytes, delta.inodes));
+            }
+            for (root, more) in sums {
+                add_usage(tx, &keys::QuotaUsage { root, log }, more).await?;
+            }
             tx.put(&key, &rows::FeedMark { folded, ..mark });
             Ok(rows.len() == step)
         })
@@ -189,7 +210,8 @@ impl Meta {
             let readable = readable(sealed, mark.trimmed + 1, &rows);
             let going = rows.iter().take(readable).take_while(|(key, row)| goes(key, row)).count();
             if going == 0 {
-                if sealed && rows.is_empty() {
+                let merged = sealed && rows.is_empty() && merge_usage(tx, log).await?;
+                if merged {
                     retire(tx, log).await?;
                 }
                 return Ok(None);
@@ -212,6 +234,34 @@ impl Meta {
 /// Whether entries may still come to the log; read validated.
 async fn is_open(tx: &mut Tx, log: u32) -> Op<bool> {
     Ok(tx.get(&keys::FeedLog { log }).await?.is_some_and(|row| !row.sealed))
+}
+
+async fn add_usage(tx: &mut Tx, key: &keys::QuotaUsage, more: quota::Sum) -> Op<()> {
+    let old = tx.get(key).await?.unwrap_or(rows::QuotaUsage { bytes: 0, inodes: 0 });
+    tx.put(key, &rows::QuotaUsage { bytes: old.bytes + more.0, inodes: old.inodes + more.1 });
+    Ok(())
+}
+
+/// Adds some of the usage that a closed log says to that of logs that are gone. True when there was none left.
+async fn merge_usage(tx: &mut Tx, log: u32) -> Op<bool> {
+    let mut range = keys::QuotaUsage::all();
+    let mut merged = 0;
+    loop {
+        let rows = tx.scan::<keys::QuotaUsage>(&range, SCAN_ROWS, Order::Forward).await?;
+        let last = rows.last().filter(|_| rows.len() == SCAN_ROWS).map(|(key, _)| key.encode());
+        for (key, row) in rows.into_iter().filter(|(key, _)| key.log == log) {
+            if merged == USAGE_MERGED_PER_STEP {
+                return Ok(false);
+            }
+            merged += 1;
+            add_usage(tx, &keys::QuotaUsage { log: 0, ..key.clone() }, (row.bytes, row.inodes)).await?;
+            tx.delete(&key);
+        }
+        match last {
+            Some(last) => range.start = KeyRange::successor(&last),
+            None => return Ok(merged == 0),
+        }
+    }
 }
 
 /// Removes the rows of a closed log that has no entries.

@@ -41,7 +41,7 @@ fn bytes_are_pinned() {
         (line(&MapDrop { inode, generation: 7 }), "18010203040506070800000007"),
         (line(&Trash { since_ns: 5, inode }), "1900000000000000050102030405060708"),
         (line(&Quota { root: inode }), "1a0102030405060708"),
-        (line(&QuotaUsage { root: inode, server: 3 }), "1b010203040506070800000003"),
+        (line(&QuotaUsage { root: inode, log: 3 }), "1b010203040506070800000003"),
         (line(&Snapshot { number: 9 }), "1c0000000000000009"),
         (line(&SnapshotName { root: inode, name: bytes("daily") }), "1d01020304050607086461696c79"),
         (line(&SustainedBy { inode, session }), "1e01020304050607085152535455565758"),
@@ -81,6 +81,8 @@ fn bytes_are_pinned() {
         (line(&Feed { log: 3, position: 77 }), "4000000003000000000000004d"),
         (line(&FeedLog { log: 3 }), "4100000003"),
         (line(&FeedMark { log: 3 }), "4200000003"),
+        (line(&TrashExpiry { until_ns: 6, since_ns: 5, inode }), "43000000000000000600000000000000050102030405060708"),
+        (line(&TreeWalk { purpose: 1, root: 2, dir: inode }), "440100000000000000020102030405060708"),
         (line(&SetAside { key: bytes("\u{10}x") }), "501078"),
     ];
     assert_eq!(pinned.len(), TAGS.len(), "every key has a fixture");

@@ -43,6 +43,7 @@ fn inode() -> Inode {
         flags: inode_flag::ACCESS_ACL,
         xattrs: 2,
         xattr_bytes: 200,
+        trash_s: 300,
     }
 }
 
@@ -112,6 +113,15 @@ fn bytes_are_pinned() {
         ended_ns: -1,
     };
     let session = Session { epoch: 1, open: true, name: "me".into(), boot_id: Bytes::from_static(&[9; 2]) };
+    let trash = Trash {
+        kind: Kind::Directory,
+        parent: 5,
+        name: Bytes::from_static(b"a"),
+        path: Bytes::from_static(b"/a"),
+        until_ns: 300,
+        session: 3,
+        who: "me".into(),
+    };
     let cursor = FeedCursor { retired: 1, logs: vec![LogCursor { log: 3, next: 300, done: false }] };
     let snapshot = Snapshot {
         root: 7,
@@ -128,7 +138,7 @@ fn bytes_are_pinned() {
         (line(&Raw { bytes: Bytes::from_static(b"x") }), "010178"),
         (
             line(&inode()),
-            "0201a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00 02 ac02 01 02 c801",
+            "0301a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00 02 ac02 01 02 c801 ac02",
         ),
         (line(&Holds { count: 3 }), "0203"),
         (line(&DirTimes { mtime_ns: 1, ctime_ns: -2, birth: 4 }), "02 02 03 04"),
@@ -176,6 +186,10 @@ fn bytes_are_pinned() {
             line(&feed()),
             "01 04 03 04 01 0902 05 0161 02 0902 05 0161 03 0902 05 0161 06 0162 04 0902 05 03 ac02 01 09 03 02",
         ),
+        (line(&trash), "01 02 05 01 61 02 2f61 ac02 03 02 6d65"),
+        (line(&TreeWalk { after: Bytes::from_static(b"a") }), "01 01 61"),
+        (line(&Quota { bytes: 300, inodes: 0, state: quota_state::COUNTING }), "01 ac02 00 02"),
+        (line(&QuotaUsage { bytes: -1, inodes: 1 }), "01 01 02"),
         (line(&FeedLog { sealed: true }), "0101"),
         (line(&FeedMark { beat: 1, folded: 300, trimmed: 2 }), "01 01 ac02 02"),
         (line(&cursor), "01 01 01 03 ac02 00"),
@@ -211,7 +225,7 @@ fn rows_of_the_first_version_are_read() {
     let garbage = Garbage::decode(&unhex("01 40")).expect("garbage of the first version");
     assert_eq!(garbage, Garbage { count: 64, born: 0, dropped: 0 });
     let old = unhex("0101a403e80764 01ac02 8080d0e2c6bfce972f 01 00 05 02 03 80808002 01 00 00 00");
-    let before = Inode { btime_ns: 0, rdev: 0, flags: 0, xattrs: 0, xattr_bytes: 0, ..inode() };
+    let before = Inode { btime_ns: 0, rdev: 0, flags: 0, xattrs: 0, xattr_bytes: 0, trash_s: 0, ..inode() };
     assert_eq!(Inode::decode(&old), Ok(before));
     assert_eq!(Holds::decode(&[1]), Ok(Holds { count: 0 }));
     assert_eq!(SessionBeat::decode(&unhex("01 05")), Ok(SessionBeat { beats: 5, server: 0 }));

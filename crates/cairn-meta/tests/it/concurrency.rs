@@ -80,7 +80,7 @@ async fn no_name_is_made_in_a_removed_directory() {
             let world = world.clone();
             tokio::spawn(async move { in_slot(&world, 2, round, create("d/f")).await })
         };
-        let rmdir = Kind::Rmdir(pb::Rmdir { at: Some(crate::support::at("d")) });
+        let rmdir = Kind::Rmdir(pb::Rmdir { at: Some(crate::support::at("d")), ..Default::default() });
         let removed = in_slot(&world, 1, 2 * round, rmdir).await;
         let made = maker.await.expect("no task fails");
         match (&made, &removed) {

@@ -304,7 +304,7 @@ impl Mutator {
                     };
                     (Kind::Create(create), Some(0))
                 }
-                4..=5 => (Kind::Unlink(pb::Unlink { at: Some(at(&path)) }), Some(1)),
+                4..=5 => (Kind::Unlink(pb::Unlink { at: Some(at(&path)), ..Default::default() }), Some(1)),
                 6..=7 => {
                     let rename = pb::Rename {
                         from: Some(at(&path)),
@@ -352,8 +352,13 @@ async fn tree(world: &World) -> (BTreeMap<(u64, Bytes), u64>, BTreeMap<u64, pb::
 async fn mirrored(seed: u64, unknown: u32) {
     let engine: Arc<dyn Engine> = Arc::new(Disorder::new(seed, unknown));
     let clock = Arc::new(ManualClock::default());
-    let open = |seed| Meta::open(engine.clone(), MetaOptions { seed, ..options(clock.clone()) });
-    let (first, second) = (open(1).await.expect("opened"), open(2).await.expect("opened"));
+    let open = async |seed| loop {
+        // It may not know what became of its first step.
+        if let Ok(meta) = Meta::open(engine.clone(), MetaOptions { seed, ..options(clock.clone()) }).await {
+            return meta;
+        }
+    };
+    let (first, second) = (open(1).await, open(2).await);
     let world = World::around(first.clone(), clock.clone()).await;
     let mut reader = Reader::begin(&first, None).await;
     let mut setup = Mutator {

@@ -22,7 +22,7 @@ fn create(path: &str) -> Kind {
 }
 
 fn unlink(path: &str) -> Kind {
-    Kind::Unlink(pb::Unlink { at: Some(at(path)) })
+    Kind::Unlink(pb::Unlink { at: Some(at(path)), ..Default::default() })
 }
 
 fn rename(from: &str, to: &str) -> Kind {

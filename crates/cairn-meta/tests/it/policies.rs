@@ -29,7 +29,8 @@ async fn what_is_made_takes_the_policy_of_its_directory_and_keeps_it() {
     let world = World::with_groups().await;
     world.mkdir("d").await.expect("made");
     world.create("d/before").await.expect("made");
-    let change = pb::SetPolicy { replicas: Some(2), block_len: Some(2 * BLOCK), relaxed: Some(true), at: None };
+    let change =
+        pb::SetPolicy { replicas: Some(2), block_len: Some(2 * BLOCK), relaxed: Some(true), ..Default::default() };
     world.set_policy("d", change).await.expect("set");
     world.mkdir("d/below").await.expect("made");
     world.create("d/below/after").await.expect("made");

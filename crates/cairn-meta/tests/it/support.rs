@@ -326,11 +326,11 @@ impl World {
     }
 
     pub async fn unlink(&self, path: &str) -> Result<(), Status> {
-        self.change(Kind::Unlink(pb::Unlink { at: Some(at(path)) })).await.map(|_| ())
+        self.change(Kind::Unlink(pb::Unlink { at: Some(at(path)), ..Default::default() })).await.map(|_| ())
     }
 
     pub async fn rmdir(&self, path: &str) -> Result<(), Status> {
-        self.change(Kind::Rmdir(pb::Rmdir { at: Some(at(path)) })).await.map(|_| ())
+        self.change(Kind::Rmdir(pb::Rmdir { at: Some(at(path)), ..Default::default() })).await.map(|_| ())
     }
 
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), Status> {

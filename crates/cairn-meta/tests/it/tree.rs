@@ -220,8 +220,8 @@ impl Op {
                 let (at, target) = (Some(at(path)), bytes(target));
                 Kind::Symlink(pb::Symlink { at, target, attr: None, replace: *replace })
             }
-            Op::Unlink(path) => Kind::Unlink(pb::Unlink { at: Some(at(path)) }),
-            Op::Rmdir(path) => Kind::Rmdir(pb::Rmdir { at: Some(at(path)) }),
+            Op::Unlink(path) => Kind::Unlink(pb::Unlink { at: Some(at(path)), ..Default::default() }),
+            Op::Rmdir(path) => Kind::Rmdir(pb::Rmdir { at: Some(at(path)), ..Default::default() }),
             Op::Rename(from, to, no_replace) => {
                 let (from, to) = (Some(at(from)), Some(at(to)));
                 Kind::Rename(pb::Rename { from, to, no_replace: *no_replace, ..Default::default() })

@@ -6,7 +6,7 @@ use super::collector::Collector;
 use super::subject::DutyCounts;
 use crate::limits::{
     BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_CHECKS, EXPIRY_PERIOD, FEED_PERIOD, GARBAGE_PERIOD,
-    SNAPSHOTS_PERIOD,
+    SNAPSHOTS_PERIOD, TREES_PERIOD,
 };
 use cairn_meta::Meta;
 use cairn_proto::status::Status;
@@ -96,6 +96,21 @@ pub(crate) async fn trim_snapshots(meta: Meta, stop: CancellationToken) {
         };
         let Some(outcome) = stop.run_until_cancelled(step).await else { return };
         if !again("let go of what snapshots held", outcome, SNAPSHOTS_PERIOD, &never, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Drops what has run out of the trash, and counts trees whose quota changed.
+pub(crate) async fn tend_trees(meta: Meta, stop: CancellationToken) {
+    let never = Notify::new();
+    loop {
+        let step = async {
+            let dropped = meta.expire_trash().await? | meta.drop_trees().await?;
+            Ok(dropped | meta.count_quotas().await?)
+        };
+        let Some(outcome) = stop.run_until_cancelled(step).await else { return };
+        if !again("look after trash and quotas", outcome, TREES_PERIOD, &never, &stop).await {
             return;
         }
     }

@@ -192,6 +192,7 @@ impl MetaServer {
         tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::tend_feed(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::trim_snapshots(meta.clone(), stop.clone()));
+        tasks.spawn_duty(duties::tend_trees(meta.clone(), stop.clone()));
         tasks.spawn_duty(duties::collect(collector, config.gc_grace, counts, stop));
         tracing::info!(%addr, console = ?console_addr, cluster = %cluster_id, "metadata server listens");
         Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, console: console_addr, tasks })

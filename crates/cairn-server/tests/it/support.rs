@@ -343,7 +343,7 @@ impl Client {
 
     pub async fn unlink(&mut self, stored: &Stored) {
         let at = pb::At { dir: 1, path: stored.path.clone().into() };
-        self.mutate(Kind::Unlink(pb::Unlink { at: Some(at) })).await.unwrap();
+        self.mutate(Kind::Unlink(pb::Unlink { at: Some(at), ..Default::default() })).await.unwrap();
     }
 
     /// Usage of the stores of the node at `addr`.

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::settings::{BlockSize, DurabilityName, PolicyReplicas};
+use crate::{
+    settings::{BlockSize, DurabilityName, PolicyReplicas},
+    span::Span,
+};
 
 /// Show or change how files in a directory are stored
 #[derive(Debug, Args)]
@@ -47,10 +50,34 @@ pub struct PolicySet {
     /// be lost when all machines lose power
     #[arg(long, value_name = "LEVEL")]
     pub durability: Option<DurabilityName>,
+    /// Keep what is removed for this long, as 168h; `off` = not at all
+    #[arg(long, value_name = "TIME")]
+    pub trash: Option<TrashTime>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// The directory
     #[arg(value_name = "DIR")]
     pub path: PathBuf,
+}
+
+/// How long a directory keeps what is removed from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrashTime {
+    /// 0 = not at all.
+    pub seconds: u64,
+}
+
+impl std::str::FromStr for TrashTime {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self { seconds: 0 });
+        }
+        match text.parse::<Span>()?.get().as_secs() {
+            0 => Err("at least a second is allowed, or off"),
+            seconds => Ok(Self { seconds }),
+        }
+    }
 }

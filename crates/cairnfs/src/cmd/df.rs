@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     args,
-    context::Context,
+    context::{Context, remote_path},
     failure::Failure,
     output::{Align, Out, Table},
     text,
@@ -39,6 +39,13 @@ pub async fn run(args: args::Df, context: &Context, out: &mut Out) -> Result<(),
     let client = context.connect().await?;
     let status = client.cluster_status().await.map_err(|error| Failure::cluster(&error))?;
     let room = client.statfs("/").await.map_err(|error| Failure::cluster(&error))?;
+    let quota = match &args.path {
+        Some(path) => {
+            remote_path(path)?;
+            client.quota(path).await.map_err(|error| Failure::client(path, &error))?
+        }
+        None => None,
+    };
     client.close().await;
     if args.json {
         return out.json(&Df::of(&status, &room));
@@ -60,7 +67,8 @@ pub async fn run(args: args::Df, context: &Context, out: &mut Out) -> Result<(),
     }
     out.line(format_args!("in files: {} ({})", size(status.file_bytes), text::count(status.inodes, "inode")))?;
     let copies = if room.replicas == 1 { "1 copy".to_owned() } else { format!("{} copies", room.replicas) };
-    out.line(format_args!("room for: {} at {copies}", size(room.free_bytes)))
+    out.line(format_args!("room for: {} at {copies}", size(room.free_bytes)))?;
+    quota.map_or(Ok(()), |quota| super::quota::table(&[quota], out))
 }
 
 impl<'a> Df<'a> {

@@ -12,11 +12,13 @@ pub mod live;
 mod ls;
 mod names;
 mod policy;
+mod quota;
 mod remove;
 mod snapshot;
 mod stat;
 mod stats;
 mod status;
+mod trash;
 mod tree;
 mod watch;
 mod xattr;
@@ -32,10 +34,12 @@ pub use self::{
     ls::run as ls,
     names::{mkdir, mv, rm},
     policy::run as policy,
+    quota::run as quota,
     snapshot::run as snapshot,
     stat::run as stat,
     stats::run as stats,
     status::run as status,
+    trash::run as trash,
     tree::run as tree,
     watch::run as watch,
     xattr::{acl, xattr},

@@ -68,8 +68,11 @@ pub async fn rm(args: args::Rm, context: &Context, _: &mut Out) -> Result<(), Fa
 
 async fn remove(client: &DfsClient, path: &Path, args: &args::Rm, jobs: usize) -> Result<(), Failure> {
     let removed = match client.symlink_metadata(path).await {
-        Ok(metadata) if metadata.kind != FileKind::Directory => client.remove_file(path).await.map(drop),
-        Ok(_) if args.recursive => return remove::tree(client, path, jobs).await,
+        Ok(metadata) if metadata.kind != FileKind::Directory => match args.purge {
+            true => client.purge_file(path).await,
+            false => client.remove_file(path).await,
+        },
+        Ok(_) if args.recursive => return remove::tree(client, path, jobs, args.purge).await,
         Ok(_) => return Err(Failure::at(text::path(path), "is a directory (-r removes directories)")),
         Err(error) => Err(error),
     };

@@ -23,6 +23,13 @@ struct PolicyJson {
     replicas: u64,
     block_len: u64,
     durability: &'static str,
+    #[serde(skip_serializing_if = "is_zero")]
+    trash_s: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl PolicyJson {
@@ -32,6 +39,7 @@ impl PolicyJson {
             replicas: metadata.replicas.into(),
             block_len: metadata.block_len.into(),
             durability: durability(metadata),
+            trash_s: metadata.trash_s,
         }
     }
 }
@@ -45,7 +53,11 @@ fn write(path: &Path, metadata: &Metadata, out: &mut Out) -> Result<(), Failure>
     out.name(path.as_os_str())?;
     let replicas = text::count(metadata.replicas.into(), "replica");
     let blocks = text::human(metadata.block_len.into());
-    out.line(format_args!(": {replicas}, blocks of {blocks}, {}", durability(metadata)))
+    let trash = match metadata.trash_s {
+        0 => String::new(),
+        seconds => format!(", trash kept for {}", text::seconds(seconds)),
+    };
+    out.line(format_args!(": {replicas}, blocks of {blocks}, {}{trash}", durability(metadata)))
 }
 
 /// Runs the command.
@@ -84,9 +96,13 @@ async fn set(args: args::PolicySet, context: &Context, out: &mut Out) -> Result<
         replicas,
         block_len: args.block_size.map(|size| size.0),
         relaxed: args.durability.map(|durability| durability == DurabilityName::Relaxed),
+        trash_s: args.trash.map(|trash| trash.seconds),
     };
     if change == PolicyChange::default() {
-        return Err(Failure::usage("policy set", "say what to change: --replicas, --block-size, --durability"));
+        return Err(Failure::usage(
+            "policy set",
+            "say what to change: --replicas, --block-size, --durability, --trash",
+        ));
     }
     let client = context.connect().await?;
     let changed = client.set_policy(path, change).await.map_err(|error| Failure::policy(path, &error));

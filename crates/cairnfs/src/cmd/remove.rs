@@ -16,6 +16,8 @@ use crate::{
 struct Remove {
     client: DfsClient,
     report: Arc<Report>,
+    /// Past the trash.
+    purge: bool,
 }
 
 impl Direction for Remove {
@@ -46,7 +48,11 @@ impl Direction for Remove {
     }
 
     async fn copy(&self, leaf: &Leaf<Self>, _: &Report) -> Result<Copied, Failure> {
-        match self.client.remove_file(&leaf.source).await {
+        let removed = match self.purge {
+            true => self.client.purge_file(&leaf.source).await,
+            false => self.client.remove_file(&leaf.source).await,
+        };
+        match removed {
             // Gone already is as good.
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::client(&leaf.source, &error)),
             _ => Ok(Copied::File(0)),
@@ -54,7 +60,11 @@ impl Direction for Remove {
     }
 
     async fn leave(&self, dir: &Dir<Self>) -> Result<(), Failure> {
-        match self.client.remove_dir(&dir.source).await {
+        let removed = match self.purge {
+            true => self.client.purge_dir(&dir.source).await,
+            false => self.client.remove_dir(&dir.source).await,
+        };
+        match removed {
             Err(error) => match error.kind() {
                 ErrorKind::NotFound => Ok(()),
                 // That something in it could not be removed has been said.
@@ -70,9 +80,13 @@ impl Direction for Remove {
 ///
 /// # Errors
 /// What could not be removed has been said.
-pub async fn tree(client: &DfsClient, path: &Path, jobs: usize) -> Result<(), Failure> {
+pub async fn tree(client: &DfsClient, path: &Path, jobs: usize, purge: bool) -> Result<(), Failure> {
+    // In one step, where a trash keeps it.
+    if !purge && client.try_remove_tree(path).await.map_err(|error| Failure::client(path, &error))? {
+        return Ok(());
+    }
     let report = Arc::new(Report::new("rm", Progress::new(false)));
-    let remove = Arc::new(Remove { client: client.clone(), report: Arc::clone(&report) });
+    let remove = Arc::new(Remove { client: client.clone(), report: Arc::clone(&report), purge });
     engine::run(&remove, vec![Root::Dir(path.to_path_buf(), path.to_path_buf(), ())], jobs, &report).await;
     if report.has_failures() { Err(Failure::Told) } else { Ok(()) }
 }

@@ -170,8 +170,8 @@ impl Subject {
             Op::Fifo { path } => {
                 Kind::Mknod(pb::Mknod { at: Some(at(path)), attr: attr(0o644), kind: pb::Kind::Fifo as i32, rdev: 0 })
             }
-            Op::Unlink { path } => Kind::Unlink(pb::Unlink { at: Some(at(path)) }),
-            Op::Rmdir { path } => Kind::Rmdir(pb::Rmdir { at: Some(at(path)) }),
+            Op::Unlink { path } => Kind::Unlink(pb::Unlink { at: Some(at(path)), ..Default::default() }),
+            Op::Rmdir { path } => Kind::Rmdir(pb::Rmdir { at: Some(at(path)), ..Default::default() }),
             Op::Rename { from, to, how } => Kind::Rename(pb::Rename {
                 from: Some(at(from)),
                 to: Some(at(to)),

@@ -5,6 +5,7 @@ mod copying;
 mod faults;
 mod garbage;
 mod inspecting;
+mod keeping;
 mod looking;
 mod mending;
 mod metadata;
