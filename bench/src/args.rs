@@ -135,6 +135,9 @@ pub enum Command {
     /// Measure names: files made, looked at, listed, renamed and removed by many clients, beside the engine's committer alone
     /// and a bare frame there and back
     Metadata(Metadata),
+    /// Make very many small files on metadata with the embedded engine alone, list, look at and remove them, and say what
+    /// each costs on the disk and whether memory grows with them
+    Files(Files),
     /// Open a store and say how long that took
     #[command(hide = true)]
     OpenStore {
@@ -152,6 +155,23 @@ pub struct Engine {
     /// Stores of so many blocks of 4 MiB are made (sparse: they take 45 bytes of disk a block) and opened
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1000000,10000000", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub blocks: Vec<u64>,
+}
+
+/// How many files are made, and how.
+#[derive(clap::Args, Debug)]
+pub struct Files {
+    /// Files [with --quick at most 20000]
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(100..))]
+    pub count: u64,
+    /// Files in each directory
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub per_directory: u64,
+    /// Memory for cached rows, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub cache_mib: u64,
+    /// Remove them at the end, too
+    #[arg(long)]
+    pub remove: bool,
 }
 
 /// Under which loads names are measured.

@@ -17,6 +17,7 @@ mod cluster;
 mod copysets;
 mod cpu;
 mod engine;
+mod files;
 mod limits;
 mod machine;
 mod metadata;
@@ -95,6 +96,10 @@ async fn measure(args: &Args) -> Result<bool> {
     }
     if let Some(Command::Metadata(wanted)) = &args.command {
         write(args, &metadata::run(args, wanted).await?)?;
+        return Ok(true);
+    }
+    if let Some(Command::Files(wanted)) = &args.command {
+        write(args, &files::run(args, wanted).await?)?;
         return Ok(true);
     }
     if let Some(Command::Engine(engine)) = &args.command {

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::health::{self, HealthDriver};
 use crate::hold::Holds;
 use crate::late::{self, LateAcks};
+use crate::locks::LockPlaces;
 use crate::node::{Node, Traffic};
 use crate::policy::budget::{Budget, HEDGE_CAP, HedgeBudget, RETRY_CAP, RETRY_PER_SUCCESS};
 use crate::policy::histogram::Recent;
@@ -22,6 +23,7 @@ use cairn_proto::{BootId, ClusterId, NodeId};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +81,9 @@ pub(crate) struct Inner {
     pub(crate) late_acks: LateAcks,
     pub(crate) holds: Holds,
     pub(crate) dir_policies: DirPolicies,
+    pub(crate) lock_places: LockPlaces,
+    /// Tells open files apart.
+    pub(crate) handles: AtomicU64,
     /// Second rounds, and second requests to the same node.
     pub(crate) retry_budget: Budget,
     /// Second copies of slow requests.
@@ -302,6 +307,8 @@ impl DfsClientBuilder {
             late_acks: LateAcks::default(),
             holds: Holds::default(),
             dir_policies: DirPolicies::default(),
+            lock_places: LockPlaces::default(),
+            handles: AtomicU64::new(1),
             retry_budget: Budget::new(RETRY_CAP, RETRY_PER_SUCCESS),
             hedge_budget: Arc::new(HedgeBudget::new()),
             first_legs: Default::default(),

@@ -23,6 +23,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 /// Blocks of one write sent at the same time.
@@ -37,6 +38,8 @@ struct Shared {
     client: DfsClient,
     path: PathBuf,
     inode: InodeId,
+    /// Tells it apart from other open files of this client.
+    handle: u64,
     block_len: u32,
     replicas: u32,
     relaxed: bool,
@@ -131,6 +134,7 @@ impl DfsClient {
             client: self.clone(),
             path: shown.to_path_buf(),
             inode: InodeId(attr.inode),
+            handle: inner.handles.fetch_add(1, Ordering::Relaxed),
             block_len: if policy.block_len == 0 { BLOCK_LEN_DEFAULT } else { policy.block_len },
             replicas: policy.replicas,
             relaxed: options.relaxed.or(inner.config.relaxed).unwrap_or(policy.relaxed),
@@ -155,6 +159,11 @@ impl File {
     /// Its inode's number.
     pub fn inode(&self) -> InodeId {
         self.0.inode
+    }
+
+    /// Tells it apart from other open files of this client.
+    pub(crate) fn handle(&self) -> u64 {
+        self.0.handle
     }
 
     pub(crate) fn replicas(&self) -> u32 {

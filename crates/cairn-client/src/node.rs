@@ -383,6 +383,12 @@ impl Node {
 
     fn observe(&self, inner: &Inner, running: &Flight<'_>, len: u64, elapsed: Duration) {
         let now = inner.now();
+        let histogram = Arc::clone(self.latencies.lock().entry(running.op).or_default());
+        histogram.record(elapsed);
+        if running.op == op::name(op::WAIT_LOCK) {
+            // It waited for another client, which says nothing about the server.
+            return;
+        }
         let measure = &self.measures[running.traffic as usize];
         measure.load.lock().on_success(elapsed, now);
         measure.timer.lock().on_sample(elapsed, len, now);
@@ -394,8 +400,6 @@ impl Node {
         if running.kind == LegKind::First && self.is_closed() {
             inner.first_legs(self, running.traffic).record(elapsed, now);
         }
-        let histogram = Arc::clone(self.latencies.lock().entry(running.op).or_default());
-        histogram.record(elapsed);
     }
 
     fn on_failed(&self, inner: &Inner, running: &Flight<'_>, op_kind: OpKind, error: &LegError) -> LegFailure {

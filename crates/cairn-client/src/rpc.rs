@@ -22,6 +22,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// A request that waits for a lock is overdue so long after the time it wanted to wait.
+const WAIT_GRACE: Duration = Duration::from_secs(5);
 /// Pause before a mutation of unknown outcome is sent again.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -240,6 +242,11 @@ impl Ask<'_> {
             return Times { hedge_after: Duration::MAX, soft_after: Duration::MAX, stall_after: None };
         }
         let now = self.inner.now();
+        if let Some(request::Kind::WaitLock(ask)) = &self.request.kind {
+            // How long it takes is not up to the server.
+            let soft_after = Duration::from_millis(ask.wait_ms.into()) + WAIT_GRACE;
+            return Times { hedge_after: Duration::MAX, soft_after, stall_after: None };
+        }
         let (traffic, hedge_after) = if self.request.op_id.is_some() {
             (Traffic::Write, Duration::MAX)
         } else {

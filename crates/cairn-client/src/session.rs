@@ -3,6 +3,7 @@
 use crate::caller::Call;
 use crate::client::Inner;
 use crate::error::{Cause, Error};
+use crate::lock_claims::{self, LockClaims};
 use crate::rpc::MetaFailure;
 use crate::stats::bump;
 use crate::trace;
@@ -117,6 +118,9 @@ pub(crate) struct Sessions {
     writer: tokio::sync::Mutex<Option<Arc<Writer>>>,
     retired: Mutex<Vec<Arc<Writer>>>,
     inodes: tokio::sync::Mutex<InodeRange>,
+    locks: LockClaims,
+    /// There was a session.
+    opened: AtomicBool,
 }
 
 #[derive(Default)]
@@ -127,7 +131,17 @@ struct InodeRange {
 }
 
 impl Sessions {
-    async fn session(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<Arc<Session>, Error> {
+    /// The session that holds locks on a file.
+    pub(crate) fn locking(&self, inode: InodeId) -> Option<Arc<Session>> {
+        self.locks.session(inode)
+    }
+
+    /// True once there was a session.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    pub(crate) async fn session(&self, inner: &Arc<Inner>, deadline: Instant) -> Result<Arc<Session>, Error> {
         let mut current = by(deadline, self.current.lock()).await?;
         if let Some(session) = current.as_ref().filter(|session| !session.lost.load(Ordering::Relaxed)) {
             return Ok(session.clone());
@@ -141,6 +155,7 @@ impl Sessions {
         };
         let session = Arc::new(Session::new(&reply));
         *current = Some(session.clone());
+        self.opened.store(true, Ordering::Relaxed);
         let lease = Duration::from_millis(reply.lease_ms.max(1000));
         inner.upkeep.spawn(renew(inner.clone(), session.clone(), lease / 3));
         Ok(session)
@@ -277,9 +292,14 @@ async fn by<T>(deadline: Instant, lock: impl Future<Output = T>) -> Result<T, Er
 }
 
 async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -> Result<(response::Kind, u64), Error> {
+    // What is done to a file with locks is done by the session that holds them, or not at all: others may have taken them.
+    let locking = lock_claims::concerns(&call.kind).and_then(|inode| inner.sessions.locking(inode));
     // A session that was lost before the request could have been executed is replaced once.
     for fresh in [false, true] {
-        let session = inner.sessions.session(inner, deadline).await?;
+        let session = match &locking {
+            Some(session) => session.clone(),
+            None => inner.sessions.session(inner, deadline).await?,
+        };
         let guard = tokio::time::timeout_at(deadline, session.slot())
             .await
             .map_err(|_| Error::new("mutate", Cause::Deadline(inner.config.meta_timeout)))?;
@@ -300,6 +320,13 @@ async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -
             }
             Err(_) => &inner.counters.commits_failed,
         });
+        if let request::Kind::SetLock(pb::SetLock { lock: Some(lock) }) = &call.kind {
+            let gone = matches!(&result, Err(failure) if matches!(failure.error.cause(), Cause::Fenced(_)));
+            // Locks of a session that is gone are gone.
+            if result.is_ok() || (gone && lock.mode() == pb::LockMode::Unlock) {
+                inner.sessions.locks.note(lock, &session);
+            }
+        }
         let failure = match result {
             Ok(reply) => return Ok((reply, session.id.0)),
             Err(failure) => failure,
@@ -317,7 +344,7 @@ async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -
         let uses_writer = matches!(&call.kind, request::Kind::Commit(commit) if !commit.pieces.is_empty())
             || matches!(&call.kind, request::Kind::Append(append) if !append.pieces.is_empty())
             || matches!(&call.kind, request::Kind::Publish(publish) if publish.unnamed || !publish.pieces.is_empty());
-        if fresh || uses_writer {
+        if fresh || uses_writer || locking.is_some() {
             return Err(failure.error);
         }
     }

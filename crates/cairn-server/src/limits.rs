@@ -30,6 +30,12 @@ pub const META_REQUESTS_MAX: usize = 1024;
 pub const ENGINE_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// When clients are told to ask again while the engine has never been there.
 pub const ENGINE_RETRY_AFTER_MS: u32 = 500;
+/// Requests that wait for a lock and are held meanwhile; further ones are answered at once.
+pub const LOCK_PLACES: usize = 1024;
+/// How long one is held at most.
+pub const LOCK_HOLD_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked whether another server has let a lock go.
+pub const LOCK_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Memory for cached rows, where no option says otherwise.
 pub const META_CACHE_BYTES: u64 = 64 << 20;
 /// How often the silence of nodes is counted and groups are looked after.

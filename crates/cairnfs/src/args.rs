@@ -3,6 +3,7 @@
 
 mod admin;
 mod attributes;
+mod content;
 mod cp;
 mod fsck;
 mod meta;
@@ -18,6 +19,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
 
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks, Upgrade, UpgradeWhat};
 pub use attributes::{AclArgs, AclWhat, Chmod, Chown, Ln, Touch, Xattr, XattrWhat};
+pub use content::{Locks, Punch, Truncate};
 pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
@@ -98,6 +100,9 @@ pub enum Command {
     Xattr(Xattr),
     Acl(AclArgs),
     Stat(Stat),
+    Truncate(Truncate),
+    Punch(Punch),
+    Locks(Locks),
     Du(Du),
     Df(Df),
     Tree(Tree),
@@ -136,6 +141,9 @@ impl Command {
             Self::Xattr(_) => "xattr",
             Self::Acl(_) => "acl",
             Self::Stat(_) => "stat",
+            Self::Truncate(_) => "truncate",
+            Self::Punch(_) => "punch",
+            Self::Locks(_) => "locks",
             Self::Du(_) => "du",
             Self::Df(_) => "df",
             Self::Tree(_) => "tree",

@@ -5,7 +5,7 @@ use super::own_view;
 use super::ship::Shipped;
 use super::watch::Watchers;
 use crate::gate::Gate;
-use crate::limits::META_REQUESTS_MAX;
+use crate::limits::{LOCK_PLACES, META_REQUESTS_MAX};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_meta::Meta;
@@ -17,7 +17,7 @@ use cairn_proto::status::{Code, Status};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout_at;
 
 /// Name of the engine that ships its log.
@@ -25,10 +25,12 @@ const EMBEDDED: &str = "embedded";
 
 /// Answers the requests of a metadata server.
 pub(crate) struct MetaHandler {
-    meta: Meta,
+    pub(super) meta: Meta,
     /// Does not hold the engine open.
     engine: Weak<dyn Engine>,
-    requests: Gate,
+    pub(super) requests: Gate,
+    /// Requests that are held while they wait for a lock.
+    pub(super) lock_places: Semaphore,
     watchers: Watchers,
     /// Told when nodes or memberships may have changed.
     cluster_changed: Arc<Notify>,
@@ -51,6 +53,7 @@ impl MetaHandler {
             meta,
             engine,
             requests,
+            lock_places: Semaphore::new(LOCK_PLACES),
             watchers: Watchers::new(),
             cluster_changed,
             stats,
@@ -95,7 +98,7 @@ impl MetaHandler {
     }
 
     /// What metadata says; the wait for the engine's disk is told to the caller.
-    async fn execute(&self, ctx: &RequestContext, request: &pb::Request) -> Result<response::Kind, Status> {
+    pub(super) async fn execute(&self, ctx: &RequestContext, request: &pb::Request) -> Result<response::Kind, Status> {
         if let Some(Kind::DumpRows(ask)) = &request.kind {
             return self.dumps.serve(&self.meta, ask).await.map(response::Kind::DumpRows);
         }
@@ -130,6 +133,14 @@ impl Handler for MetaHandler {
             let reply = match ctx.deadline {
                 Some(deadline) => timeout_at(deadline, watching).await.unwrap_or_else(|_| Err(too_late())),
                 None => watching.await,
+            };
+            return Ok((reply?, Body::empty()));
+        }
+        if let Some(Kind::WaitLock(ask)) = &request.kind {
+            let waiting = self.wait_lock(ctx, &request, ask);
+            let reply = match ctx.deadline {
+                Some(deadline) => timeout_at(deadline, waiting).await.unwrap_or_else(|_| Err(too_late())),
+                None => waiting.await,
             };
             return Ok((reply?, Body::empty()));
         }

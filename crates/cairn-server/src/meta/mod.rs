@@ -5,6 +5,7 @@ mod dumps;
 mod duties;
 mod engine;
 mod handler;
+mod lock_wait;
 mod mass;
 mod ripening;
 mod ship;

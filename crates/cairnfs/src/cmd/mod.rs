@@ -1,6 +1,7 @@
 //! The commands that look at files and at the cluster, or change names; each is a module with one `run`.
 
 mod admin;
+mod content;
 mod cp;
 mod df;
 mod du;
@@ -25,6 +26,7 @@ mod xattr;
 
 pub use self::{
     admin::run as admin,
+    content::{locks, punch, truncate},
     cp::run as cp,
     df::run as df,
     du::run as du,

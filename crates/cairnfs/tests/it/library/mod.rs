@@ -3,8 +3,10 @@
 mod attributes;
 mod cluster;
 mod consistency;
+mod content;
 mod failures;
 mod files;
+mod locks;
 mod model;
 mod names;
 mod spans;

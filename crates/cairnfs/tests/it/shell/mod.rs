@@ -18,6 +18,6 @@ mod snapshots;
 mod support;
 mod tree;
 mod watching;
-mod wire;
+pub mod wire;
 
 pub use support::{CONSOLE_STEP, Cluster, http_get};
