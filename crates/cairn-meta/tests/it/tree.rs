@@ -143,28 +143,21 @@ impl Model {
 
     fn rename(&mut self, from: &str, to: &str, no_replace: bool) -> Result<(), Code> {
         let (from_dir, from_name) = self.walk(from, false)?.map_err(|_| Code::Invalid)?;
-        let moved = self.child(from_dir, &from_name).ok_or(Code::NotFound)?;
         let (to_dir, to_name) = self.walk(to, false)?.map_err(|_| Code::Exists)?;
+        let moved = self.child(from_dir, &from_name).ok_or(Code::NotFound)?;
         let old = self.child(to_dir, &to_name);
         if no_replace && old.is_some() {
             return Err(Code::Exists);
         }
-        let mut up = to_dir;
-        while self.is_dir(moved) {
-            if up == moved {
-                return Err(Code::Invalid);
-            }
-            let Node::Dir { parent, .. } = &self.nodes[up] else { panic!("not a directory") };
-            if up == 0 {
-                break;
-            }
-            up = *parent;
+        if self.is_dir(moved) && self.is_below(to_dir, moved) {
+            return Err(Code::Invalid);
         }
         match old {
             Some(old) if old == moved => return Ok(()),
             Some(old) => match (self.is_dir(moved), self.is_dir(old)) {
                 (true, true) if !self.is_empty_dir(old) => return Err(Code::NotEmpty),
                 (true, false) => return Err(Code::NotADirectory),
+                (false, true) if self.is_below(from_dir, old) => return Err(Code::NotEmpty),
                 (false, true) => return Err(Code::IsADirectory),
                 _ => {}
             },
@@ -176,6 +169,12 @@ impl Model {
             *parent = to_dir;
         }
         Ok(())
+    }
+
+    /// Whether `dir` is `top` or lies below it.
+    fn is_below(&self, dir: usize, top: usize) -> bool {
+        let Node::Dir { parent, .. } = &self.nodes[dir] else { panic!("not a directory") };
+        dir == top || dir != 0 && self.is_below(*parent, top)
     }
 
     /// Every path with what it is.

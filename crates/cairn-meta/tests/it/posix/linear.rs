@@ -81,7 +81,7 @@ async fn what_many_clients_of_several_servers_are_told_fits_one_order() {
     }
     let ops = HISTORIES as usize * CLIENTS as usize * OPS_PER_CLIENT;
     assert!(overlaps * 5 > ops, "only {overlaps} of {ops} operations overlap the next");
-    assert!(done * 5 > ops, "only {done} of {ops} operations changed something");
+    assert!(done * 10 > ops, "only {done} of {ops} operations changed something");
 }
 
 #[test]
