@@ -105,7 +105,7 @@ impl Meta {
 }
 
 fn policy() -> pb::Policy {
-    pb::Policy { replicas: NODES.len() as u32, block_len: 4 << 20, relaxed: false }
+    pb::Policy { replicas: NODES.len() as u32, block_len: 4 << 20, relaxed: false, trash_s: 0 }
 }
 
 #[async_trait]
