@@ -183,7 +183,7 @@ impl World {
                             world.change(slot, base + index, Kind::Create(ask)).await?;
                         }
                         Action::Remove => {
-                            let ask = pb::Unlink { at: Some(at(&world.path(index))) };
+                            let ask = pb::Unlink { at: Some(at(&world.path(index))), no_trash: false };
                             world.change(slot, base + index, Kind::Unlink(ask)).await?;
                         }
                         Action::Stat if index % STAT_EVERY == 0 => {

@@ -35,7 +35,7 @@ async fn counted(world: &World) {
 async fn check(world: &World, repair: bool) -> Vec<String> {
     let (mut cursor, mut found) = (Bytes::new(), Vec::new());
     loop {
-        let ask = pb::CheckRows { cursor, repair, ..Default::default() };
+        let ask = pb::CheckRows { cursor, repair };
         let Ok(Reply::CheckRows(page)) = world.ask(Kind::CheckRows(ask)).await else { panic!("no check") };
         found.extend(page.findings.into_iter().map(|finding| finding.rule));
         cursor = page.next_cursor;
