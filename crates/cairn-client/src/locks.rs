@@ -334,6 +334,14 @@ async fn wait<T>(
             Err(error) => break Err(error),
         }
     };
+    // Whoever was in line when the time was up has waited for the holder, even if the last request got no answer.
+    let is_over = in_line.is_some() && Instant::now() >= deadline;
+    let result = match result {
+        Err(error) if is_over && error.kind() == ErrorKind::Unavailable => {
+            Err(Error::new("lock", Cause::Deadline(begun.elapsed())))
+        }
+        result => result,
+    };
     if result.is_err()
         && let Some(session) = in_line
     {
