@@ -1,5 +1,5 @@
 //! Existing databases as engines of metadata: PostgreSQL's wire and etcd v3, each behind
-//! [`Engine`](cairn_meta::kv::Engine).
+//! [`cairn_meta::kv::Engine`].
 //!
 //! An [`EngineUrl`] says which; [`open`] reaches it. This crate knows nothing of inodes: it moves keys, values and ranges
 //! to a server and back, in serializable transactions. Its sockets are those of the drivers. Whatever may be written
