@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 /// Hears what an engine has committed.
 pub trait CommitSink: Send + Sync + 'static {
     /// A group of transactions was applied, the last of them with the number `last`; numbers grow, and groups come in
-    /// their order. `writes` holds all their writes, see [`decode_writes`]. Called by the committer: it must not wait.
+    /// their order. `writes` holds all their writes, see `decode_writes`. Called by the committer: it must not wait.
     fn committed(&self, last: u64, writes: Vec<u8>);
 }
 
