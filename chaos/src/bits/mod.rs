@@ -25,8 +25,9 @@ const FILE_LEN: u64 = 4 * 1024 * 1024;
 const SIZES: [usize; 4] = [4 * 1024, 16 * 1024, 128 * 1024, 512 * 1024];
 /// One flip in this many may hit any byte of a frame, the others hit data.
 const ANYWHERE_ONE_IN: u32 = 4;
-/// How long a flip may stay unnoticed while reads go on.
-const NOTICED_MAX: Duration = Duration::from_secs(10);
+/// How long a flip may stay unnoticed while reads go on: a length that became longer, on a connection that is not chosen
+/// again, is noticed when that connection has stalled for 30 s.
+const NOTICED_MAX: Duration = Duration::from_secs(45);
 /// How long the whole may take before it is given up.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Between looks at counters when nothing has changed.
