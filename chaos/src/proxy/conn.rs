@@ -23,6 +23,8 @@ pub struct Conn {
     pub swallowed: AtomicBool,
     /// One side is gone and the other must not notice.
     pub half_open: AtomicBool,
+    /// Its HELLO said that a server dialled.
+    pub of_a_server: AtomicBool,
 }
 
 impl Conn {
@@ -31,7 +33,8 @@ impl Conn {
         // Without it the proxy would add up to 40 ms to small frames; a socket that refuses is about to fail anyway.
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
-        Self { client, server, dead, counters, swallowed: false.into(), half_open: false.into() }
+        let (swallowed, half_open, of_a_server) = Default::default();
+        Self { client, server, dead, counters, swallowed, half_open, of_a_server }
     }
 
     /// Resets both sides (RST) and ends the pumps.

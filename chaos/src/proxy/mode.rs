@@ -70,7 +70,8 @@ pub enum Mode {
         one_in: u32,
     },
     /// Frame-aware: one random bit of the first message that has a body ([`FlipPlace::Body`]), or of the first frame, that
-    /// passes on a connection after the mode was set; what follows on that connection passes.
+    /// passes on a connection after the mode was set; what follows on that connection passes, and so does everything on one
+    /// whose HELLO says that a server dialled.
     FlipOnce {
         /// Where.
         place: FlipPlace,

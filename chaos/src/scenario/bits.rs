@@ -18,9 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     criterion: AC10,
     short: AC10_SHORT,
     families: &["flip_bit"],
-    // Metadata ships its log to the nodes through the same proxies, and a flip in such an answer is not the client's to
-    // notice: until flips can be aimed at clients alone, the count is off by one now and then.
-    ci: false,
+    ci: true,
     run: |context| {
         let seed = context.seed;
         let settings = match context.form {
