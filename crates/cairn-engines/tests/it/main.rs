@@ -3,6 +3,9 @@
 //! The tests of the namespace are those of `cairn-meta`. Those below `real` start a server and run everything on it, one
 //! after the other (`.config/nextest.toml`).
 
+#[allow(dead_code, reason = "shared with tests that are not run here")]
+#[path = "../../../cairn-meta/tests/it/bent.rs"]
+mod bent;
 mod engine;
 #[path = "../../../cairn-meta/tests/it/extents.rs"]
 mod extents;

@@ -2,7 +2,7 @@
 
 use crate::support::{BLOCK, Expect, World, code, create};
 use crate::watched::{SMALL, WatchedEngine};
-use cairn_meta::kv::Engine;
+use cairn_meta::kv::{Engine, MapEngine};
 use cairn_proto::limits::{APPEND_TAIL_MAX, FILE_LEN_MAX, TAIL_INLINE_PER_INLINE};
 use cairn_proto::pb;
 use cairn_proto::pb::AllocateMode;
@@ -224,7 +224,7 @@ async fn many_pieces_are_cut_punched_and_dropped_in_small_steps() {
     world.unlink("f").await.expect("removed");
     while world.meta.drop_maps().await.expect("dropped") {}
     assert_eq!(world.garbage_blocks().await.len() as u64, PIECES);
-    assert!(engine.watch.writes_most.load(Ordering::SeqCst) <= SMALL.writes);
+    assert!(engine.watch().writes_most.load(Ordering::SeqCst) <= SMALL.writes);
 }
 
 /// Blocks that many rows share: a big one with holes punched into it.
@@ -292,11 +292,11 @@ async fn one_write_replaces_very_many_pieces() {
 #[tokio::test]
 async fn commits_that_wait_for_one_file_are_one_transaction() {
     const CALLERS: u32 = 33;
-    let engine = WatchedEngine::new(WatchedEngine::new(SMALL).inner.limits());
+    let engine = WatchedEngine::new(MapEngine::new().limits());
     let world = Arc::new(World::over(Arc::new(engine.clone())).await);
     let inode = world.create("f").await.expect("made").inode;
     let before = engine.commits();
-    let held = engine.watch.gate.acquire_many(1 << 20).await.expect("never closed");
+    let held = engine.watch().gate.acquire_many(1 << 20).await.expect("never closed");
     let mut tasks = Vec::new();
     for slot in 1..=CALLERS {
         let world = world.clone();
@@ -332,10 +332,10 @@ async fn commits_that_wait_for_one_file_are_one_transaction() {
 /// Whoever took others along is given up: they are done all the same, and once.
 #[tokio::test]
 async fn a_caller_that_goes_away_takes_nobody_with_it() {
-    let engine = WatchedEngine::new(WatchedEngine::new(SMALL).inner.limits());
+    let engine = WatchedEngine::new(MapEngine::new().limits());
     let world = Arc::new(World::over(Arc::new(engine.clone())).await);
     let inode = world.create("f").await.expect("made").inode;
-    let held = engine.watch.gate.acquire_many(1 << 20).await.expect("never closed");
+    let held = engine.watch().gate.acquire_many(1 << 20).await.expect("never closed");
     let mut tasks = Vec::new();
     for slot in 1..=6 {
         let world = world.clone();
@@ -376,7 +376,7 @@ async fn a_big_file_written_in_order_takes_little_metadata() {
     const BLOCK_LEN: u64 = 4 << 20;
     const PER_COMMIT: u64 = 64;
     const BYTES: u64 = 1 << 40;
-    let engine = WatchedEngine::new(WatchedEngine::new(SMALL).inner.limits());
+    let engine = WatchedEngine::new(MapEngine::new().limits());
     let world = World::over(Arc::new(engine.clone())).await;
     world.add_nodes(3).await;
     world.change(create("big")).await.expect("made");

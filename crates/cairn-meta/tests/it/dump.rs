@@ -1,9 +1,9 @@
 //! Dumps: made at one moment while writes go on, loaded whole or not at all, moved between engines.
 
 use crate::support::{BLOCK, ManualClock, World, embedded, options};
-use bytes::Bytes;
+use crate::watched::WatchedEngine;
 use cairn_meta::dump::{Dump, LoadError, Loader, Purpose, RowDigest};
-use cairn_meta::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, MapEngine, Order, Txn};
+use cairn_meta::kv::{Engine, Limits, MapEngine};
 use cairn_meta::migrate::{MigrateError, migrate};
 use cairn_meta::{Meta, OpenError};
 use std::sync::Arc;
@@ -179,63 +179,11 @@ async fn what_is_no_dump_or_newer_is_said() {
     );
 }
 
-/// An engine that takes little at a time, as etcd does, and refuses more.
-struct Narrow(MapEngine, Limits);
-
-struct NarrowTxn {
-    inner: Box<dyn Txn>,
-    limits: Limits,
-    writes: usize,
-}
-
-#[async_trait::async_trait]
-impl Engine for Narrow {
-    async fn begin(&self) -> Result<Box<dyn Txn>, EngineError> {
-        Ok(Box::new(NarrowTxn { inner: self.0.begin().await?, limits: self.1, writes: 0 }))
-    }
-    fn limits(&self) -> Limits {
-        self.1
-    }
-    fn name(&self) -> &'static str {
-        "narrow"
-    }
-}
-
-#[async_trait::async_trait]
-impl Txn for NarrowTxn {
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.get(key).await
-    }
-    async fn get_many(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        self.inner.get_many(keys).await
-    }
-    async fn scan(&mut self, range: &KeyRange, limit: usize, order: Order) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        self.inner.scan(range, limit, order).await
-    }
-    async fn read_unvalidated(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.read_unvalidated(key).await
-    }
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.writes += 1;
-        self.inner.put(key, value);
-    }
-    fn delete(&mut self, key: Vec<u8>) {
-        self.writes += 1;
-        self.inner.delete(key);
-    }
-    async fn commit(self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
-        if self.writes > self.limits.writes {
-            return Err(EngineError::TooLarge { writes: self.writes, bytes: 0 });
-        }
-        self.inner.commit(durability).await
-    }
-}
-
 #[tokio::test]
 async fn a_narrow_engine_takes_a_dump_in_small_steps() {
     let (_world, engine) = populated().await;
     let (bytes, digest) = dump_of(&*engine).await;
-    let narrow = Arc::new(Narrow(MapEngine::new(), Limits { writes: 100, bytes: 64 << 10 }));
+    let narrow = Arc::new(WatchedEngine::new(Limits { writes: 100, bytes: 64 << 10 }));
     assert!(load(narrow.clone(), &bytes[..bytes.len() - 9], 4096, RESTORE).await.is_err());
     assert_eq!(load(narrow.clone(), &bytes, 4096, RESTORE).await.expect("loaded"), digest);
     assert!(open(narrow).await.is_ok());

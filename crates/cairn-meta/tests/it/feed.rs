@@ -1,9 +1,10 @@
 //! The change feed: nothing is skipped, whoever writes, however commits are ordered and whatever becomes of them.
 
+use crate::bent::{Bend, Bent, Ready};
 use crate::support::{ManualClock, World, at, attr, bytes, code, create, mkdir, options};
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_meta::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, MapEngine, Order, Txn};
+use cairn_meta::kv::{CommitOutcome, Engine, EngineError, MapEngine};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_proto::pb;
 use cairn_proto::pb::ChangeKind;
@@ -16,9 +17,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// An engine whose commits overtake each other, and which sometimes does not know what became of one.
+/// Commits overtake each other, and sometimes it is not known what became of one.
+#[derive(Clone)]
 struct Disorder {
-    inner: MapEngine,
     rng: Arc<Mutex<fastrand::Rng>>,
     /// In per mille.
     unknown: u32,
@@ -29,73 +30,20 @@ struct Disorder {
 impl Disorder {
     fn new(seed: u64, unknown: u32) -> Self {
         let rng = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
-        Self { inner: MapEngine::new(), rng, unknown, held: None }
-    }
-}
-
-struct DisorderTxn {
-    inner: Box<dyn Txn>,
-    rng: Arc<Mutex<fastrand::Rng>>,
-    unknown: u32,
-    gate: Option<Arc<Semaphore>>,
-    held: Option<u8>,
-    waits: bool,
-    writes: bool,
-}
-
-#[async_trait]
-impl Engine for Disorder {
-    async fn begin(&self) -> Result<Box<dyn Txn>, EngineError> {
-        let (held, gate) = self.held.clone().unzip();
-        let inner = self.inner.begin().await?;
-        Ok(Box::new(DisorderTxn {
-            inner,
-            rng: self.rng.clone(),
-            unknown: self.unknown,
-            gate,
-            held,
-            waits: false,
-            writes: false,
-        }))
-    }
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-    fn name(&self) -> &'static str {
-        "disorder"
+        Self { rng, unknown, held: None }
     }
 }
 
 #[async_trait]
-impl Txn for DisorderTxn {
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.get(key).await
-    }
-    async fn get_many(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        self.inner.get_many(keys).await
-    }
-    async fn scan(&mut self, range: &KeyRange, limit: usize, order: Order) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        self.inner.scan(range, limit, order).await
-    }
-    async fn read_unvalidated(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.read_unvalidated(key).await
-    }
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.writes = true;
-        self.waits |= self.held.is_some_and(|tag| key[0] == tag);
-        self.inner.put(key, value);
-    }
-    fn delete(&mut self, key: Vec<u8>) {
-        self.inner.delete(key);
-    }
-    async fn commit(self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
-        if self.waits
-            && let Some(gate) = &self.gate
+impl Bend for Disorder {
+    async fn commit(&self, ready: Ready) -> Result<CommitOutcome, EngineError> {
+        if let Some((tag, gate)) = &self.held
+            && ready.writes.keys().any(|key| key[0] == *tag)
         {
             gate.acquire().await.expect("never closed").forget();
         }
-        if !self.writes {
-            return self.inner.commit(durability).await;
+        if ready.writes.is_empty() {
+            return ready.commit().await;
         }
         let draw = |max: u32| self.rng.lock().expect("no panic").u32(..max);
         for _ in 0..draw(12) {
@@ -103,8 +51,8 @@ impl Txn for DisorderTxn {
         }
         match draw(1000) {
             n if n < self.unknown / 2 => Ok(CommitOutcome::Unknown),
-            n if n < self.unknown => self.inner.commit(durability).await.map(|_| CommitOutcome::Unknown),
-            _ => self.inner.commit(durability).await,
+            n if n < self.unknown => ready.commit().await.map(|_| CommitOutcome::Unknown),
+            _ => ready.commit().await,
         }
     }
 }
@@ -350,7 +298,7 @@ async fn tree(world: &World) -> (BTreeMap<(u64, Bytes), u64>, BTreeMap<u64, pb::
 
 /// Two servers, many mutators, one reader that keeps up: what it was told is what there is.
 async fn mirrored(seed: u64, unknown: u32) {
-    let engine: Arc<dyn Engine> = Arc::new(Disorder::new(seed, unknown));
+    let engine: Arc<dyn Engine> = Arc::new(Bent::of(Disorder::new(seed, unknown)));
     let clock = Arc::new(ManualClock::default());
     let open = async |seed| loop {
         // It may not know what became of its first step.
@@ -430,7 +378,7 @@ async fn a_late_commit_is_not_skipped() {
     const SYMLINK: u8 = 0x15;
     let gate = Arc::new(Semaphore::new(0));
     let engine = Disorder { held: Some((SYMLINK, gate.clone())), ..Disorder::new(1, 0) };
-    let world = Arc::new(World::over(Arc::new(engine)).await);
+    let world = Arc::new(World::over(Arc::new(Bent::of(engine))).await);
     let mut reader = Reader::begin(&world.meta, None).await;
     world.create("first").await.expect("made");
     let late = tokio::spawn({

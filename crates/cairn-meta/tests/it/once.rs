@@ -1,8 +1,8 @@
 //! Exactly once: every mutation sent twice is answered alike and done once.
 
+use crate::bent::{Bend, Bent, Ready};
 use crate::support::{World, at, attr, bytes, code, create, mkdir};
-use bytes::Bytes;
-use cairn_meta::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, MapEngine, Order, Txn};
+use cairn_meta::kv::{CommitOutcome, EngineError};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::response::Kind as Reply;
@@ -111,53 +111,15 @@ async fn a_failed_operation_leaves_its_number_free() {
     send(&world, op_id, create("d/f")).await.expect("the same operation, slower");
 }
 
-/// Wraps the engine: the next commit is applied, and its outcome is lost.
-struct Forgetful {
-    inner: MapEngine,
-    forget: Arc<AtomicBool>,
-}
-
-struct ForgetfulTxn {
-    inner: Box<dyn Txn>,
-    forget: Arc<AtomicBool>,
-}
+/// The next commit is applied, and its outcome is lost.
+#[derive(Clone)]
+struct Forgetful(Arc<AtomicBool>);
 
 #[async_trait::async_trait]
-impl Engine for Forgetful {
-    async fn begin(&self) -> Result<Box<dyn Txn>, EngineError> {
-        Ok(Box::new(ForgetfulTxn { inner: self.inner.begin().await?, forget: self.forget.clone() }))
-    }
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-    fn name(&self) -> &'static str {
-        "forgetful"
-    }
-}
-
-#[async_trait::async_trait]
-impl Txn for ForgetfulTxn {
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.get(key).await
-    }
-    async fn get_many(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        self.inner.get_many(keys).await
-    }
-    async fn scan(&mut self, range: &KeyRange, limit: usize, order: Order) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        self.inner.scan(range, limit, order).await
-    }
-    async fn read_unvalidated(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.read_unvalidated(key).await
-    }
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.inner.put(key, value);
-    }
-    fn delete(&mut self, key: Vec<u8>) {
-        self.inner.delete(key);
-    }
-    async fn commit(self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
-        let outcome = self.inner.commit(durability).await?;
-        let forgotten = self.forget.swap(false, Ordering::SeqCst);
+impl Bend for Forgetful {
+    async fn commit(&self, ready: Ready) -> Result<CommitOutcome, EngineError> {
+        let outcome = ready.commit().await?;
+        let forgotten = self.0.swap(false, Ordering::SeqCst);
         Ok(if forgotten { CommitOutcome::Unknown } else { outcome })
     }
 }
@@ -165,7 +127,7 @@ impl Txn for ForgetfulTxn {
 #[tokio::test]
 async fn an_unknown_outcome_is_resolved_by_asking_again() {
     let forget = Arc::new(AtomicBool::new(false));
-    let world = World::over(Arc::new(Forgetful { inner: MapEngine::new(), forget: forget.clone() })).await;
+    let world = World::over(Arc::new(Bent::of(Forgetful(forget.clone())))).await;
     let file = world.create("f").await.expect("made").inode;
     let append = |text: &str| {
         let inline = Some(pb::InlineWrite { offset: 0, data: bytes(text) });

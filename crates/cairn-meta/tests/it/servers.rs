@@ -19,13 +19,13 @@ const LEASE_S: u64 = SESSION_LEASE_MS / 1000;
 /// A server with its own line to the engine and its own clock.
 struct Server {
     world: World,
-    line: Arc<Line>,
+    line: Line,
 }
 
 impl Server {
     async fn open(engine: &MapEngine, name: &str) -> Self {
-        let line = Arc::new(Line::to(engine.clone()));
-        Self { world: World::beside(line.clone(), name).await, line }
+        let line = Line::default();
+        Self { world: World::beside(Arc::new(line.to(engine.clone())), name).await, line }
     }
 
     /// One second of its duties; what fails is tried again in the next.

@@ -1,11 +1,9 @@
 //! A namespace under test, and short ways to ask it.
 
+use crate::bent::{Bend, Bent, Ready};
 use bytes::Bytes;
 use cairn_meta::clock::Clock;
-use cairn_meta::kv::{
-    CommitOutcome, Durability, EmbeddedEngine, EmbeddedOptions, Engine, EngineError, KeyRange, Limits, MapEngine,
-    Order, Txn,
-};
+use cairn_meta::kv::{CommitOutcome, EmbeddedEngine, EmbeddedOptions, Engine, EngineError, MapEngine};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -67,8 +65,8 @@ pub fn embedded(dir: &Path) -> Arc<dyn Engine> {
 }
 
 /// One server's way to an engine that it shares with others.
+#[derive(Clone, Default)]
 pub struct Line {
-    engine: MapEngine,
     /// Whatever is asked fails.
     pub away: Arc<AtomicBool>,
     /// Reads are served, commits of changes fail.
@@ -78,19 +76,10 @@ pub struct Line {
     frozen: Arc<RwLock<()>>,
 }
 
-struct LineTxn {
-    inner: Box<dyn Txn>,
-    wrote: bool,
-    away: Arc<AtomicBool>,
-    refuses_commits: Arc<AtomicBool>,
-    commits: Arc<AtomicU64>,
-    frozen: Arc<RwLock<()>>,
-}
-
 impl Line {
-    pub fn to(engine: MapEngine) -> Self {
-        let (away, refuses_commits, commits) = Default::default();
-        Self { engine, away, refuses_commits, commits, frozen: Arc::default() }
+    /// The engine as it is reached over this line.
+    pub fn to(&self, engine: MapEngine) -> Bent<Self> {
+        Bent { inner: engine, bend: self.clone() }
     }
 
     /// Until the guard is dropped, commits do not get through.
@@ -107,57 +96,19 @@ fn away(away: &AtomicBool) -> Result<(), EngineError> {
 }
 
 #[async_trait::async_trait]
-impl Engine for Line {
-    async fn begin(&self) -> Result<Box<dyn Txn>, EngineError> {
-        away(&self.away)?;
-        Ok(Box::new(LineTxn {
-            inner: self.engine.begin().await?,
-            wrote: false,
-            away: self.away.clone(),
-            refuses_commits: self.refuses_commits.clone(),
-            commits: self.commits.clone(),
-            frozen: self.frozen.clone(),
-        }))
+impl Bend for Line {
+    fn begin(&self) -> Result<(), EngineError> {
+        away(&self.away)
     }
-    fn limits(&self) -> Limits {
-        self.engine.limits()
-    }
-    fn name(&self) -> &'static str {
-        "line"
-    }
-}
 
-#[async_trait::async_trait]
-impl Txn for LineTxn {
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.get(key).await
-    }
-    async fn get_many(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        self.inner.get_many(keys).await
-    }
-    async fn scan(&mut self, range: &KeyRange, limit: usize, order: Order) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        self.inner.scan(range, limit, order).await
-    }
-    async fn read_unvalidated(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.read_unvalidated(key).await
-    }
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.wrote = true;
-        self.inner.put(key, value);
-    }
-    fn delete(&mut self, key: Vec<u8>) {
-        self.wrote = true;
-        self.inner.delete(key);
-    }
-    async fn commit(self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
-        let Self { inner, wrote, away: cut, refuses_commits, commits, frozen } = *self;
-        away(&cut)?;
-        if wrote {
-            away(&refuses_commits)?;
+    async fn commit(&self, ready: Ready) -> Result<CommitOutcome, EngineError> {
+        away(&self.away)?;
+        if !ready.writes.is_empty() {
+            away(&self.refuses_commits)?;
         }
-        commits.fetch_add(1, Ordering::SeqCst);
-        let _thawed = frozen.read_owned().await;
-        inner.commit(durability).await
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        let _thawed = self.frozen.clone().read_owned().await;
+        ready.commit().await
     }
 }
 

@@ -4,11 +4,10 @@
 //! that the rule is needed, and that this would be noticed.
 
 use super::{BlockSet, Seen, settle, table};
+use crate::bent::{Bend, Bent};
 use crate::support::{BLOCK, Expect, World, at, bytes};
-use async_trait::async_trait;
-use bytes::Bytes;
 use cairn_meta::keys::{self, Key};
-use cairn_meta::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, MapEngine, Order, Txn};
+use cairn_meta::kv::Engine;
 use cairn_meta::rows::{self, Row};
 use cairn_proto::InodeId;
 use cairn_proto::pb;
@@ -34,63 +33,21 @@ enum Without {
 }
 
 /// An engine that loses some of what is written.
-struct Forgetful {
-    inner: MapEngine,
-    without: Without,
-}
-
-struct ForgetfulTxn {
-    inner: Box<dyn Txn>,
-    without: Without,
-}
-
-#[async_trait]
-impl Engine for Forgetful {
-    async fn begin(&self) -> Result<Box<dyn Txn>, EngineError> {
-        Ok(Box::new(ForgetfulTxn { inner: self.inner.begin().await?, without: self.without }))
-    }
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-    fn name(&self) -> &'static str {
-        "forgetful"
-    }
-}
-
-#[async_trait]
-impl Txn for ForgetfulTxn {
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.get(key).await
-    }
-    async fn get_many(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        self.inner.get_many(keys).await
-    }
-    async fn scan(&mut self, range: &KeyRange, limit: usize, order: Order) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        self.inner.scan(range, limit, order).await
-    }
-    async fn read_unvalidated(&mut self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.read_unvalidated(key).await
-    }
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        match (self.without, key[0]) {
-            (Without::History, keys::History::TAG) | (Without::Shares, keys::SharedRange::TAG) => {}
+impl Bend for Without {
+    fn write(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        let Some(value) = value else { return Some((key, None)) };
+        match (self, key[0]) {
+            (Without::History, keys::History::TAG) | (Without::Shares, keys::SharedRange::TAG) => None,
             (Without::Born, keys::Extent::TAG) => {
                 let row = rows::Extent::decode(&value).expect("an extent");
-                self.inner.put(key, rows::Extent { born: row.birth, ..row }.encode());
+                Some((key, Some(rows::Extent { born: row.birth, ..row }.encode())))
             }
             (Without::Hold, keys::HeldGarbage::TAG) => {
-                let key = keys::HeldGarbage::decode(&key).expect("a key");
-                let keys::HeldGarbage { pg, inode, writer, seq } = key;
-                self.inner.put(keys::Garbage { pg, inode, writer, seq }.encode(), value);
+                let keys::HeldGarbage { pg, inode, writer, seq } = keys::HeldGarbage::decode(&key).expect("a key");
+                Some((keys::Garbage { pg, inode, writer, seq }.encode(), Some(value)))
             }
-            _ => self.inner.put(key, value),
+            _ => Some((key, Some(value))),
         }
-    }
-    fn delete(&mut self, key: Vec<u8>) {
-        self.inner.delete(key);
-    }
-    async fn commit(self: Box<Self>, durability: Durability) -> Result<CommitOutcome, EngineError> {
-        self.inner.commit(durability).await
     }
 }
 
@@ -125,7 +82,7 @@ fn blocks(rows: impl Iterator<Item = (u64, u64, u32, u32)>) -> (BlockSet, Vec<(u
 
 impl Run {
     async fn new(without: Without, seed: u64) -> Self {
-        let engine: Arc<dyn Engine> = Arc::new(Forgetful { inner: MapEngine::new(), without });
+        let engine: Arc<dyn Engine> = Arc::new(Bent::of(without));
         let world = World::over(engine.clone()).await;
         world.add_nodes(3).await;
         let random = fastrand::Rng::with_seed(seed);
