@@ -25,6 +25,7 @@ mod client;
 mod clone;
 mod cluster;
 mod content;
+mod errno;
 mod error;
 mod extents;
 mod file;
