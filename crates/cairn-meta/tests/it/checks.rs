@@ -1,11 +1,12 @@
 //! Checks of metadata's rows, and what a check from outside reads: contradictions written past the namespace are found,
 //! mended where that is possible, and nothing else is.
 
-use crate::support::{BLOCK, World, beat, registration};
+use crate::support::{BLOCK, World, beat, options, registration};
 use bytes::Bytes;
 use cairn_meta::keys::{self, Key};
 use cairn_meta::kv::{Durability, Engine, MapEngine};
 use cairn_meta::rows::{self, Content, Row};
+use cairn_meta::{MassStop, Meta};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::response::Kind as Reply;
@@ -233,4 +234,28 @@ async fn after_a_rollback_nothing_is_collected_until_an_operator_accepts_it() {
     assert_eq!(state(unknown).await, pb::WriterState::Closed as i32);
     assert_eq!(state(world.writer).await, pb::WriterState::Open as i32, "who writes now goes on");
     assert!(world.open_writer(world.session).await > unknown, "no number is given out twice");
+}
+
+#[tokio::test]
+async fn a_stopped_collector_stays_stopped_when_metadata_starts_again() {
+    let engine = crate::engine::fresh().await;
+    let world = World::over(engine.clone()).await;
+    assert_eq!(world.meta.mass_stop().await, Ok(None));
+    let stop = MassStop { accepted: false, copies: 40, held: 100 };
+    world.meta.set_mass_stop(Some(stop)).await.expect("noted");
+    let again = async || Meta::open(engine.clone(), options(world.clock.clone())).await.expect("opens");
+    let ask = async |meta: &Meta, kind| meta.execute(&pb::Request { kind: Some(kind), ..Default::default() }).await;
+    let alarms = async |meta: &Meta| match ask(meta, Kind::ClusterStatus(pb::ClusterStatus {})).await {
+        Ok(Reply::ClusterStatus(status)) => status.alarms,
+        other => panic!("{other:?}"),
+    };
+    let meta = again().await;
+    assert_eq!(meta.mass_stop().await, Ok(Some(stop)));
+    let told = alarms(&meta).await.join(" ");
+    assert!(told.contains("40 of 100 copies of blocks (40 %)"), "{told}");
+    // So does the consent, which whoever collects next goes on by.
+    ask(&meta, Kind::AcceptCollection(pb::AcceptCollection {})).await.expect("accepted");
+    let meta = again().await;
+    assert_eq!(meta.mass_stop().await, Ok(Some(MassStop { accepted: true, ..stop })));
+    assert_eq!(alarms(&meta).await, Vec::<String>::new());
 }

@@ -170,6 +170,22 @@ fn a_node_that_is_away_is_told_with_what_it_lacks() {
 }
 
 #[test]
+fn a_frozen_node_does_not_hold_a_check_up() {
+    let cluster = Cluster::start_processes();
+    for file in 0..20 {
+        cluster.run_with(&noise(file, 100_000), ["put", "-q", "-", &format!("/f{file}")]).quiet();
+    }
+    let frozen = cluster.pid("node-3");
+    send(frozen, Signal::STOP);
+    // The breaker answers for it after a few requests, so the check does not wait for each of them.
+    let (code, report) = fsck(&cluster, &[]);
+    assert_eq!((code, kinds(&report)), (1, vec!["store_away"]), "{report}");
+    assert_eq!((&report["files"], &report["blocks"]), (&20.into(), &20.into()), "{report}");
+    send(frozen, Signal::CONT);
+    eventually("it answers again", || fsck(&cluster, &[]).1["healthy"].as_bool().filter(|healthy| *healthy));
+}
+
+#[test]
 fn without_a_cluster_it_says_so() {
     let mut command = super::support::cairn();
     command.env("CAIRN_META", "127.0.0.1:1").arg("fsck").stdout(Stdio::piped());

@@ -98,6 +98,42 @@ fn a_node_is_drained_and_added_again() {
 }
 
 #[test]
+fn a_dead_node_is_given_up() {
+    let cluster = Cluster::start_nodes(4);
+    let content = noise(2, 20_000_000);
+    cluster.run_with(&content, ["put", "-q", "-", "/x"]).quiet();
+    eventually("the fourth node is in use", || {
+        (store_of(&cluster.status(), 4)["groups"].as_u64() > Some(0)).then_some(())
+    });
+    send(cluster.pid("node-4"), Signal::KILL);
+    let up = |cluster: &Cluster| cluster.status()["nodes"][3]["state"] == "up";
+    eventually("metadata misses it", || (!up(&cluster)).then_some(()));
+    // Without a yes it is only told what would be done.
+    let plan = cluster.run(["admin", "give-up", "node:4", "--json"]).json();
+    assert_eq!((&plan["dry_run"], &plan["task"]["kind"]), (&true.into(), &"give-up".into()), "{plan}");
+    assert_eq!(cluster.run(["admin", "tasks"]).quiet(), "no tasks\n", "nothing was begun");
+    let given_up = cluster.run(["admin", "give-up", "node:4", "--yes", "--wait"]);
+    assert_eq!(given_up.code, 0, "{given_up:?}");
+    let status = cluster.status();
+    assert_eq!(store_of(&status, 4)["groups"], 0, "{status}");
+    assert_eq!(status["degraded_runs"], 0, "nothing waits for it: {status}");
+    assert!(cluster.run(["fsck", "-q"]).quiet().contains("healthy: 0 defects"));
+    assert!(cluster.run(["cat", "/x"]).stdout == content);
+}
+
+#[test]
+fn a_scrub_that_is_waited_for_ends_beside_a_frozen_node() {
+    let cluster = Cluster::start_processes();
+    cluster.run_with(&noise(3, 1_000_000), ["put", "-q", "-", "/x"]).quiet();
+    let frozen = cluster.pid("node-2");
+    send(frozen, Signal::STOP);
+    let named = format!("node:2 (127.0.0.1:{})", cluster.base_port + 2);
+    cluster.run(["admin", "scrub", "--wait"]).fails(1, &["cairn admin: ", &named]);
+    send(frozen, Signal::CONT);
+    assert_eq!(cluster.run(["admin", "scrub", "--wait"]).code, 0);
+}
+
+#[test]
 fn what_would_break_the_replica_count_is_refused() {
     let cluster = Cluster::start();
     for args in [&["drain", "node:1"][..], &["drain", "node:1", "--dry-run"], &["drain", "node:1", "--wait"]] {
