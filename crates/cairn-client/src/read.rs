@@ -20,6 +20,7 @@ use cairn_proto::layout::{self, BlockRange};
 use cairn_proto::limits::{CHUNK_LEN, RESPONSE_LEN_MAX};
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::{BlockId, InodeId, Shard, StoreId};
+use futures_util::future::BoxFuture;
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use std::sync::Arc;
@@ -47,7 +48,19 @@ pub(crate) struct How {
 }
 
 /// Reads `[offset, offset + len)`, cut at the end of the file; holes are zeros.
-pub(crate) async fn read(
+///
+/// Boxed, so that it is compiled once and not again inside every caller.
+pub(crate) fn read<'a>(
+    inner: &'a Arc<Inner>,
+    inode: InodeId,
+    cache: &'a parking_lot::Mutex<ExtentCache>,
+    range: (u64, u64),
+    how: How,
+) -> BoxFuture<'a, Result<Bytes, Error>> {
+    Box::pin(read_range(inner, inode, cache, range, how))
+}
+
+async fn read_range(
     inner: &Arc<Inner>,
     inode: InodeId,
     cache: &parking_lot::Mutex<ExtentCache>,

@@ -16,6 +16,7 @@ use cairn_net::{Body, Route};
 use cairn_proto::op;
 use cairn_proto::pb::{self, request, response};
 use cairn_proto::status::{Code, Status};
+use futures_util::future::BoxFuture;
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::{Arc, OnceLock};
@@ -105,7 +106,18 @@ impl MetaServers {
     }
 
     /// Sends `request` until a server gives a final answer, rounds run out or the deadline passes.
-    pub(crate) async fn call(
+    ///
+    /// Boxed, so that it is compiled once and not again inside every caller.
+    pub(crate) fn call<'a>(
+        &'a self,
+        inner: &'a Inner,
+        request: pb::Request,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<response::Kind, MetaFailure>> {
+        Box::pin(self.call_in_rounds(inner, request, deadline))
+    }
+
+    async fn call_in_rounds(
         &self,
         inner: &Inner,
         request: pb::Request,

@@ -15,7 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+/// What a mutation came to, and in which session it happened.
+type Told = Result<(response::Kind, u64), Error>;
 
 /// A writer is replaced after this time...
 const WRITER_LIFE: Duration = Duration::from_secs(3600);
@@ -179,18 +183,8 @@ impl Sessions {
     }
 
     /// As [`Sessions::mutate`]; tells in which session it happened.
-    pub(crate) async fn mutate_told(
-        &self,
-        inner: &Arc<Inner>,
-        call: Call,
-        relaxed: bool,
-        deadline: Instant,
-    ) -> Result<(response::Kind, u64), Error> {
-        let task = inner.tasks.spawn({
-            let inner = inner.clone();
-            trace::carry(async move { run(&inner, call, relaxed, deadline).await })
-        });
-        task.await.unwrap_or_else(|error| {
+    pub(crate) async fn mutate_told(&self, inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -> Told {
+        begin(inner.clone(), call, relaxed, deadline).await.unwrap_or_else(|error| {
             Err(Error::new("mutate", Cause::Invalid(format!("the client is shutting down: {error}"))))
         })
     }
@@ -291,7 +285,13 @@ async fn by<T>(deadline: Instant, lock: impl Future<Output = T>) -> Result<T, Er
     locked.map_err(|_| Error::new("session", Cause::Deadline(begun.elapsed())))
 }
 
-async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -> Result<(response::Kind, u64), Error> {
+/// A function of its own, so that the task is compiled once and not again inside every caller.
+fn begin(inner: Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -> JoinHandle<Told> {
+    let tasks = inner.tasks.clone();
+    tasks.spawn(trace::carry(async move { run(&inner, call, relaxed, deadline).await }))
+}
+
+async fn run(inner: &Arc<Inner>, call: Call, relaxed: bool, deadline: Instant) -> Told {
     // What is done to a file with locks is done by the session that holds them, or not at all: others may have taken them.
     let locking = lock_claims::concerns(&call.kind).and_then(|inode| inner.sessions.locking(inode));
     // A session that was lost before the request could have been executed is replaced once.

@@ -22,6 +22,7 @@ use cairn_proto::pb::{self, PutDurability, request, response};
 use cairn_proto::placement::Group;
 use cairn_proto::status::Code;
 use cairn_proto::{BlockId, BlockSeq, InodeId, NodeId, PgId, Shard, StoreId};
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,7 +120,20 @@ pub(crate) struct Draft {
 ///
 /// A block that failed in one group gets a fresh number for the next. While no group has a majority of nodes that
 /// answer, the write waits for one to come back.
-pub(crate) async fn put_block(
+///
+/// Boxed, so that it is compiled once and not again inside every caller.
+pub(crate) fn put_block<'a>(
+    inner: &'a Arc<Inner>,
+    target: &'a Target,
+    draft: Draft,
+    hint: Option<PgId>,
+    durability: PutDurability,
+    deadline: Instant,
+) -> BoxFuture<'a, Result<Stored, Error>> {
+    Box::pin(put_somewhere(inner, target, draft, hint, durability, deadline))
+}
+
+async fn put_somewhere(
     inner: &Arc<Inner>,
     target: &Target,
     draft: Draft,

@@ -19,6 +19,7 @@ use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::placement::TROUBLE_FULL;
 use cairn_proto::status::{Code, Status};
+use futures_util::future::BoxFuture;
 use keys::Key;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -278,12 +279,14 @@ impl Meta {
     /// clock from when it took over the duties, and anew after it, or the engine, stood still
     /// ([`PAUSE_MIN`](crate::limits::PAUSE_MIN)): call it every second. Every server has its own view of nodes; only the
     /// holder of the duties acts on it. True when a state changed.
-    pub async fn note_silence(&self) -> bool {
-        let changed = self.inner.cluster.lock().judge(self.now());
-        if changed {
-            self.touch_map_soon().await;
-        }
-        changed
+    pub fn note_silence(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let changed = self.inner.cluster.lock().judge(self.now());
+            if changed {
+                self.touch_map_soon().await;
+            }
+            changed
+        })
     }
 
     fn node_infos(&self) -> Vec<pb::NodeInfo> {

@@ -14,6 +14,7 @@ use cairn_proto::limits::{FILE_LEN_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
 use cairn_proto::status::Status;
 use cairn_proto::{BlockId, PgEpoch, PgId, StoreId};
+use futures_util::future::BoxFuture;
 use keys::Key;
 use std::sync::atomic::Ordering;
 
@@ -53,8 +54,8 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn drop_maps(&self) -> Result<bool, Status> {
-        Ok(self.as_holder(self.drop_maps_step()).await?.unwrap_or(false))
+    pub fn drop_maps(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move { Ok(self.as_holder(self.drop_maps_step()).await?.unwrap_or(false)) })
     }
 
     async fn drop_maps_step(&self) -> Result<bool, Status> {
@@ -90,8 +91,12 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`].
-    pub async fn garbage(&self, after: Option<&GarbageRow>, limit: usize) -> Result<Vec<GarbageRow>, Status> {
-        Ok(self.as_holder(self.garbage_step(after, limit)).await?.unwrap_or_default())
+    pub fn garbage<'a>(
+        &'a self,
+        after: Option<&'a GarbageRow>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<GarbageRow>, Status>> {
+        Box::pin(async move { Ok(self.as_holder(self.garbage_step(after, limit)).await?.unwrap_or_default()) })
     }
 
     async fn garbage_step(&self, after: Option<&GarbageRow>, limit: usize) -> Result<Vec<GarbageRow>, Status> {
@@ -135,8 +140,8 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`].
-    pub async fn garbage_done(&self, rows: &[GarbageRow]) -> Result<(), Status> {
-        self.as_holder(self.garbage_done_step(rows)).await.map(|_| ())
+    pub fn garbage_done<'a>(&'a self, rows: &'a [GarbageRow]) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move { self.as_holder(self.garbage_done_step(rows)).await.map(|_| ()) })
     }
 
     async fn garbage_done_step(&self, rows: &[GarbageRow]) -> Result<(), Status> {
@@ -160,59 +165,61 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; nothing is lost, call again.
-    pub async fn persist_beats(&self) -> Result<bool, Status> {
-        let now = self.now();
-        {
-            let mut written = self.inner.beats_written.lock();
-            if written.is_some_and(|at| now.saturating_sub(at) < BEATS_EVERY) {
+    pub fn persist_beats(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move {
+            let now = self.now();
+            {
+                let mut written = self.inner.beats_written.lock();
+                if written.is_some_and(|at| now.saturating_sub(at) < BEATS_EVERY) {
+                    return Ok(false);
+                }
+                *written = Some(now);
+            }
+            let (me, alone) = (self.server(), self.inner.options.alone);
+            let unwritten = self.unwritten();
+            // Where there are others, they want to see that this server lives.
+            if unwritten.is_empty() && alone {
                 return Ok(false);
             }
-            *written = Some(now);
-        }
-        let (me, alone) = (self.server(), self.inner.options.alone);
-        let unwritten = self.unwritten();
-        // Where there are others, they want to see that this server lives.
-        if unwritten.is_empty() && alone {
-            return Ok(false);
-        }
-        let renewal = self.inner.lease.lock().renewal(now).filter(|_| !alone);
-        let beats = self.inner.own_beats.fetch_add(1, Ordering::Relaxed) + 1;
-        let result = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            if !servers::stands(tx, me, self.inner.boot).await? {
-                return Ok(Written::Forgotten);
-            }
-            unwritten.put(tx, me).await?;
-            if !alone {
-                tx.put(&keys::ServerBeat { server: me }, &rows::ServerBeat { beats });
-            }
-            match renewal {
-                Some(renewal) if !holder::renew(tx, me, renewal).await? => Ok(Written::Deposed),
-                _ => Ok(Written::All),
-            }
-        });
-        match result {
-            Ok(Written::Forgotten) => {
-                self.write_again(&unwritten);
-                self.register_again(me).await?;
-                self.note_contact(now);
-                return Ok(true);
-            }
-            Err(status) => {
-                self.write_again(&unwritten);
-                return Err(status);
-            }
-            Ok(Written::All) => {
-                if let Some(renewal) = renewal {
-                    self.inner.lease.lock().confirm(renewal.epoch, renewal.beats, now);
+            let renewal = self.inner.lease.lock().renewal(now).filter(|_| !alone);
+            let beats = self.inner.own_beats.fetch_add(1, Ordering::Relaxed) + 1;
+            let result = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+                if !servers::stands(tx, me, self.inner.boot).await? {
+                    return Ok(Written::Forgotten);
                 }
+                unwritten.put(tx, me).await?;
+                if !alone {
+                    tx.put(&keys::ServerBeat { server: me }, &rows::ServerBeat { beats });
+                }
+                match renewal {
+                    Some(renewal) if !holder::renew(tx, me, renewal).await? => Ok(Written::Deposed),
+                    _ => Ok(Written::All),
+                }
+            });
+            match result {
+                Ok(Written::Forgotten) => {
+                    self.write_again(&unwritten);
+                    self.register_again(me).await?;
+                    self.note_contact(now);
+                    return Ok(true);
+                }
+                Err(status) => {
+                    self.write_again(&unwritten);
+                    return Err(status);
+                }
+                Ok(Written::All) => {
+                    if let Some(renewal) = renewal {
+                        self.inner.lease.lock().confirm(renewal.epoch, renewal.beats, now);
+                    }
+                }
+                Ok(Written::Deposed) => self.inner.lease.lock().lose(renewal.map_or(0, |renewal| renewal.epoch)),
             }
-            Ok(Written::Deposed) => self.inner.lease.lock().lose(renewal.map_or(0, |renewal| renewal.epoch)),
-        }
-        self.note_written(&unwritten);
-        if !alone {
-            self.note_contact(now);
-        }
-        Ok(true)
+            self.note_written(&unwritten);
+            if !alone {
+                self.note_contact(now);
+            }
+            Ok(true)
+        })
     }
 
     /// What was heard or counted since the last time. Reports of stores are the holder's to write: everybody hears them.

@@ -19,6 +19,7 @@ use cairn_proto::pb::MemberState;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::quorum;
 use cairn_proto::status::{Code, Status};
+use futures_util::future::BoxFuture;
 use keys::Key;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,12 +34,14 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn ensure_groups(&self) -> Result<bool, Status> {
-        match self.as_holder(self.order_groups()).await? {
-            Some(changed) => Ok(changed),
-            // Who only looks can tell how things stand.
-            None => self.look_at_members().await.map(|()| false),
-        }
+    pub fn ensure_groups(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move {
+            match self.as_holder(self.order_groups()).await? {
+                Some(changed) => Ok(changed),
+                // Who only looks can tell how things stand.
+                None => self.look_at_members().await.map(|()| false),
+            }
+        })
     }
 
     async fn order_groups(&self) -> Result<bool, Status> {

@@ -17,6 +17,7 @@ use crate::snapshots;
 use crate::tx::Tx;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_proto::status::Status;
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -187,8 +188,8 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn trim_snapshots(&self) -> Result<bool, Status> {
-        Ok(self.as_holder(self.trim_step()).await?.unwrap_or(false))
+    pub fn trim_snapshots(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move { Ok(self.as_holder(self.trim_step()).await?.unwrap_or(false)) })
     }
 
     async fn trim_step(&self) -> Result<bool, Status> {
@@ -213,8 +214,8 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn expire_snapshots(&self) -> Result<bool, Status> {
-        Ok(self.as_holder(self.expire_snapshots_step()).await?.unwrap_or(false))
+    pub fn expire_snapshots(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move { Ok(self.as_holder(self.expire_snapshots_step()).await?.unwrap_or(false)) })
     }
 
     async fn expire_snapshots_step(&self) -> Result<bool, Status> {

@@ -31,6 +31,7 @@ use cairn_proto::pb::request::Kind;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
 use cairn_proto::{ClusterId, InodeId, op, pb};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -326,74 +327,78 @@ impl Meta {
     /// with the first result. [`Code::OutcomeUnknown`] says that only that tells what happened. Other errors leave
     /// nothing done, except that a large truncate may have shortened the file by a part. Cancelled, a mutation may
     /// still happen: ask again with the same operation id.
-    pub async fn execute(&self, request: &pb::Request) -> Result<Reply, Status> {
-        let Some(kind) = &request.kind else {
-            return Err(Status::new(Code::Unsupported, "the request's kind is unknown here"));
-        };
-        let caller = Caller::of(request)?;
-        self.check_version(kind)?;
-        if op::is_mutation(op::of(kind)) {
-            let reply = self.mutate(request, kind).await?;
-            if matches!(kind, Kind::SetQuota(_)) {
-                // Whoever set a limit here finds it in force here.
-                self.refresh_quotas().await?;
+    pub fn execute<'a>(&'a self, request: &'a pb::Request) -> BoxFuture<'a, Result<Reply, Status>> {
+        Box::pin(async move {
+            let Some(kind) = &request.kind else {
+                return Err(Status::new(Code::Unsupported, "the request's kind is unknown here"));
+            };
+            let caller = Caller::of(request)?;
+            self.check_version(kind)?;
+            if op::is_mutation(op::of(kind)) {
+                let reply = self.mutate(request, kind).await?;
+                if matches!(kind, Kind::SetQuota(_)) {
+                    // Whoever set a limit here finds it in force here.
+                    self.refresh_quotas().await?;
+                }
+                return Ok(reply);
             }
-            return Ok(reply);
-        }
-        let caller = caller.as_ref();
-        match kind {
-            Kind::OpenSession(ask) => self.open_session(ask).await,
-            Kind::RenewSession(ask) => self.renew_session(ask).await,
-            Kind::CloseSession(ask) => self.close_session(ask).await,
-            Kind::OpenWriter(ask) => self.open_writer(ask).await,
-            Kind::CloseWriter(ask) => self.close_writer(ask).await,
-            Kind::AllocInodes(ask) => self.alloc_inodes(ask).await,
-            Kind::ClusterMap(ask) => self.cluster_map(ask).await,
-            Kind::ClusterStatus(_) => self.cluster_status().await,
-            Kind::RegisterNode(ask) => self.register_node(ask).await,
-            Kind::Heartbeat(ask) => self.heartbeat(ask).await,
-            Kind::ListDegraded(ask) => self.list_degraded(ask).await,
-            Kind::ClearDegraded(ask) => self.clear_degraded(ask).await,
-            Kind::JoinDone(ask) => self.join_done(ask).await,
-            Kind::JudgeWriters(ask) => self.judge_writers(ask).await,
-            Kind::JudgeBlocks(ask) => self.judge_blocks(ask).await,
-            Kind::JudgeGroups(ask) => self.judge_groups(ask).await,
-            Kind::StartTask(ask) => self.start_task(ask).await,
-            Kind::ListTasks(_) => self.list_tasks().await,
-            Kind::CancelTask(ask) => self.cancel_task(ask).await,
-            Kind::ReportLacking(ask) => self.report_lacking(ask).await,
-            Kind::ScanRuns(ask) => self.scan_runs(ask).await,
-            Kind::CheckRows(ask) => self.check_rows(ask).await,
-            Kind::AcceptRollback(_) => self.accept_rollback().await,
-            Kind::UpgradeStatus(_) => Ok(self.upgrade_status()),
-            Kind::FinalizeUpgrade(ask) => self.finalize_upgrade(ask).await,
-            Kind::Stat(ask) => self.stat(ask, caller).await,
-            Kind::Access(ask) => self.access(ask, caller).await,
-            Kind::ReadDir(ask) => self.read_dir(ask, caller).await,
-            Kind::GetXattr(ask) => self.get_xattr(ask, caller).await,
-            Kind::ListXattrs(ask) => self.list_xattrs(ask, caller).await,
-            Kind::StatFs(ask) => self.stat_fs(ask, caller).await,
-            Kind::AcceptCollection(_) => self.accept_collection().await,
-            Kind::GetExtents(ask) => self.get_extents(ask).await,
-            Kind::WaitLock(ask) => self.wait_lock(ask).await,
-            Kind::ListLocks(ask) => self.list_locks(ask).await,
-            Kind::WatchChanges(ask) => self.watch_changes(ask).await,
-            Kind::ListSnapshots(ask) => self.list_snapshots(ask).await,
-            Kind::ListTrash(ask) => self.list_trash(ask).await,
-            Kind::GetQuota(ask) => self.get_quota(ask).await,
-            Kind::ListQuotas(ask) => self.list_quotas(ask).await,
-            _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
-        }
+            let caller = caller.as_ref();
+            match kind {
+                Kind::OpenSession(ask) => self.open_session(ask).await,
+                Kind::RenewSession(ask) => self.renew_session(ask).await,
+                Kind::CloseSession(ask) => self.close_session(ask).await,
+                Kind::OpenWriter(ask) => self.open_writer(ask).await,
+                Kind::CloseWriter(ask) => self.close_writer(ask).await,
+                Kind::AllocInodes(ask) => self.alloc_inodes(ask).await,
+                Kind::ClusterMap(ask) => self.cluster_map(ask).await,
+                Kind::ClusterStatus(_) => self.cluster_status().await,
+                Kind::RegisterNode(ask) => self.register_node(ask).await,
+                Kind::Heartbeat(ask) => self.heartbeat(ask).await,
+                Kind::ListDegraded(ask) => self.list_degraded(ask).await,
+                Kind::ClearDegraded(ask) => self.clear_degraded(ask).await,
+                Kind::JoinDone(ask) => self.join_done(ask).await,
+                Kind::JudgeWriters(ask) => self.judge_writers(ask).await,
+                Kind::JudgeBlocks(ask) => self.judge_blocks(ask).await,
+                Kind::JudgeGroups(ask) => self.judge_groups(ask).await,
+                Kind::StartTask(ask) => self.start_task(ask).await,
+                Kind::ListTasks(_) => self.list_tasks().await,
+                Kind::CancelTask(ask) => self.cancel_task(ask).await,
+                Kind::ReportLacking(ask) => self.report_lacking(ask).await,
+                Kind::ScanRuns(ask) => self.scan_runs(ask).await,
+                Kind::CheckRows(ask) => self.check_rows(ask).await,
+                Kind::AcceptRollback(_) => self.accept_rollback().await,
+                Kind::UpgradeStatus(_) => Ok(self.upgrade_status()),
+                Kind::FinalizeUpgrade(ask) => self.finalize_upgrade(ask).await,
+                Kind::Stat(ask) => self.stat(ask, caller).await,
+                Kind::Access(ask) => self.access(ask, caller).await,
+                Kind::ReadDir(ask) => self.read_dir(ask, caller).await,
+                Kind::GetXattr(ask) => self.get_xattr(ask, caller).await,
+                Kind::ListXattrs(ask) => self.list_xattrs(ask, caller).await,
+                Kind::StatFs(ask) => self.stat_fs(ask, caller).await,
+                Kind::AcceptCollection(_) => self.accept_collection().await,
+                Kind::GetExtents(ask) => self.get_extents(ask).await,
+                Kind::WaitLock(ask) => self.wait_lock(ask).await,
+                Kind::ListLocks(ask) => self.list_locks(ask).await,
+                Kind::WatchChanges(ask) => self.watch_changes(ask).await,
+                Kind::ListSnapshots(ask) => self.list_snapshots(ask).await,
+                Kind::ListTrash(ask) => self.list_trash(ask).await,
+                Kind::GetQuota(ask) => self.get_quota(ask).await,
+                Kind::ListQuotas(ask) => self.list_quotas(ask).await,
+                _ => Err(Status::new(Code::Unsupported, format!("{} is not for metadata", op::name(op::of(kind))))),
+            }
+        })
     }
 
     /// As [`Meta::execute`], and how long the request waited for its transactions to be committed: for its place in a
     /// group and for the disk.
-    pub async fn execute_timed(&self, request: &pb::Request) -> (Result<Reply, Status>, Duration) {
-        let timed = async {
-            let result = self.execute(request).await;
-            (result, COMMIT_WAIT.with(Cell::get))
-        };
-        COMMIT_WAIT.scope(Cell::new(Duration::ZERO), timed).await
+    pub fn execute_timed<'a>(&'a self, request: &'a pb::Request) -> BoxFuture<'a, (Result<Reply, Status>, Duration)> {
+        Box::pin(async move {
+            let timed = async {
+                let result = self.execute(request).await;
+                (result, COMMIT_WAIT.with(Cell::get))
+            };
+            COMMIT_WAIT.scope(Cell::new(Duration::ZERO), timed).await
+        })
     }
 
     /// What a mutation does, in a transaction that has passed its session and slot.

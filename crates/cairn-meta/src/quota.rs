@@ -25,6 +25,7 @@ use cairn_proto::InodeId;
 use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 
@@ -275,25 +276,27 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; what was known stays.
-    pub async fn refresh_quotas(&self) -> Result<(), Status> {
-        let own = self.inner.feed.own_number();
-        let (limits, others) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            let rows = tx.table::<keys::Quota>(QUOTAS_MAX).await?;
-            let roots: Vec<u64> = rows.iter().map(|(key, _)| key.root).collect();
-            let others = if roots.is_empty() { BTreeMap::new() } else { usage_of(tx, &roots, own).await? };
-            let active = rows.into_iter().filter(|(_, row)| row.state == quota_state::ACTIVE);
-            Ok((active.map(|(key, row)| (key.root, row)).collect::<HashMap<_, _>>(), others))
-        })?;
-        self.inner.quotas.learn(limits, others);
-        Ok(())
+    pub fn refresh_quotas(&self) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move {
+            let own = self.inner.feed.own_number();
+            let (limits, others) = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+                let rows = tx.table::<keys::Quota>(QUOTAS_MAX).await?;
+                let roots: Vec<u64> = rows.iter().map(|(key, _)| key.root).collect();
+                let others = if roots.is_empty() { BTreeMap::new() } else { usage_of(tx, &roots, own).await? };
+                let active = rows.into_iter().filter(|(_, row)| row.state == quota_state::ACTIVE);
+                Ok((active.map(|(key, row)| (key.root, row)).collect::<HashMap<_, _>>(), others))
+            })?;
+            self.inner.quotas.learn(limits, others);
+            Ok(())
+        })
     }
 
     /// Counts a part of a tree against another root, after a quota was set or removed. True while there is more to do.
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn count_quotas(&self) -> Result<bool, Status> {
-        Ok(self.as_holder(self.count_quotas_step()).await?.unwrap_or(false))
+    pub fn count_quotas(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move { Ok(self.as_holder(self.count_quotas_step()).await?.unwrap_or(false)) })
     }
 
     async fn count_quotas_step(&self) -> Result<bool, Status> {

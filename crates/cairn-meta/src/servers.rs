@@ -11,6 +11,7 @@ use crate::tx::Tx;
 use crate::{holder, usage};
 use cairn_proto::pb;
 use cairn_proto::status::{Code, Status};
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -141,9 +142,11 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; nothing is lost, call again.
-    pub async fn pulse(&self) -> Result<(), Status> {
-        let written = self.persist_beats().await.map(|_| ());
-        self.look_around().await.and(written)
+    pub fn pulse(&self) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move {
+            let written = self.persist_beats().await.map(|_| ());
+            self.look_around().await.and(written)
+        })
     }
 
     /// Looks at what other servers did. Takes the duties over when nobody holds them.
@@ -210,20 +213,22 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn tend_servers(&self) -> Result<bool, Status> {
-        let step = async {
-            let (me, now) = (self.server(), self.now());
-            let silent = self.inner.servers.lock().silent(me, now);
-            for (server, beats) in silent {
-                self.forget_server(server, beats).await?;
-            }
-            let gone = self.inner.servers.lock().gone();
-            match gone {
-                Some(server) => self.fold_server(server).await.map(|()| true),
-                None => Ok(false),
-            }
-        };
-        Ok(self.as_holder(step).await?.unwrap_or(false))
+    pub fn tend_servers(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move {
+            let step = async {
+                let (me, now) = (self.server(), self.now());
+                let silent = self.inner.servers.lock().silent(me, now);
+                for (server, beats) in silent {
+                    self.forget_server(server, beats).await?;
+                }
+                let gone = self.inner.servers.lock().gone();
+                match gone {
+                    Some(server) => self.fold_server(server).await.map(|()| true),
+                    None => Ok(false),
+                }
+            };
+            Ok(self.as_holder(step).await?.unwrap_or(false))
+        })
     }
 
     async fn forget_server(&self, server: u32, beats: u64) -> Result<(), Status> {

@@ -12,6 +12,7 @@ use crate::state::{SessionLive, was_paused};
 use crate::tx::Tx;
 use crate::{holder, keys::Session};
 use cairn_proto::status::{Code, Status};
+use futures_util::future::BoxFuture;
 use std::time::Duration;
 
 /// How a session looks to who is about to end it.
@@ -48,12 +49,14 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn expire_sessions(&self) -> Result<bool, Status> {
-        let judged = self.as_holder(self.expire_step()).await?;
-        if judged.is_none() {
-            self.forget_sessions_elsewhere();
-        }
-        Ok(judged.unwrap_or(false))
+    pub fn expire_sessions(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move {
+            let judged = self.as_holder(self.expire_step()).await?;
+            if judged.is_none() {
+                self.forget_sessions_elsewhere();
+            }
+            Ok(judged.unwrap_or(false))
+        })
     }
 
     async fn expire_step(&self) -> Result<bool, Status> {

@@ -22,6 +22,7 @@ use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
+use futures_util::future::BoxFuture;
 use prost::Message;
 
 /// The `parent` of what lies in the trash, or is about to be dropped.
@@ -309,8 +310,8 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn expire_trash(&self) -> Result<bool, Status> {
-        Ok(self.as_holder(self.expire_trash_step()).await?.unwrap_or(false))
+    pub fn expire_trash(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move { Ok(self.as_holder(self.expire_trash_step()).await?.unwrap_or(false)) })
     }
 
     async fn expire_trash_step(&self) -> Result<bool, Status> {
@@ -334,8 +335,8 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn drop_trees(&self) -> Result<bool, Status> {
-        Ok(self.as_holder(self.drop_trees_step()).await?.unwrap_or(false))
+    pub fn drop_trees(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move { Ok(self.as_holder(self.drop_trees_step()).await?.unwrap_or(false)) })
     }
 
     async fn drop_trees_step(&self) -> Result<bool, Status> {

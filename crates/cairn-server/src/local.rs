@@ -7,6 +7,7 @@ use crate::meta::{MassRule, MetaServer, MetaServerConfig, own_view};
 use crate::node::{Membership, NodeServer, NodeServerConfig, StoreConfig};
 use cairn_engines::EngineUrl;
 use cairn_net::Net;
+use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -210,19 +211,21 @@ impl LocalCluster {
     ///
     /// # Errors
     /// See [`LocalClusterError`]. Cancelled, what was started ends as in a crash.
-    pub async fn start(config: LocalClusterConfig, net: Arc<dyn Net>) -> Result<Self, LocalClusterError> {
-        if config.nodes == 0 || (config.replicas as usize) > config.nodes {
-            return Err(LocalClusterError::TooFewNodes { nodes: config.nodes, replicas: config.replicas });
-        }
-        let meta = MetaServer::start(config.meta()?, net.clone()).await.map_err(LocalClusterError::Meta)?;
-        let mut cluster = Self { meta, nodes: Vec::new(), replicas: config.replicas };
-        match cluster.start_nodes(&config, &net).await {
-            Ok(()) => Ok(cluster),
-            Err(error) => {
-                cluster.stop().await;
-                Err(error)
+    pub fn start(config: LocalClusterConfig, net: Arc<dyn Net>) -> BoxFuture<'static, Result<Self, LocalClusterError>> {
+        Box::pin(async move {
+            if config.nodes == 0 || (config.replicas as usize) > config.nodes {
+                return Err(LocalClusterError::TooFewNodes { nodes: config.nodes, replicas: config.replicas });
             }
-        }
+            let meta = MetaServer::start(config.meta()?, net.clone()).await.map_err(LocalClusterError::Meta)?;
+            let mut cluster = Self { meta, nodes: Vec::new(), replicas: config.replicas };
+            match cluster.start_nodes(&config, &net).await {
+                Ok(()) => Ok(cluster),
+                Err(error) => {
+                    cluster.stop().await;
+                    Err(error)
+                }
+            }
+        })
     }
 
     async fn start_nodes(&mut self, config: &LocalClusterConfig, net: &Arc<dyn Net>) -> Result<(), LocalClusterError> {

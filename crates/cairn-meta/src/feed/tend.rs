@@ -14,6 +14,7 @@ use crate::quota;
 use crate::rows;
 use crate::tx::Tx;
 use cairn_proto::status::Status;
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 
 /// Usage rows of a closed log that one transaction takes over.
@@ -32,24 +33,26 @@ impl Meta {
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
-    pub async fn tend_feed(&self) -> Result<bool, Status> {
-        let mut more = self.decide_positions().await?;
-        self.mark_own_log().await?;
-        self.refresh_quotas().await?;
-        let logs = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            tx.table::<keys::FeedLog>(FEED_LOGS_MAX).await
-        })?;
-        let own = self.inner.feed.log.lock().as_ref().map(|log| log.number);
-        for (key, row) in logs {
-            let step = match row.sealed {
-                true => self.end_log(key.log).await?,
-                false if own == Some(key.log) => false,
-                false => self.close_silent(key.log).await?,
-            };
-            more |= step;
-            more |= self.trim(key.log, own == Some(key.log), row.sealed).await?;
-        }
-        Ok(more)
+    pub fn tend_feed(&self) -> BoxFuture<'_, Result<bool, Status>> {
+        Box::pin(async move {
+            let mut more = self.decide_positions().await?;
+            self.mark_own_log().await?;
+            self.refresh_quotas().await?;
+            let logs = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+                tx.table::<keys::FeedLog>(FEED_LOGS_MAX).await
+            })?;
+            let own = self.inner.feed.log.lock().as_ref().map(|log| log.number);
+            for (key, row) in logs {
+                let step = match row.sealed {
+                    true => self.end_log(key.log).await?,
+                    false if own == Some(key.log) => false,
+                    false => self.close_silent(key.log).await?,
+                };
+                more |= step;
+                more |= self.trim(key.log, own == Some(key.log), row.sealed).await?;
+            }
+            Ok(more)
+        })
     }
 
     /// Writes void rows, and finds out what became of positions whose outcome was not told. True while there are more.

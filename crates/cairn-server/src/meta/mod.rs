@@ -34,6 +34,7 @@ use cairn_proto::pb::Role;
 use cairn_proto::{BootId, ClusterId, NodeId};
 use collector::Collector;
 use engine::Doors;
+use futures_util::future::BoxFuture;
 use handler::MetaHandler;
 pub use mass::MassRule;
 use ship::{Shipped, Shipper};
@@ -120,83 +121,85 @@ impl MetaServer {
     /// # Errors
     /// When the address is not on loopback or not free, an option is out of range, or the engine cannot be used, however
     /// long one waits. Nothing keeps running then.
-    pub async fn start(config: MetaServerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
-        let listen = loopback_addr(&config.listen)?;
-        let bound = net.bind(&listen.to_string()).await;
-        let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
-        let listener = Lent::new(listener).map_err(|source| StartError::Bind { addr: listen, source })?;
-        let addr = listener.addr();
-        let console = Console::bind(&*net, &config.console, listen, addr).await?;
+    pub fn start(config: MetaServerConfig, net: Arc<dyn Net>) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(async move {
+            let listen = loopback_addr(&config.listen)?;
+            let bound = net.bind(&listen.to_string()).await;
+            let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
+            let listener = Lent::new(listener).map_err(|source| StartError::Bind { addr: listen, source })?;
+            let addr = listener.addr();
+            let console = Console::bind(&*net, &config.console, listen, addr).await?;
 
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let options = MetaOptions {
-            replicas: config.replicas,
-            block_len: config.block_len,
-            inline_max: config.inline_max,
-            lease: config.session_lease,
-            suspect_after: config.suspect_after,
-            out_after: config.out_after,
-            addr: addr.to_string(),
-            // The lock on its directory keeps every other process out of an embedded engine, and of no other.
-            alone: config.engine.as_ref().is_none_or(|url| url.dir().is_some()),
-            metas: config.metas.clone(),
-            clock,
-            seed: entropy::rng().u64(..),
-        };
-        // Which cluster it is, the engine knows.
-        let unknown = Identity { role: Role::Meta, ..Identity::client(BootId(entropy::unique())) }.shared();
-        let dialer = Dialer { net, identity: unknown.clone(), config: Arc::new(LinkConfig::default()) };
-        let doors = Doors { requests: &listener, console: console.as_ref(), dialer: &dialer };
-        let (engine, meta) = engine::open(&config, options, doors).await?;
-        let cluster_id = meta.cluster_id();
-        let speaks_as = Identity { cluster_id, ..(**unknown.load()).clone() }.shared();
-        let changed = Arc::new(Notify::new());
-        let served_as = ServerConfig::new(speaks_as.clone());
-        let connections = served_as.stats.clone();
-        let shipped = Shipped::new();
-        let handler = MetaHandler::new(
-            meta.clone(),
-            Arc::downgrade(&engine),
-            changed.clone(),
-            connections.clone(),
-            shipped.clone(),
-        );
-        let handler = Arc::new(handler);
-        let dialer = Dialer { identity: speaks_as, ..dialer };
-        let requests = Arc::new(RequestStats::default());
-        let observed = Arc::new(Observed::new(handler.clone(), requests.clone(), || NodeId(0)));
-        let counts = Arc::new(DutyCounts::default());
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+            let options = MetaOptions {
+                replicas: config.replicas,
+                block_len: config.block_len,
+                inline_max: config.inline_max,
+                lease: config.session_lease,
+                suspect_after: config.suspect_after,
+                out_after: config.out_after,
+                addr: addr.to_string(),
+                // The lock on its directory keeps every other process out of an embedded engine, and of no other.
+                alone: config.engine.as_ref().is_none_or(|url| url.dir().is_some()),
+                metas: config.metas.clone(),
+                clock,
+                seed: entropy::rng().u64(..),
+            };
+            // Which cluster it is, the engine knows.
+            let unknown = Identity { role: Role::Meta, ..Identity::client(BootId(entropy::unique())) }.shared();
+            let dialer = Dialer { net, identity: unknown.clone(), config: Arc::new(LinkConfig::default()) };
+            let doors = Doors { requests: &listener, console: console.as_ref(), dialer: &dialer };
+            let (engine, meta) = engine::open(&config, options, doors).await?;
+            let cluster_id = meta.cluster_id();
+            let speaks_as = Identity { cluster_id, ..(**unknown.load()).clone() }.shared();
+            let changed = Arc::new(Notify::new());
+            let served_as = ServerConfig::new(speaks_as.clone());
+            let connections = served_as.stats.clone();
+            let shipped = Shipped::new();
+            let handler = MetaHandler::new(
+                meta.clone(),
+                Arc::downgrade(&engine),
+                changed.clone(),
+                connections.clone(),
+                shipped.clone(),
+            );
+            let handler = Arc::new(handler);
+            let dialer = Dialer { identity: speaks_as, ..dialer };
+            let requests = Arc::new(RequestStats::default());
+            let observed = Arc::new(Observed::new(handler.clone(), requests.clone(), || NodeId(0)));
+            let counts = Arc::new(DutyCounts::default());
 
-        let tasks = Tasks::new();
-        tasks.spawn_server(serve(listener.lend(), observed, served_as, tasks.server_stop()));
-        let console_addr = console.as_ref().map(Console::addr);
-        if let Some(console) = console {
-            let source = MetaSource::new(meta.clone(), Arc::downgrade(&engine), handler.clone(), counts.clone());
-            let source = Arc::new(source);
-            let mut exposition = Exposition::new();
-            exposition.add(Arc::new(ServerSource { role: "meta", requests, connections }));
-            exposition.add(source.clone());
-            let subject = MetaSubject { source, exposition, own: dialer.link(&addr.to_string(), NodeId(0)) };
-            tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
-        }
-        let stop = tasks.duty_stop();
-        if engine.ship_to(shipped.clone()) {
-            for shipper in Shipper::all(&meta, Peers::new(dialer.clone()), &shipped) {
-                tasks.spawn_duty(shipper.run(stop.clone()));
+            let tasks = Tasks::new();
+            tasks.spawn_server(serve(listener.lend(), observed, served_as, tasks.server_stop()));
+            let console_addr = console.as_ref().map(Console::addr);
+            if let Some(console) = console {
+                let source = MetaSource::new(meta.clone(), Arc::downgrade(&engine), handler.clone(), counts.clone());
+                let source = Arc::new(source);
+                let mut exposition = Exposition::new();
+                exposition.add(Arc::new(ServerSource { role: "meta", requests, connections }));
+                exposition.add(source.clone());
+                let subject = MetaSubject { source, exposition, own: dialer.link(&addr.to_string(), NodeId(0)) };
+                tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
             }
-        }
-        let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace, config.gc_mass);
-        tasks.spawn_duty(handler.dumps().expire(stop.clone()));
-        tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed.clone(), stop.clone()));
-        tasks.spawn_duty(duties::pulse(meta.clone(), changed, stop.clone()));
-        tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));
-        tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
-        tasks.spawn_duty(duties::tend_feed(meta.clone(), stop.clone()));
-        tasks.spawn_duty(duties::trim_snapshots(meta.clone(), stop.clone()));
-        tasks.spawn_duty(duties::tend_trees(meta.clone(), stop.clone()));
-        tasks.spawn_duty(duties::collect(collector, config.gc_grace, counts, stop));
-        tracing::info!(%addr, console = ?console_addr, cluster = %cluster_id, "metadata server listens");
-        Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, console: console_addr, tasks })
+            let stop = tasks.duty_stop();
+            if engine.ship_to(shipped.clone()) {
+                for shipper in Shipper::all(&meta, Peers::new(dialer.clone()), &shipped) {
+                    tasks.spawn_duty(shipper.run(stop.clone()));
+                }
+            }
+            let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace, config.gc_mass);
+            tasks.spawn_duty(handler.dumps().expire(stop.clone()));
+            tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed.clone(), stop.clone()));
+            tasks.spawn_duty(duties::pulse(meta.clone(), changed, stop.clone()));
+            tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));
+            tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
+            tasks.spawn_duty(duties::tend_feed(meta.clone(), stop.clone()));
+            tasks.spawn_duty(duties::trim_snapshots(meta.clone(), stop.clone()));
+            tasks.spawn_duty(duties::tend_trees(meta.clone(), stop.clone()));
+            tasks.spawn_duty(duties::collect(collector, config.gc_grace, counts, stop));
+            tracing::info!(%addr, console = ?console_addr, cluster = %cluster_id, "metadata server listens");
+            Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, console: console_addr, tasks })
+        })
     }
 
     /// Where it listens.
@@ -216,19 +219,21 @@ impl MetaServer {
 
     /// Stops in order: peers are told to go away, requests in hand are finished (for at most [`STOP_GRACE`]), everything
     /// committed is made durable, and the directory is released.
-    pub async fn stop(self) {
-        let Self { meta, engine, handler, tasks, .. } = self;
-        handler.drain();
-        tasks.stop(STOP_GRACE).await;
-        if let Err(status) = meta.leave().await {
-            tracing::warn!(%status, "other metadata servers are not told that this one stops: they find out");
-        }
-        // The last owner of the engine flushes and closes it, which takes a thread's time.
-        blocking(move || drop((meta, handler))).await;
-        match engine.strong_count() {
-            0 => tracing::info!("metadata server stopped"),
-            owners => tracing::warn!(owners, "metadata server stopped, but something still holds its engine"),
-        }
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let Self { meta, engine, handler, tasks, .. } = self;
+            handler.drain();
+            tasks.stop(STOP_GRACE).await;
+            if let Err(status) = meta.leave().await {
+                tracing::warn!(%status, "other metadata servers are not told that this one stops: they find out");
+            }
+            // The last owner of the engine flushes and closes it, which takes a thread's time.
+            blocking(move || drop((meta, handler))).await;
+            match engine.strong_count() {
+                0 => tracing::info!("metadata server stopped"),
+                owners => tracing::warn!(owners, "metadata server stopped, but something still holds its engine"),
+            }
+        })
     }
 
     /// The namespace, for servers in the same process.

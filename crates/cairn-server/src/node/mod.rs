@@ -64,6 +64,7 @@ use cairn_proto::{BootId, ClusterId, NodeId, StoreId};
 use cairn_store::RealDisk;
 use calm::Throttle;
 use fence::Fence;
+use futures_util::future::BoxFuture;
 use handler::NodeHandler;
 use identity::NodeIdentity;
 use ledger::Ledger;
@@ -98,65 +99,67 @@ impl NodeServer {
     ///
     /// # Errors
     /// When the address is not on loopback or not free, the advertised one cannot be dialled, or a directory cannot be used. Nothing keeps running then.
-    pub async fn start(config: NodeServerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
-        let listen = loopback_addr(&config.listen)?;
-        let advertise = config.advertise.as_deref().map(advertised_addr).transpose()?;
-        let opened = blocking({
-            let config = config.clone();
-            move || open(&config)
-        });
-        let opened = opened.await?;
-        let bound = net.bind(&listen.to_string()).await;
-        let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
-        let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
+    pub fn start(config: NodeServerConfig, net: Arc<dyn Net>) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(async move {
+            let listen = loopback_addr(&config.listen)?;
+            let advertise = config.advertise.as_deref().map(advertised_addr).transpose()?;
+            let opened = blocking({
+                let config = config.clone();
+                move || open(&config)
+            });
+            let opened = opened.await?;
+            let bound = net.bind(&listen.to_string()).await;
+            let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
+            let addr = listener.local_addr().map_err(|source| StartError::Bind { addr: listen, source })?;
 
-        let console = Console::bind(&*net, &config.console, listen, addr).await?;
-        let speaks_as = Identity { role: Role::Node, ..Identity::client(BootId(entropy::unique())) }.shared();
-        let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
+            let console = Console::bind(&*net, &config.console, listen, addr).await?;
+            let speaks_as = Identity { role: Role::Node, ..Identity::client(BootId(entropy::unique())) }.shared();
+            let dialer = Dialer { net, identity: speaks_as, config: Arc::new(LinkConfig::default()) };
 
-        let advertise = advertise.unwrap_or_else(|| addr.to_string());
-        let node = Arc::new(build(&config, dialer.clone(), advertise, opened));
-        let known = node.home.identity.lock().registration.clone();
-        if let Some(granted) = known {
-            // Read from our own file, in which every store has one number.
-            node.take_identity(&granted).map_err(|_| StartError::Confused)?;
-        }
-        let tasks = Tasks::new();
-        let handler = Arc::new(Wanted(NodeHandler { node: node.clone() }));
-        let served_as = ServerConfig::new(node.speaks_as.clone());
-        let requests = Arc::new(RequestStats::default());
-        let connections = served_as.stats.clone();
-        let known_as = node.clone();
-        let observed = Arc::new(Observed::new(handler, requests.clone(), move || known_as.id()));
-        tasks.spawn_server(serve(listener, observed, served_as, tasks.server_stop()));
-        let console_addr = console.as_ref().map(Console::addr);
-        if let Some(console) = console {
-            let mut exposition = Exposition::new();
-            exposition.add(Arc::new(ServerSource { role: "node", requests, connections }));
-            exposition.add(Arc::new(NodeSource { node: node.clone() }));
-            let own = dialer.link(&addr.to_string(), NodeId(0));
-            let subject = NodeSubject { node: node.clone(), exposition, own };
-            tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
-        }
-        let stop = tasks.duty_stop();
-        tasks.spawn_duty(heartbeat::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(map::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(catch_up::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(heal::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(compare::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(ledger::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(join::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(lag::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(audit::run(node.clone(), stop.clone()));
-        tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
-        for index in 0..node.stores.len() {
-            tasks.spawn_duty(revive::run(node.clone(), index, stop.clone()));
-            tasks.spawn_duty(scrub::run(node.clone(), index, stop.clone()));
-        }
-        tracing::info!(%addr, console = ?console_addr, stores = node.stores.len(), "storage node listens");
-        Ok(Self { node, addr, console: console_addr, tasks })
+            let advertise = advertise.unwrap_or_else(|| addr.to_string());
+            let node = Arc::new(build(&config, dialer.clone(), advertise, opened));
+            let known = node.home.identity.lock().registration.clone();
+            if let Some(granted) = known {
+                // Read from our own file, in which every store has one number.
+                node.take_identity(&granted).map_err(|_| StartError::Confused)?;
+            }
+            let tasks = Tasks::new();
+            let handler = Arc::new(Wanted(NodeHandler { node: node.clone() }));
+            let served_as = ServerConfig::new(node.speaks_as.clone());
+            let requests = Arc::new(RequestStats::default());
+            let connections = served_as.stats.clone();
+            let known_as = node.clone();
+            let observed = Arc::new(Observed::new(handler, requests.clone(), move || known_as.id()));
+            tasks.spawn_server(serve(listener, observed, served_as, tasks.server_stop()));
+            let console_addr = console.as_ref().map(Console::addr);
+            if let Some(console) = console {
+                let mut exposition = Exposition::new();
+                exposition.add(Arc::new(ServerSource { role: "node", requests, connections }));
+                exposition.add(Arc::new(NodeSource { node: node.clone() }));
+                let own = dialer.link(&addr.to_string(), NodeId(0));
+                let subject = NodeSubject { node: node.clone(), exposition, own };
+                tasks.spawn_server(console.serve(Arc::new(subject), tasks.server_stop()));
+            }
+            let stop = tasks.duty_stop();
+            tasks.spawn_duty(heartbeat::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(map::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(catch_up::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(heal::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(compare::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(ledger::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(join::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(lag::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(audit::run(node.clone(), stop.clone()));
+            tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
+            for index in 0..node.stores.len() {
+                tasks.spawn_duty(revive::run(node.clone(), index, stop.clone()));
+                tasks.spawn_duty(scrub::run(node.clone(), index, stop.clone()));
+            }
+            tracing::info!(%addr, console = ?console_addr, stores = node.stores.len(), "storage node listens");
+            Ok(Self { node, addr, console: console_addr, tasks })
+        })
     }
 
     /// Where it listens.
@@ -196,21 +199,23 @@ impl NodeServer {
 
     /// Stops in order: peers are told to go away, requests in hand are finished (for at most [`STOP_GRACE`]), everything
     /// accepted is made durable, the stores are closed and the directories released.
-    pub async fn stop(self) {
-        let Self { node, tasks, .. } = self;
-        node.draining.store(true, Ordering::Relaxed);
-        tasks.stop(STOP_GRACE).await;
-        node.meta.close();
-        node.peers.close();
-        let closing = node.clone();
-        blocking(move || {
-            if let Err(error) = closing.ledger.flush(&closing.home.disk) {
-                tracing::warn!(%error, "the ledger is not written down");
-            }
-            closing.stores.iter().for_each(|slot| slot.close());
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let Self { node, tasks, .. } = self;
+            node.draining.store(true, Ordering::Relaxed);
+            tasks.stop(STOP_GRACE).await;
+            node.meta.close();
+            node.peers.close();
+            let closing = node.clone();
+            blocking(move || {
+                if let Err(error) = closing.ledger.flush(&closing.home.disk) {
+                    tracing::warn!(%error, "the ledger is not written down");
+                }
+                closing.stores.iter().for_each(|slot| slot.close());
+            })
+            .await;
+            tracing::info!(node = %node.id(), "storage node stopped");
         })
-        .await;
-        tracing::info!(node = %node.id(), "storage node stopped");
     }
 }
 
