@@ -20,6 +20,7 @@
 mod admin;
 mod append;
 mod atomic;
+mod by_inode;
 mod caller;
 mod client;
 mod clone;
@@ -48,6 +49,7 @@ mod ranges;
 mod read;
 mod record;
 mod rpc;
+mod scatter;
 mod session;
 mod snapshots;
 mod stats;
@@ -89,6 +91,7 @@ pub use policy::breaker::{BreakerState, OpenReason};
 pub use policy::rounds::RetryPolicy;
 pub use quota::{Quota, QuotaChange};
 pub use record::{LegRecord, Record, ReplicaScore};
+pub use scatter::{Committed, Scatter};
 pub use snapshots::Snapshot;
 pub use stats::{
     AttemptStats, BreakerStats, BreakerTransition, BudgetStats, ClassStats, ConnectionStats, ErrorRecord, HedgeStats,

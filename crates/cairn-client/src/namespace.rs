@@ -186,6 +186,11 @@ impl ReadDir {
         std::future::poll_fn(|cx| self.poll_entry(cx)).await.transpose()
     }
 
+    /// True while the next entry is here already, so that it costs no request.
+    pub fn has_more_at_hand(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
     fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<DirEntry, Error>>> {
         loop {
             if let Some(entry) = self.entries.pop_front() {

@@ -154,21 +154,7 @@ impl DfsClient {
     /// # Errors
     /// `NotFound` and `NotADirectory` for `dir`.
     pub async fn create_unnamed(&self, dir: impl Into<Place>, options: OpenOptions) -> Result<File, Error> {
-        let dir = dir.into();
-        let work = async {
-            let inner = &self.inner;
-            let deadline = inner.deadline(inner.config.meta_timeout);
-            let inode = inner.sessions.inode(inner, deadline).await?.0;
-            let attr = Some(options.attributes.to_pb(0o600));
-            let kind = request::Kind::CreateUnnamed(pb::CreateUnnamed { inode, dir: Some(dir.at()?), attr });
-            let relaxed = options.relaxed.or(inner.config.relaxed).unwrap_or(false);
-            let made = inner.sessions.mutate_told(inner, self.call(kind), relaxed, deadline).await?;
-            let (response::Kind::Attr(attr), session) = made else { return Err(inner.unexpected("create_unnamed")) };
-            // The hold that made it is the handle's, however the options are.
-            let hold = self.adopt(session, inode);
-            self.open_held(dir.shown(), attr, &options, Some(hold)).await
-        };
-        self.operation("create_unnamed", dir.shown(), work).await
+        self.create_unnamed_told(dir, options).await.map(|(file, _)| file)
     }
 
     /// Room and use, as seen at a place.

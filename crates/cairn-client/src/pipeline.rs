@@ -45,6 +45,8 @@ pub(crate) struct Pipeline {
     failed: Arc<OnceLock<Error>>,
     /// Where relaxed blocks are noted once they are committed.
     unsynced: Option<Arc<Unsynced>>,
+    /// Time of modification that commits say; absent = the server's.
+    mtime_ns: Option<i64>,
     batch: Vec<Put>,
     batch_bytes: u64,
     committing: Option<JoinHandle<Result<pb::CommitReply, Error>>>,
@@ -71,8 +73,14 @@ impl Pipeline {
             permits: Arc::new(Semaphore::new(WINDOW_BYTES_MAX as usize)),
             batch: Vec::new(),
             batch_bytes: 0,
+            mtime_ns: None,
             committing: None,
         }
+    }
+
+    /// What commits say from now on about when the content changed.
+    pub(crate) fn set_mtime(&mut self, mtime_ns: Option<i64>) {
+        self.mtime_ns = mtime_ns;
     }
 
     /// True while nothing was committed and, for a file without a name, not even its inode was made.
@@ -153,7 +161,7 @@ impl Pipeline {
         self.batch_bytes = 0;
         let (inner, target, relaxed) = (self.inner.clone(), self.target.clone(), self.relaxed);
         let (before, create) = (self.committing.take(), self.create.take());
-        let (failed, unsynced) = (self.failed.clone(), self.unsynced.clone());
+        let (failed, unsynced, mtime_ns) = (self.failed.clone(), self.unsynced.clone(), self.mtime_ns);
         let work = async move {
             if let Some(before) = before {
                 before.await.map_err(stopped)??;
@@ -165,7 +173,8 @@ impl Pipeline {
             }
             let (blocks, permits) = settle(&inner, &target, batch).await?;
             let (inode, writer) = (target.inode.0, target.writer.id.0);
-            let make = |pieces| request::Kind::Commit(pb::Commit { inode, writer, pieces, ..Default::default() });
+            let make =
+                |pieces| request::Kind::Commit(pb::Commit { inode, writer, pieces, mtime_ns, ..Default::default() });
             let deadline = inner.deadline(inner.config.write_timeout);
             let (reply, blocks) = write::commit_blocks(&inner, &target, blocks, relaxed, deadline, make).await?;
             drop(permits);

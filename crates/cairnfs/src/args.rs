@@ -7,6 +7,7 @@ mod content;
 mod cp;
 mod fsck;
 mod meta;
+mod mount;
 mod policy;
 mod quota;
 mod snapshot;
@@ -23,6 +24,7 @@ pub use content::{Locks, Punch, Truncate};
 pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
+pub use mount::Mount;
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
 pub use quota::{Quota, QuotaGet, QuotaLs, QuotaRm, QuotaSet, QuotaWhat};
 pub use snapshot::{Snapshot, SnapshotCreate, SnapshotLs, SnapshotRm, SnapshotWhat};
@@ -112,6 +114,7 @@ pub enum Command {
     Policy(Policy),
     Snapshot(Snapshot),
     Watch(Watch),
+    Mount(Mount),
     Trash(Trash),
     Quota(Quota),
     Stats(Stats),
@@ -153,6 +156,7 @@ impl Command {
             Self::Policy(_) => "policy",
             Self::Snapshot(_) => "snapshot",
             Self::Watch(_) => "watch",
+            Self::Mount(_) => "mount",
             Self::Trash(_) => "trash",
             Self::Quota(_) => "quota",
             Self::Stats(_) => "stats",
@@ -165,7 +169,10 @@ impl Command {
     pub fn is_server(&self) -> bool {
         matches!(
             self,
-            Self::Up(_) | Self::Meta(MetaRole { instead: None, .. }) | Self::Node(NodeRole { instead: None, .. })
+            Self::Up(_)
+                | Self::Mount(_)
+                | Self::Meta(MetaRole { instead: None, .. })
+                | Self::Node(NodeRole { instead: None, .. })
         )
     }
 }

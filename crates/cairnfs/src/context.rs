@@ -60,7 +60,11 @@ impl Context {
         self.connect_as(DfsClient::builder().record_legs(true)).await
     }
 
-    async fn connect_as(&self, builder: DfsClientBuilder) -> Result<DfsClient, Failure> {
+    /// A client with settings of its own.
+    ///
+    /// # Errors
+    /// As [`Context::connect`].
+    pub async fn connect_as(&self, builder: DfsClientBuilder) -> Result<DfsClient, Failure> {
         tracing::debug!(meta = self.meta, "connecting");
         let name = format!("cairn {} {}, process {}", self.command, env!("CARGO_PKG_VERSION"), std::process::id());
         builder.meta(&self.meta).name(name).connect().await.map_err(|error| match error.kind() {

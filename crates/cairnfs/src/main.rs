@@ -89,6 +89,7 @@ async fn dispatch(command: Command, global: &Global, context: &Context) -> Resul
     let mut out = Out::new()?;
     let result = match command {
         Command::Up(args) => up::run(args, global, context, &mut out).await,
+        Command::Mount(args) => cmd::mount::run(args, context, &mut out).await,
         Command::Meta(MetaRole { instead: Some(what), .. }) => {
             let mut signals = Signals::catch()?;
             tokio::select! {
@@ -147,6 +148,8 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Stats(args) => cmd::stats(args, context, out).await,
         Command::Explain(args) => cmd::explain(args, context, out).await,
         Command::Completions(args) => cmd::completions(&args, out),
-        Command::Up(_) | Command::Meta(_) | Command::Node(_) => unreachable!("servers are dispatched apart"),
+        Command::Up(_) | Command::Mount(_) | Command::Meta(_) | Command::Node(_) => {
+            unreachable!("servers are dispatched apart")
+        }
     }
 }

@@ -11,6 +11,7 @@ mod fsck;
 mod links;
 pub mod live;
 mod ls;
+pub mod mount;
 mod names;
 mod policy;
 mod quota;

@@ -1,0 +1,89 @@
+//! Opening for faces that know inodes: what metadata told a moment ago is not asked again.
+
+use crate::client::DfsClient;
+use crate::error::Error;
+use crate::file::File;
+use crate::namespace::{FileKind, Metadata};
+use crate::options::OpenOptions;
+use crate::place::Place;
+use cairn_proto::pb::{self, request, response};
+
+impl DfsClient {
+    /// A handle to the file that `metadata` describes, without a look at it: whoever has just looked, or made it, saves the
+    /// request. What the options say of creating and of rights is not regarded; with
+    /// [`sustained`](OpenOptions::sustained), metadata is asked to keep the file.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no regular file; `NotFound` when it is gone and was to be kept.
+    pub async fn open_known(&self, metadata: &Metadata, options: OpenOptions) -> Result<File, Error> {
+        let place = Place::inode(metadata.inode);
+        let work = async {
+            if metadata.kind != FileKind::File {
+                return Err(Error::invalid("open", "only a regular file has content to open"));
+            }
+            let hold = if options.sustained { Some(self.sustain_quietly(metadata.inode).await?) } else { None };
+            let policy = pb::Policy {
+                replicas: metadata.replicas,
+                block_len: metadata.block_len,
+                relaxed: metadata.relaxed,
+                trash_s: 0,
+            };
+            let attr = pb::Attr {
+                inode: metadata.inode,
+                kind: pb::Kind::File as i32,
+                size: metadata.size,
+                policy: Some(policy),
+                ..Default::default()
+            };
+            self.open_held(place.shown(), attr, &options, hold).await
+        };
+        self.operation("open", place.shown(), work).await
+    }
+
+    /// Makes a file, or finds the one that has the name already, in one request, and tells what it is. With
+    /// [`create_new`](OpenOptions::create_new) it has to be new. Nothing is truncated.
+    ///
+    /// # Errors
+    /// As [`DfsClient::open`]; `AlreadyExists` with `create_new`.
+    pub async fn create_file(&self, place: impl Into<Place>, options: OpenOptions) -> Result<Metadata, Error> {
+        let place = place.into();
+        let work = async {
+            let create = pb::Create {
+                at: Some(place.at()?),
+                attr: Some(options.attributes.to_pb(0o644)),
+                exclusive: options.exclusive,
+                follow: false,
+                want: options.want(),
+            };
+            self.mutate_attr(request::Kind::Create(create), options.relaxed).await
+        };
+        self.operation("create_file", place.shown(), work).await
+    }
+
+    /// As [`DfsClient::create_unnamed`], and tells what was made.
+    ///
+    /// # Errors
+    /// As [`DfsClient::create_unnamed`].
+    pub async fn create_unnamed_told(
+        &self,
+        dir: impl Into<Place>,
+        options: OpenOptions,
+    ) -> Result<(File, Metadata), Error> {
+        let dir = dir.into();
+        let work = async {
+            let inner = &self.inner;
+            let deadline = inner.deadline(inner.config.meta_timeout);
+            let inode = inner.sessions.inode(inner, deadline).await?.0;
+            let attr = Some(options.attributes.to_pb(0o600));
+            let kind = request::Kind::CreateUnnamed(pb::CreateUnnamed { inode, dir: Some(dir.at()?), attr });
+            let relaxed = options.relaxed.or(inner.config.relaxed).unwrap_or(false);
+            let made = inner.sessions.mutate_told(inner, self.call(kind), relaxed, deadline).await?;
+            let (response::Kind::Attr(attr), session) = made else { return Err(inner.unexpected("create_unnamed")) };
+            // The hold that made it is the handle's, however the options are.
+            let hold = self.adopt(session, inode);
+            let metadata = Metadata::from_pb(attr.clone());
+            self.open_held(dir.shown(), attr, &options, Some(hold)).await.map(|file| (file, metadata))
+        };
+        self.operation("create_unnamed", dir.shown(), work).await
+    }
+}
