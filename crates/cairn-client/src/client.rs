@@ -1,5 +1,6 @@
 //! The client itself: how it is made, what its parts share, how it ends.
 
+use crate::block_cache::{BlockCache, BlockCacheStats, CacheFront};
 use crate::caller::{Call, CallerRef};
 use crate::cluster::Cluster;
 use crate::error::Error;
@@ -81,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) late_acks: LateAcks,
     pub(crate) holds: Holds,
     pub(crate) dir_policies: DirPolicies,
+    /// In front of the storage nodes, if there is one.
+    pub(crate) block_cache: Option<CacheFront>,
     pub(crate) lock_places: LockPlaces,
     /// Tells open files apart.
     pub(crate) handles: AtomicU64,
@@ -178,6 +181,7 @@ pub struct DfsClientBuilder {
     relaxed: Option<bool>,
     seed: Option<u64>,
     record: bool,
+    block_cache: Option<Arc<dyn BlockCache>>,
     net: Arc<dyn Net>,
     link: LinkConfig,
 }
@@ -194,6 +198,7 @@ impl Default for DfsClientBuilder {
             relaxed: None,
             seed: None,
             record: false,
+            block_cache: None,
             net: Arc::new(TcpNet),
             link: LinkConfig { ops: OPS_PER_NODE, bulk_max: BULK_PER_NODE, ..LinkConfig::default() },
         }
@@ -255,6 +260,13 @@ impl DfsClientBuilder {
         self
     }
 
+    /// A cache of blocks that all files of this client read through. It changes nothing about consistency: blocks are
+    /// immutable, and which blocks a file has is asked as without it (default: none).
+    pub fn block_cache(mut self, cache: Arc<dyn BlockCache>) -> Self {
+        self.block_cache = Some(cache);
+        self
+    }
+
     /// Another network than TCP.
     pub fn net(mut self, net: Arc<dyn Net>) -> Self {
         self.net = net;
@@ -307,6 +319,7 @@ impl DfsClientBuilder {
             late_acks: LateAcks::default(),
             holds: Holds::default(),
             dir_policies: DirPolicies::default(),
+            block_cache: self.block_cache.map(CacheFront::new),
             lock_places: LockPlaces::default(),
             handles: AtomicU64::new(1),
             retry_budget: Budget::new(RETRY_CAP, RETRY_PER_SUCCESS),
@@ -329,6 +342,9 @@ impl DfsClientBuilder {
         let client = DfsClient { _last: Arc::new(StopOnDrop(inner.shutdown.clone())), inner, caller: None };
         let deadline = client.inner.deadline(client.inner.config.meta_timeout);
         client.inner.cluster.refresh(&client.inner, deadline).await?;
+        if let Some(cache) = &client.inner.block_cache {
+            cache.attach(client.inner.identity.load().cluster_id.0).await;
+        }
         client.inner.upkeep.spawn(keep_map_current(client.inner.clone()));
         client.inner.upkeep.spawn(late::run(client.inner.clone()));
         Ok(client)
@@ -388,6 +404,7 @@ impl DfsClient {
             BudgetStats { name: "hedge", tokens: hedge.tokens(), cap: HEDGE_CAP, refused: hedge.refused() },
         ];
         stats.parked = inner.health.parking_stats();
+        stats.block_cache = inner.block_cache.as_ref().map_or_else(BlockCacheStats::default, CacheFront::stats);
         stats.tasks = (inner.tasks.len() + inner.upkeep.len()) as u64;
         stats
     }

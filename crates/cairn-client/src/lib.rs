@@ -20,6 +20,7 @@
 mod admin;
 mod append;
 mod atomic;
+mod block_cache;
 mod by_inode;
 mod caller;
 mod client;
@@ -69,6 +70,7 @@ pub use admin::{
     RowPage, RunKind, RunPage, Software, StoreScrub, Subject, Task, TaskKind, TaskState, UpgradeStatus, Verdict,
 };
 pub use atomic::AtomicFile;
+pub use block_cache::{BlockCache, BlockCacheStats, CacheFuture, CachedChunk, ChunkKey};
 /// Identity of a block: inode, writer, number.
 pub use cairn_proto::BlockId;
 /// Number of a storage node; 0 stands for a metadata server in what this library tells.

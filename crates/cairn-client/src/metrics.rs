@@ -222,6 +222,18 @@ impl Snapshot {
                     .try_for_each(|(node, count)| family.count(&[("where", place), ("node", node)], *count))?;
             }
             Ok(())
+        })?;
+        let cache = &self.stats.block_cache;
+        let help = "Chunks that were looked for in the block cache.";
+        page.counter("cairn_client_block_cache_chunks_total", help, |family| {
+            family.count(&[("result", "hit")], cache.hits)?;
+            family.count(&[("result", "miss")], cache.misses)?;
+            family.count(&[("result", "damaged")], cache.damaged)
+        })?;
+        let help = "Bytes of these chunks: from the cache, or from storage nodes into it.";
+        page.counter("cairn_client_block_cache_bytes_total", help, |family| {
+            family.count(&[("result", "hit")], cache.hit_bytes)?;
+            family.count(&[("result", "miss")], cache.miss_bytes)
         })
     }
 

@@ -1,5 +1,6 @@
 //! Reading: the map and the data at the same time, any replica, verified.
 
+use crate::block_cache::Verified;
 use crate::client::Inner;
 use crate::cluster::{FailureLog, Replicas};
 use crate::error::{Cause, Error, FailureClass, NodeFailure, Sent};
@@ -192,7 +193,7 @@ async fn fetch(
             match known {
                 Some(bytes) => Ok((wanted.range, bytes)),
                 None => {
-                    let part = read_block(inner, &wanted, how).await.map(|bytes| (wanted.range, bytes))?;
+                    let part = (wanted.range, read_part(inner, &wanted, how).await?);
                     finished.lock().push(part.clone());
                     Ok(part)
                 }
@@ -226,8 +227,17 @@ fn assemble(map: &MapSlice, offset: u64, len: u64, mut parts: Parts, inline: &In
     out.freeze()
 }
 
-/// Reads a range of one block from whichever replica gives good bytes.
-async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Bytes, Error> {
+/// Reads a range of one block: from the cache as far as there is one that has it, else from a replica.
+async fn read_part(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Bytes, Error> {
+    let Some(cache) = &inner.block_cache else {
+        return Ok(read_block(inner, wanted, how).await?.cut(&wanted.range));
+    };
+    let fetch = |range| async move { read_block(inner, &Wanted { range, lacking: wanted.lacking.clone() }, how).await };
+    cache.read(&wanted.range, how.deadline, fetch).await
+}
+
+/// Reads a range of one block, in whole chunks, from whichever replica gives good bytes.
+async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Verified, Error> {
     let mut log = FailureLog::new();
     let mut rounds = 0;
     let failed = |log: FailureLog| {
@@ -236,9 +246,9 @@ async fn read_block(inner: &Arc<Inner>, wanted: &Wanted, how: How) -> Result<Byt
     loop {
         let replicas = replicas_of(inner, wanted, how.deadline).await;
         if !replicas.fresh.is_empty() || replicas.away.is_empty() {
-            if let Some(bytes) = read_round(inner, wanted, how, (rounds, &replicas), &mut log).await {
+            if let Some(chunks) = read_round(inner, wanted, how, (rounds, &replicas), &mut log).await {
                 inner.retry_budget.deposit();
-                return Ok(bytes);
+                return Ok(chunks);
             }
             rounds += 1;
         }
@@ -378,7 +388,7 @@ async fn read_round(
     how: How,
     (round, replicas): (u32, &Replicas),
     log: &mut FailureLog,
-) -> Option<Bytes> {
+) -> Option<Verified> {
     let (_, primary) = replicas.fresh.first()?;
     let alone = replicas.fresh.len() == 1;
     let traffic = traffic_of(&wanted.range);
@@ -424,10 +434,10 @@ async fn read_round(
         tokio::select! {
             biased;
             Some((leg, result)) = legs.next() => match result {
-                Ok(bytes) => {
+                Ok(chunks) => {
                     note_race(inner, &under, leg);
                     inner.hedge_budget.on_first_leg_completed();
-                    return Some(bytes);
+                    return Some(chunks);
                 }
                 Err(failure) => {
                     let (store, node) = &replicas.fresh[under[leg].replica];
@@ -494,7 +504,7 @@ async fn checked(
     node: &Arc<Node>,
     range: BlockRange,
     running: Running<'_>,
-) -> Result<Bytes, LegFailure> {
+) -> Result<Verified, LegFailure> {
     let begun = Instant::now();
     let reply: Reply = running.finish().await?;
     let bad = |class, message: String| LegFailure {
@@ -511,7 +521,7 @@ async fn checked(
         inner.recorder.add_checksum(hashing.elapsed());
     }
     match verdict {
-        Ok(bytes) => Ok(bytes),
+        Ok(chunks) => Ok(chunks),
         Err(Mismatch { chunk, message }) => {
             bump(&inner.counters.corrupt_blocks);
             bump(&node.corrupt_blocks);
@@ -527,8 +537,8 @@ struct Mismatch {
     message: String,
 }
 
-/// Holds an answer against its checksums and cuts out the wanted bytes.
-fn verify(range: &BlockRange, header: &pb::GetBlockReply, body: &Bytes) -> Result<Bytes, Mismatch> {
+/// Holds an answer against its checksums.
+fn verify(range: &BlockRange, header: &pb::GetBlockReply, body: &Bytes) -> Result<Verified, Mismatch> {
     let whole = |message: String| Mismatch { chunk: header.first_chunk, message };
     let chunks = layout::chunk_range(range.offset, range.len, header.block_len).ok_or_else(|| {
         let end = u64::from(range.offset) + u64::from(range.len);
@@ -541,8 +551,7 @@ fn verify(range: &BlockRange, header: &pb::GetBlockReply, body: &Bytes) -> Resul
     if let Some(chunk) = checksum::first_mismatch(range.block, Shard(0), chunks.first, body, &crcs) {
         return Err(Mismatch { chunk, message: format!("does not match its checksum in chunk {chunk}") });
     }
-    let from = (range.offset - chunks.offset) as usize;
-    Ok(body.slice(from..from + range.len as usize))
+    Ok(Verified { first_chunk: chunks.first, body: body.clone(), crcs })
 }
 
 /// Tells a node that it served bad bytes, or none where it should have some, so that it looks at its copy and repairs
@@ -588,7 +597,8 @@ mod tests {
     fn only_what_was_asked_for_comes_out() {
         let content: Vec<u8> = (0..CHUNK_LEN + 100).map(|i| (i % 251) as u8).collect();
         let (header, body) = answer(&content, 1);
-        let got = verify(&range(CHUNK_LEN + 10, 20), &header, &body).ok().expect("good bytes");
+        let range = range(CHUNK_LEN + 10, 20);
+        let got = verify(&range, &header, &body).ok().expect("good bytes").cut(&range);
         assert_eq!(&got[..], &content[CHUNK_LEN as usize + 10..][..20]);
     }
 
@@ -598,7 +608,7 @@ mod tests {
         let (header, body) = answer(&content, 0);
         let mut flipped = body.to_vec();
         flipped[CHUNK_LEN as usize + 1] ^= 4;
-        let chunk = |result: Result<Bytes, Mismatch>| result.err().map(|mismatch| mismatch.chunk);
+        let chunk = |result: Result<Verified, Mismatch>| result.err().map(|mismatch| mismatch.chunk);
         let all = range(0, CHUNK_LEN * 2);
         assert_eq!(chunk(verify(&all, &header, &flipped.into())), Some(1));
         assert_eq!(chunk(verify(&all, &header, &body.slice(1..))), Some(0));

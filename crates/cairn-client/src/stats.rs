@@ -1,5 +1,6 @@
 //! Counters of the connection layer, as `get_connection_stats()` shows them.
 
+use crate::block_cache::BlockCacheStats;
 use crate::error::{Error, FailureClass};
 use crate::policy::breaker::BreakerState;
 use crate::policy::histogram::Histogram;
@@ -416,6 +417,8 @@ pub struct ConnectionStats {
     pub writes: WriteStats,
     /// Blocks whose bytes did not match their checksums.
     pub corrupt_blocks: u64,
+    /// Reads through the block cache; zeros without one.
+    pub block_cache: BlockCacheStats,
     /// Connections of all nodes together.
     pub pool: PoolStats,
     /// Tasks of the client beside those of its connections.

@@ -14,8 +14,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cairn-engines", &["cairn-proto", "cairn-meta"]),
     ("cairn-store", &["cairn-proto"]),
     ("cairn-server", &["cairn-proto", "cairn-net", "cairn-meta", "cairn-engines", "cairn-store", "cairn-metrics"]),
+    ("cairn-cache", &["cairn-proto", "cairn-client"]),
     ("cairn-fuse", &["cairn-proto", "cairn-client"]),
-    ("cairnfs", &["cairn-proto", "cairn-client", "cairn-server", "cairn-fuse"]),
+    ("cairnfs", &["cairn-proto", "cairn-client", "cairn-server", "cairn-fuse", "cairn-cache"]),
 ];
 
 /// Packages of the workspace that are no part of the product: they may use anything, nothing may use them.

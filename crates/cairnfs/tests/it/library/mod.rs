@@ -1,6 +1,7 @@
 //! The client library against a whole cluster in this process.
 
 mod attributes;
+mod caching;
 mod cluster;
 mod consistency;
 mod content;
