@@ -4,7 +4,6 @@
 //! operations of the client it takes) -> `node` (what is written and not committed) -> `cairn-client`. The kernel is told
 //! by `messages` what it should forget.
 
-mod cache;
 mod dirty;
 mod errno;
 mod face;
@@ -17,7 +16,6 @@ mod options;
 mod session;
 mod system;
 
-pub use cache::{BlockCache, BlockKey, CacheConfig};
 pub use kernel::mount::{MountError, mounted_at, unmount};
 pub use options::{MountOptions, OptionError};
 pub use session::{Mounted, mount};

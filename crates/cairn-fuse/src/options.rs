@@ -1,6 +1,5 @@
 //! How to mount: what the command line says, and the words of `-o`.
 
-use crate::cache::CacheConfig;
 use rustix::mount::MountFlags;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,8 +29,6 @@ pub struct MountOptions {
     pub ttl: Option<Duration>,
     /// Flags of mount(2).
     pub flags: MountFlags,
-    /// The cache of blocks.
-    pub cache: CacheConfig,
 }
 
 impl Default for MountOptions {
@@ -48,7 +45,6 @@ impl Default for MountOptions {
             hard: false,
             ttl: None,
             flags: MountFlags::empty(),
-            cache: CacheConfig::default(),
         }
     }
 }

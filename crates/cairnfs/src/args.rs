@@ -12,6 +12,7 @@ mod policy;
 mod quota;
 mod snapshot;
 mod trash;
+mod umount;
 mod watch;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -24,11 +25,12 @@ pub use content::{Locks, Punch, Truncate};
 pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
 pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
-pub use mount::Mount;
+pub use mount::{Mount, Stage};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
 pub use quota::{Quota, QuotaGet, QuotaLs, QuotaRm, QuotaSet, QuotaWhat};
 pub use snapshot::{Snapshot, SnapshotCreate, SnapshotLs, SnapshotRm, SnapshotWhat};
 pub use trash::{Trash, TrashEmpty, TrashLs, TrashRestore, TrashWhat};
+pub use umount::Umount;
 pub use watch::Watch;
 
 use crate::{
@@ -115,6 +117,7 @@ pub enum Command {
     Snapshot(Snapshot),
     Watch(Watch),
     Mount(Mount),
+    Umount(Umount),
     Trash(Trash),
     Quota(Quota),
     Stats(Stats),
@@ -157,6 +160,7 @@ impl Command {
             Self::Snapshot(_) => "snapshot",
             Self::Watch(_) => "watch",
             Self::Mount(_) => "mount",
+            Self::Umount(_) => "umount",
             Self::Trash(_) => "trash",
             Self::Quota(_) => "quota",
             Self::Stats(_) => "stats",

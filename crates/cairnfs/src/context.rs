@@ -1,6 +1,6 @@
 //! What every command that talks to a cluster needs: where it is, and the settings.
 
-use std::{os::unix::ffi::OsStrExt, path::Path};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::Path};
 
 use cairn_client::{DfsClient, DfsClientBuilder, ErrorKind};
 
@@ -21,14 +21,16 @@ pub struct Context {
     meta: String,
     /// What the settings file says.
     pub file: FileSettings,
+    /// The whole command line, the program first.
+    pub words: Vec<OsString>,
 }
 
 impl Context {
     /// Flags and environment before the file, the file before the defaults.
-    pub fn new(command: &'static str, global: &Global, file: FileSettings) -> Self {
+    pub fn new(command: &'static str, global: &Global, file: FileSettings, words: Vec<OsString>) -> Self {
         let given = global.meta.clone().filter(|meta| !meta.is_empty());
         let meta = given.or_else(|| file.meta.clone()).unwrap_or_else(|| META_DEFAULT.to_owned());
-        Self { command, meta, file }
+        Self { command, meta, file, words }
     }
 
     /// Addresses of the metadata servers.

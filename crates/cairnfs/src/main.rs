@@ -9,6 +9,7 @@ mod context;
 mod copy;
 mod failure;
 mod logs;
+mod mount;
 mod output;
 mod roles;
 mod settings;
@@ -17,7 +18,7 @@ mod span;
 mod text;
 mod up;
 
-use std::{process::ExitCode, time::Duration};
+use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
 
@@ -43,12 +44,26 @@ const WORKERS_MAX: usize = 8;
 const BLOCKING_MAX: usize = 8;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let words = match words.first() {
+        Some(program) if mount::helper::is_called(program) => {
+            match mount::helper::translate(words.into_iter(), rustix::process::geteuid().is_root()) {
+                Ok(mount::helper::Call::Run(words)) => words,
+                Ok(mount::helper::Call::Nothing) => return ExitCode::SUCCESS,
+                Err(failure) => {
+                    say(format_args!("mount.fuse.cairn: {}", failure.message().unwrap_or_default()));
+                    return failure.exit_code();
+                }
+            }
+        }
+        _ => words,
+    };
+    let matches = Cli::command().get_matches_from(&words);
     let meta_flag = matches.value_source("meta") == Some(ValueSource::CommandLine)
         || matches.subcommand().is_some_and(|(_, own)| own.value_source("meta") == Some(ValueSource::CommandLine));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let name = cli.command.name();
-    match run(cli, meta_flag) {
+    match run(cli, meta_flag, words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
@@ -59,7 +74,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, meta_flag: bool) -> Result<(), Failure> {
+fn run(cli: Cli, meta_flag: bool, words: Vec<OsString>) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     if meta_flag && matches!(command, Command::Up(_) | Command::Meta(MetaRole { instead: None, .. })) {
         return Err(Failure::usage("--meta", "this command is what --meta would point to; it takes --listen"));
@@ -71,7 +86,7 @@ fn run(cli: Cli, meta_flag: bool) -> Result<(), Failure> {
         server: command.is_server(),
         format: global.log_format.or(file.log_format).unwrap_or_default(),
     })?;
-    let context = Context::new(command.name(), &global, file);
+    let context = Context::new(command.name(), &global, file, words);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().thread_name("cairn");
     if !command.is_server() {
@@ -89,7 +104,7 @@ async fn dispatch(command: Command, global: &Global, context: &Context) -> Resul
     let mut out = Out::new()?;
     let result = match command {
         Command::Up(args) => up::run(args, global, context, &mut out).await,
-        Command::Mount(args) => cmd::mount::run(args, context, &mut out).await,
+        Command::Mount(args) => mount::run(args, context, &mut out).await,
         Command::Meta(MetaRole { instead: Some(what), .. }) => {
             let mut signals = Signals::catch()?;
             tokio::select! {
@@ -147,6 +162,7 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Quota(args) => cmd::quota(args, context, out).await,
         Command::Stats(args) => cmd::stats(args, context, out).await,
         Command::Explain(args) => cmd::explain(args, context, out).await,
+        Command::Umount(args) => mount::umount::run(args).await,
         Command::Completions(args) => cmd::completions(&args, out),
         Command::Up(_) | Command::Mount(_) | Command::Meta(_) | Command::Node(_) => {
             unreachable!("servers are dispatched apart")

@@ -9,7 +9,6 @@ mod names;
 mod ranges;
 mod xattrs;
 
-use crate::cache::BlockCache;
 use crate::face::dirs::Listing;
 use crate::face::files::OpenFile;
 use crate::identity::Identity;
@@ -48,7 +47,6 @@ pub struct Face {
     kept: Mutex<HashMap<u64, u64>>,
     room: Arc<Semaphore>,
     messages: Messages,
-    cache: BlockCache,
 }
 
 /// Open files by inode, each with how many handles it has.
@@ -60,7 +58,6 @@ impl Face {
     pub fn new(client: DfsClient, root: u64, options: MountOptions, messages: Messages) -> Self {
         Self {
             identity: Identity::new(client.clone(), &options),
-            cache: BlockCache::new(&options.cache),
             client,
             options,
             root,
