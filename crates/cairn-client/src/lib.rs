@@ -65,7 +65,7 @@ mod write;
 mod xattrs;
 
 pub use admin::{
-    Admin, BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, Dump, DumpPiece, EndangeredGroup,
+    Admin, BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, Dump, DumpPiece, EndangeredGroup, HeldDump,
     InventoryPage, LedgerEntry, LedgerPage, MapGroup, MapStore, MemberState, Move, PlacedRun, Plan, RowFinding,
     RowPage, RunKind, RunPage, Software, StoreScrub, Subject, Task, TaskKind, TaskState, UpgradeStatus, Verdict,
 };

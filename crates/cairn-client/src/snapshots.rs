@@ -27,6 +27,10 @@ pub struct Snapshot {
     pub owner: String,
     /// It is deleted when it was not renewed for so long.
     pub ttl: Option<Duration>,
+    /// The backup that it is the hold of.
+    pub backup: Option<String>,
+    /// Its backup is not whole yet, or never will be.
+    pub unsettled: bool,
 }
 
 impl Snapshot {
@@ -40,6 +44,8 @@ impl Snapshot {
             taken_ns: snapshot.taken_ns,
             owner: snapshot.owner,
             ttl: (snapshot.ttl_ms > 0).then(|| Duration::from_millis(snapshot.ttl_ms)),
+            backup: (!snapshot.backup.is_empty()).then_some(snapshot.backup),
+            unsettled: snapshot.unsettled,
         }
     }
 
@@ -144,7 +150,7 @@ impl DfsClient {
     /// # Errors
     /// `NotFound` when it is over already: what it kept may be gone.
     pub async fn renew(&self, held: &Snapshot) -> Result<(), Error> {
-        let renew = request::Kind::RenewSnapshot(pb::RenewSnapshot { number: held.number });
+        let renew = request::Kind::RenewSnapshot(pb::RenewSnapshot { number: held.number, settle: None });
         self.operation("renew", &held.path, async { self.mutate(renew, Some(false)).await.map(|_| ()) }).await
     }
 

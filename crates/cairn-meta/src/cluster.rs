@@ -11,6 +11,7 @@ use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::state::{NodeLive, NodeState, StoreLive, no_beat};
 use crate::tx::Tx;
+use crate::upgrade::NAMESPACE_VERSION;
 use crate::usage::GroupUsage;
 use crate::write::pg_info;
 use bytes::Bytes;
@@ -111,6 +112,7 @@ impl Meta {
             let message = format!("this is cluster {}; the node belongs to another", self.inner.cluster_id);
             return Err(Status::new(Code::WrongCluster, message));
         }
+        self.check_node(&format!("at {}", ask.addr), &ask.software, ask.newest_version)?;
         let labels = [&ask.addr, &ask.zone, &ask.rack, &ask.host];
         if labels.iter().any(|label| label.len() > LABEL_LEN_MAX) || ask.addr.is_empty() {
             let message = format!("address and labels have at most {LABEL_LEN_MAX} bytes, and there is an address");
@@ -200,6 +202,8 @@ impl Meta {
     }
 
     pub(crate) async fn heartbeat(&self, ask: &pb::Heartbeat) -> Result<Reply, Status> {
+        // One that was away while an upgrade was finalized is to know why it is not taken for up.
+        self.check_node(&format!("number {}", ask.node_id), &ask.software, ask.newest_version)?;
         let mut taken = self.take_beat(ask);
         if taken == Beat::Unknown {
             // It may have registered with another server.
@@ -444,7 +448,11 @@ async fn register(tx: &mut Tx, ask: &pb::RegisterNode, heard: &BTreeMap<u32, u64
         rack: ask.rack.clone(),
         host: ask.host.clone(),
         replaced: false,
-        registered: known.map_or(0, |(_, row)| row.registered) + 1,
+        // The first programs do not read a row that says so; they have one server, which needs no number to know it by.
+        registered: match tx.version {
+            version if version < NAMESPACE_VERSION => 0,
+            _ => known.map_or(0, |(_, row)| row.registered) + 1,
+        },
     };
     let node = match known.map(|(key, _)| key.node) {
         Some(node) => node,

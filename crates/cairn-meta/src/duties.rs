@@ -9,6 +9,7 @@ use crate::map_tx::{Loss, Map};
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::tx::Tx;
+use crate::upgrade::NAMESPACE_VERSION;
 use crate::{holder, servers, xattrs};
 use cairn_proto::limits::{FILE_LEN_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
@@ -306,6 +307,8 @@ impl Unwritten {
         for (session, beats) in &self.sessions {
             // One that ended meanwhile leaves no row behind.
             if tx.get(&keys::Session { session: *session }).await?.is_some() {
+                // The first programs do not read a row that names the server; there was one.
+                let server = if tx.version < NAMESPACE_VERSION { 0 } else { server };
                 tx.put(&keys::SessionBeat { session: *session }, &rows::SessionBeat { beats: *beats, server });
             }
         }

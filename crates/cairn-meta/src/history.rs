@@ -29,11 +29,19 @@ pub(crate) struct Head {
     pub newest: u64,
     /// The highest number of a snapshot that still exists; 0 = there is none, and nothing is kept.
     pub live: u64,
+    /// Blocks that were first committed at this snapshot or a later one are held by none. As `live`, unless there is a
+    /// backup, which may also hold what came after its number was given out (kept.rs).
+    pub reach: u64,
 }
 
 impl Head {
     fn key() -> keys::Setting {
         keys::Setting { name: Bytes::from_static(setting::SNAPSHOTS) }
+    }
+
+    /// A head without backups.
+    pub(crate) const fn new(newest: u64, live: u64) -> Head {
+        Head { newest, live, reach: live }
     }
 
     /// The head as this transaction sees it, read validated.
@@ -46,15 +54,24 @@ impl Head {
 
     /// Writes the head: whoever changes a row at the same time conflicts.
     pub(crate) fn store(self, tx: &mut Tx) {
-        let value = [self.newest.to_le_bytes(), self.live.to_le_bytes()].concat();
-        tx.put(&Self::key(), &rows::Setting { value: value.into() });
+        tx.put(&Self::key(), &rows::Setting { value: self.encode().into() });
     }
 
-    fn decode(value: &[u8]) -> Option<Head> {
-        let (newest, live) = value.split_at_checked(8)?;
-        let newest = u64::from_le_bytes(newest.try_into().ok()?);
-        let live = u64::from_le_bytes(live.try_into().ok()?);
-        (live <= newest).then_some(Head { newest, live })
+    fn encode(self) -> Vec<u8> {
+        let mut value = [self.newest.to_le_bytes(), self.live.to_le_bytes()].concat();
+        if self.reach != self.live {
+            value.extend_from_slice(&self.reach.to_le_bytes());
+        }
+        value
+    }
+
+    /// Reads the setting back.
+    pub(crate) fn decode(value: &[u8]) -> Option<Head> {
+        let (numbers, rest) = value.as_chunks::<8>();
+        let number = |index: usize| numbers.get(index).map(|bytes| u64::from_le_bytes(*bytes));
+        let (newest, live) = (number(0)?, number(1)?);
+        let head = Head { newest, live, reach: number(2).unwrap_or(live) };
+        (numbers.len() <= 3 && rest.is_empty() && live <= newest && live <= head.reach).then_some(head)
     }
 }
 

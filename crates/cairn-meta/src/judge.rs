@@ -233,6 +233,48 @@ pub(crate) async fn judge(tx: &mut Tx, asked: &[Asked], blocks: usize) -> Op<Vec
     Ok(verdicts)
 }
 
+/// Ranges that [`used`] takes at most.
+pub(crate) const USED_MAX: usize = 4096;
+
+/// Which parts of `all`, by index, a file as it is now or a clone refers to. What is in a map too long to be looked through
+/// counts as not used.
+pub(crate) async fn used(tx: &mut Tx, all: &[Blocks]) -> Op<Vec<(usize, Vec<Range<u32>>)>> {
+    let mut order: Vec<usize> = (0..all.len().min(USED_MAX)).collect();
+    order.sort_by_key(|index| (all[*index].inode, all[*index].writer, all[*index].seq));
+    let mut budget = JUDGED_MAP_ROWS_MAX;
+    let mut parts = Vec::new();
+    for of_inode in order.chunk_by(|one, next| all[*one].inode == all[*next].inode) {
+        let mut asked: Vec<Asked> = Vec::with_capacity(of_inode.len());
+        let mut at = 0;
+        for index in of_inode {
+            let Blocks { pg, inode, writer, seq, end, .. } = all[*index];
+            asked.push(Asked { pg, inode, writer, seq, end, at });
+            at += (end - seq) as usize;
+        }
+        let mut found = vec![Found::Nothing; at];
+        look_at_maps(tx, &asked, &mut found, &mut budget).await?;
+        for (index, asked) in of_inode.iter().zip(&asked) {
+            let found = &mut found[asked.blocks()];
+            for shared in shares::named(tx, &all[*index]).await? {
+                found[(shared.start - asked.seq) as usize..(shared.end - asked.seq) as usize].fill(Found::Extent);
+            }
+            let mut used: Vec<Range<u32>> = Vec::new();
+            for seq in
+                (asked.seq..asked.end).zip(&*found).filter(|(_, found)| **found == Found::Extent).map(|(seq, _)| seq)
+            {
+                match used.last_mut() {
+                    Some(last) if last.end == seq => last.end += 1,
+                    _ => used.push(seq..seq + 1),
+                }
+            }
+            if !used.is_empty() {
+                parts.push((*index, used));
+            }
+        }
+    }
+    Ok(parts)
+}
+
 impl Meta {
     pub(crate) async fn judge_writers(&self, ask: &pb::JudgeWriters) -> Result<Reply, Status> {
         if ask.writers.len() > BLOCKS_PER_REQUEST_MAX {

@@ -5,8 +5,14 @@
 //! them. As long as such a snapshot exists, the blocks stand in HeldGarbage, where the collector does not look; a block is
 //! never in both tables. A snapshot taken later has a number above `dropped`, so that what is garbage once is never held
 //! again, and only deleting a snapshot changes anything: then a duty looks through both tables, in bounded steps.
+//!
+//! The hold of a backup reaches further. What is dumped is everything as of a moment *after* the hold was taken, and may
+//! refer to blocks that came in between: its `reach` says below which `born` it holds what is dropped from its number on.
+//! That is everything until the dump has begun, and then the numbers up to the newest at the moment of the dump (`settle`
+//! in snapshots.rs). Of history it sees what any snapshot of its number does.
 
 use crate::error::Op;
+use crate::history::Head;
 use crate::keys::{self, Key, setting};
 use crate::kv::{Durability, KeyRange, Order};
 use crate::limits::{SNAPSHOTS_MAX, TRIM_ROWS_PER_STEP};
@@ -22,29 +28,48 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-/// The numbers of the snapshots and holds that exist, ascending.
+/// The snapshots and holds that exist.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Live(Vec<u64>);
+pub(crate) struct Live {
+    /// Their numbers, ascending.
+    numbers: Vec<u64>,
+    /// Number and reach of those that hold what came after their number, too.
+    wide: Vec<(u64, u64)>,
+}
 
 impl Live {
     pub(crate) async fn load(tx: &mut Tx) -> Op<Live> {
         let rows = tx.scan::<keys::Snapshot>(&keys::Snapshot::all(), SNAPSHOTS_MAX, Order::Forward).await?;
-        Ok(Live(rows.into_iter().map(|(key, _)| key.number).collect()))
+        let wide = rows.iter().map(|(key, row)| (key.number, row.reach)).filter(|(number, reach)| reach > number);
+        Ok(Live { wide: wide.collect(), numbers: rows.iter().map(|(key, _)| key.number).collect() })
     }
 
-    /// Whether one of them sees what came at `born` and went at `gone`: `born < s <= gone`.
-    pub(crate) fn see(&self, born: u64, gone: u64) -> bool {
-        self.0.get(self.0.partition_point(|number| *number <= born)).is_some_and(|number| *number <= gone)
+    /// Whether one of them sees a row that was written at `birth` and changed or removed at `gone`: `birth < s <= gone`.
+    pub(crate) fn see(&self, birth: u64, gone: u64) -> bool {
+        let next = self.numbers.partition_point(|number| *number <= birth);
+        self.numbers.get(next).is_some_and(|number| *number <= gone)
+    }
+
+    /// Whether one of them holds blocks that came at `born` and went at `gone`.
+    pub(crate) fn hold(&self, born: u64, gone: u64) -> bool {
+        self.see(born, gone) || self.wide.iter().any(|(number, reach)| born < *reach && *number <= gone)
+    }
+
+    /// The [`Head`] while these exist and `newest` was given out last.
+    pub(crate) fn head(&self, newest: u64) -> Head {
+        let live = self.numbers.last().copied().unwrap_or(0);
+        let reach = self.wide.iter().map(|(_, reach)| *reach).max().unwrap_or(0).max(live);
+        Head { newest, live, reach }
     }
 }
 
-/// Whether a snapshot sees what came at `born` and goes at `gone`, by as few reads as possible.
-async fn is_seen(tx: &mut Tx, born: u64, gone: u64) -> Op<bool> {
+/// Whether something holds blocks that came at `born` and go at `gone`, by as few reads as possible.
+async fn is_held(tx: &mut Tx, born: u64, gone: u64) -> Op<bool> {
     // The head is read validated before the transaction commits: see `Tx::seal`.
-    match tx.head.live {
-        live if live <= born => Ok(false),
-        live if live <= gone => Ok(true),
-        _ => Ok(Live::load(tx).await?.see(born, gone)),
+    match tx.head {
+        head if head.reach <= born => Ok(false),
+        head if born < head.live && head.live <= gone => Ok(true),
+        _ => Ok(Live::load(tx).await?.hold(born, gone)),
     }
 }
 
@@ -52,7 +77,7 @@ async fn is_seen(tx: &mut Tx, born: u64, gone: u64) -> Op<bool> {
 pub(crate) async fn put_garbage(tx: &mut Tx, blocks: &Blocks, dropped: u64) -> Op<()> {
     let Blocks { pg, inode, writer, seq, end, born } = *blocks;
     let row = rows::Garbage { count: end - seq, born, dropped };
-    if is_seen(tx, born, dropped).await? {
+    if is_held(tx, born, dropped).await? {
         tx.put(&keys::HeldGarbage { pg, inode, writer, seq }, &row);
     } else {
         tx.put(&keys::Garbage { pg, inode, writer, seq }, &row);
@@ -145,6 +170,11 @@ pub(crate) async fn look_again(tx: &mut Tx) -> Op<()> {
     Ok(())
 }
 
+/// Whether it is being looked for what snapshots that were deleted held.
+pub(crate) async fn is_looking(tx: &mut Tx) -> Op<bool> {
+    Ok(tx.get(&Trim::key()).await?.is_some())
+}
+
 fn behind<K: Key>(at: &Bytes) -> KeyRange {
     let mut range = K::all();
     if !at.is_empty() {
@@ -159,7 +189,7 @@ async fn free_garbage(tx: &mut Tx, live: &Live, at: &Bytes) -> Op<Option<Vec<u8>
         tx.scan::<keys::HeldGarbage>(&behind::<keys::HeldGarbage>(at), TRIM_ROWS_PER_STEP, Order::Forward).await?;
     let last = rows.last().filter(|_| rows.len() == TRIM_ROWS_PER_STEP).map(|(key, _)| key.encode());
     for (key, row) in rows {
-        if !live.see(row.born, row.dropped) {
+        if !live.hold(row.born, row.dropped) {
             tx.delete(&key);
             let keys::HeldGarbage { pg, inode, writer, seq } = key;
             tx.put(&keys::Garbage { pg, inode, writer, seq }, &row);
@@ -265,7 +295,8 @@ mod tests {
 
     #[test]
     fn a_snapshot_sees_what_came_before_it_and_went_after() {
-        let live = Live(vec![3, 7]);
+        let live = Live { numbers: vec![3, 7], wide: Vec::new() };
+        assert_eq!(live.head(9), Head::new(9, 7));
         for (born, gone, seen) in [
             (0, 2, false),
             (2, 3, true),
@@ -278,8 +309,32 @@ mod tests {
             (0, 9, true),
         ] {
             assert_eq!(live.see(born, gone), seen, "born at {born}, gone at {gone}");
+            assert_eq!(live.hold(born, gone), seen, "born at {born}, gone at {gone}");
         }
         assert!(!Live::default().see(0, u64::MAX));
+        assert_eq!(Live::default().head(9), Head::new(9, 0));
+    }
+
+    #[test]
+    fn a_backup_holds_what_came_until_it_was_dumped_and_went_since() {
+        let live = Live { numbers: vec![3, 7], wide: vec![(3, 5)] };
+        for (born, gone, held) in [
+            (0, 2, false),
+            (3, 3, true),
+            (4, 4, true),
+            (4, 6, true),
+            (5, 5, false),
+            (5, 6, false),
+            (6, 7, true),
+            (7, 7, false),
+        ] {
+            assert_eq!(live.hold(born, gone), held, "born at {born}, gone at {gone}");
+        }
+        assert!(!live.see(3, 3), "rows of that time are no part of what it shows");
+        assert_eq!(live.head(9), Head::new(9, 7), "nothing is held that came after the newest");
+        let dumping = Live { numbers: vec![3, 7], wide: vec![(3, u64::MAX)] };
+        assert!(dumping.hold(9, 9) && !dumping.hold(0, 2));
+        assert_eq!(dumping.head(9), Head { reach: u64::MAX, ..Head::new(9, 7) });
     }
 
     #[test]
@@ -308,6 +363,8 @@ mod tests {
             owner: String::new(),
             ttl_ms,
             renewed,
+            backup: String::new(),
+            reach: 0,
         };
         let rows = |renewed| {
             vec![(keys::Snapshot { number: 1 }, row(0, 0)), (keys::Snapshot { number: 2 }, row(5000, renewed))]

@@ -55,6 +55,7 @@ mod quota;
 mod rename;
 mod rollback;
 pub mod rows;
+mod running;
 mod servers;
 mod session;
 mod settings;
@@ -84,6 +85,7 @@ pub use error::OpenError;
 pub use gauges::Gauges;
 pub use mass::MassStop;
 pub use meta::{Meta, MetaOptions};
+pub use running::{RunningServer, ServerSigns};
 
 #[cfg(test)]
 mod tests {

@@ -333,6 +333,7 @@ impl Meta {
                 return Err(Status::new(Code::Unsupported, "the request's kind is unknown here"));
             };
             let caller = Caller::of(request)?;
+            self.check_outdated()?;
             self.check_version(kind)?;
             if op::is_mutation(op::of(kind)) {
                 let reply = self.mutate(request, kind).await?;
@@ -481,6 +482,7 @@ impl Meta {
             attempts.turn = Some(self.inner.turn.lock().await);
         }
         attempts.count += 1;
+        self.check_outdated()?;
         let head = *self.inner.head.lock();
         let begun = begin(&*self.inner.engine, &*self.inner.options.clock, head).await;
         let mut tx = begun.map_err(|error| engine_status(&error))?;

@@ -14,6 +14,7 @@ use crate::permit;
 use crate::rows;
 use crate::state::{Cluster, NodeState};
 use crate::tx::Tx;
+use crate::upgrade::NAMESPACE_VERSION;
 use bytes::Bytes;
 use cairn_proto::InodeId;
 use cairn_proto::pb;
@@ -81,6 +82,11 @@ impl Meta {
         row.replicas = ask.replicas.unwrap_or(row.replicas);
         row.block_len = ask.block_len.unwrap_or(row.block_len);
         row.relaxed = ask.relaxed.unwrap_or(row.relaxed);
+        if ask.trash_s.is_some_and(|seconds| seconds > 0) && tx.version < NAMESPACE_VERSION {
+            let message =
+                "a trash needs version 2 of the cluster: finalize the upgrade first (cairn admin upgrade finalize)";
+            return fail(Code::Unsupported, message);
+        }
         row.trash_s = ask.trash_s.unwrap_or(row.trash_s);
         row.ctime_ns = tx.now_ns;
         row.birth = tx.birth;

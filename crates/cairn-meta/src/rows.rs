@@ -5,10 +5,12 @@
 //! that has to change gets a second version; readers take both, writers the lowest that holds what the row says.
 
 mod feed;
+mod field;
 
 use bytes::Bytes;
 use cairn_proto::pb;
 pub use feed::{Change, Delta, LogCursor};
+use field::Field;
 
 /// A row that does not decode: damaged, or of a version this program does not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -33,126 +35,6 @@ pub trait Row: Sized + Clone {
 
     /// Gives a row that snapshots see its birth.
     fn stamp(&mut self, _birth: u64) {}
-}
-
-trait Field: Sized {
-    fn put(&self, out: &mut Vec<u8>);
-    fn take(input: &mut &[u8]) -> Option<Self>;
-}
-
-impl Field for u64 {
-    fn put(&self, out: &mut Vec<u8>) {
-        let mut rest = *self;
-        while rest >= 0x80 {
-            out.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        out.push(rest as u8);
-    }
-    fn take(input: &mut &[u8]) -> Option<Self> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = input.split_first()?;
-            *input = rest;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-}
-
-macro_rules! narrow {
-    ($($type:ty),*) => {$(
-        impl Field for $type {
-            fn put(&self, out: &mut Vec<u8>) {
-                u64::from(*self).put(out);
-            }
-            fn take(input: &mut &[u8]) -> Option<Self> {
-                u64::take(input)?.try_into().ok()
-            }
-        }
-    )*};
-}
-narrow!(u8, u32);
-
-impl Field for bool {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(*self));
-    }
-    fn take(input: &mut &[u8]) -> Option<Self> {
-        match u8::take(input)? {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        }
-    }
-}
-
-impl Field for i64 {
-    fn put(&self, out: &mut Vec<u8>) {
-        (((*self << 1) ^ (*self >> 63)) as u64).put(out);
-    }
-    fn take(input: &mut &[u8]) -> Option<Self> {
-        let raw = u64::take(input)?;
-        Some((raw >> 1) as i64 ^ -((raw & 1) as i64))
-    }
-}
-
-impl Field for Bytes {
-    fn put(&self, out: &mut Vec<u8>) {
-        (self.len() as u64).put(out);
-        out.extend_from_slice(self);
-    }
-    fn take(input: &mut &[u8]) -> Option<Self> {
-        let len = usize::try_from(u64::take(input)?).ok()?;
-        let (head, tail) = input.split_at_checked(len)?;
-        *input = tail;
-        Some(Bytes::copy_from_slice(head))
-    }
-}
-
-impl Field for String {
-    fn put(&self, out: &mut Vec<u8>) {
-        (self.len() as u64).put(out);
-        out.extend_from_slice(self.as_bytes());
-    }
-    fn take(input: &mut &[u8]) -> Option<Self> {
-        String::from_utf8(Bytes::take(input)?.into()).ok()
-    }
-}
-
-impl Field for [u8; 16] {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self);
-    }
-    fn take(input: &mut &[u8]) -> Option<Self> {
-        let (head, tail) = input.split_at_checked(16)?;
-        *input = tail;
-        head.try_into().ok()
-    }
-}
-
-impl<T: Field> Field for Vec<T> {
-    fn put(&self, out: &mut Vec<u8>) {
-        (self.len() as u64).put(out);
-        for item in self {
-            item.put(out);
-        }
-    }
-    fn take(input: &mut &[u8]) -> Option<Self> {
-        let count = usize::try_from(u64::take(input)?).ok()?;
-        // Every item takes a byte at least: a count that lies allocates nothing.
-        if count > input.len() {
-            return None;
-        }
-        (0..count).map(|_| T::take(input)).collect()
-    }
 }
 
 /// What an inode is; as on the wire.
@@ -629,6 +511,11 @@ rows! {
         ttl_ms: u64,
         /// How often it was renewed.
         renewed: u64
+    } + 2 {
+        /// The name of a backup that it is the hold of; empty = of none.
+        backup: String,
+        /// Blocks that were first committed below this snapshot are held; 0 = below its own number.
+        reach: u64
     }
     /// Which snapshot a name is of.
     SnapshotName = 1 { /// Its number.
@@ -672,6 +559,13 @@ rows! {
         boot: [u8; 16],
         /// It stopped or was silent for too long: nothing it counts is taken any more, and its rows are being folded.
         gone: bool
+    } + 2 {
+        /// Name and version of its program; empty = it does not say.
+        software: String,
+        /// Newest version of the cluster that its program can take part in; 0 = it does not say.
+        newest: u32,
+        /// When it began, nanoseconds since 1970; 0 = not known.
+        since_ns: i64
     }
     /// A metadata server's sign of life.
     ServerBeat = 1 { /// Counts them.

@@ -4,10 +4,11 @@
 use crate::error::{Op, fail};
 use crate::keys::{self, counter};
 use crate::kv::{Durability, Order};
-use crate::limits::{FOLDED_PER_TX, LABEL_LEN_MAX, SERVER_SILENT_AFTER, SERVERS_MAX};
+use crate::limits::{CLUSTER_VERSION, FOLDED_PER_TX, LABEL_LEN_MAX, SERVER_SILENT_AFTER, SERVERS_MAX};
 use crate::meta::{Meta, transact};
 use crate::rows;
 use crate::tx::Tx;
+use crate::upgrade::SOFTWARE;
 use crate::{holder, usage};
 use cairn_proto::pb;
 use cairn_proto::status::{Code, Status};
@@ -69,6 +70,13 @@ impl Servers {
         living.map(info).collect()
     }
 
+    /// What the others that live, or may, said of their programs: number, row, and whether they were heard of lately.
+    pub(crate) fn software(&self, me: u32, now: Duration) -> Vec<(u32, rows::MetaServer, bool)> {
+        let others = self.seen.iter().filter(|(id, seen)| **id != me && !seen.row.gone);
+        let heard = |seen: &Seen| now.saturating_sub(seen.since) < SERVER_SILENT_AFTER;
+        others.map(|(id, seen)| (*id, seen.row.clone(), heard(seen))).collect()
+    }
+
     /// Who has been silent for too long, with the sign of life that is known of them.
     fn silent(&self, me: u32, now: Duration) -> Vec<(u32, u64)> {
         let silent = self
@@ -110,7 +118,15 @@ pub(crate) async fn register(tx: &mut Tx, addr: &str, boot: [u8; 16], alone: boo
         Some(server) => server,
         None => tx.next_number(counter::SERVER).await? as u32,
     };
-    tx.put(&keys::MetaServer { server }, &rows::MetaServer { addr: addr.to_owned(), boot, gone: false });
+    let row = rows::MetaServer {
+        addr: addr.to_owned(),
+        boot,
+        gone: false,
+        software: SOFTWARE.to_owned(),
+        newest: CLUSTER_VERSION,
+        since_ns: tx.now_ns,
+    };
+    tx.put(&keys::MetaServer { server }, &row);
     Ok(server)
 }
 

@@ -132,6 +132,14 @@ pub(crate) async fn add(tx: &mut Tx, blocks: &Blocks) -> Op<()> {
     Ok(())
 }
 
+/// Gives those of `blocks` a row that have none, as if one map placed them: a check counts them afterwards.
+pub(crate) async fn begin(tx: &mut Tx, blocks: &Blocks) -> Op<()> {
+    let shares = load(tx, blocks).await?;
+    let inside = shares.inside.iter().map(|(range, placements)| (range.clone(), (*placements).max(1))).collect();
+    store(tx, blocks, &shares, inside);
+    Ok(())
+}
+
 /// One map less refers to `blocks`; those that none refers to any more.
 pub(crate) async fn release(tx: &mut Tx, blocks: &Blocks) -> Op<Vec<Blocks>> {
     let shares = load(tx, blocks).await?;

@@ -6,7 +6,7 @@
 
 use crate::error::{Op, fail};
 use crate::history::Head;
-use crate::kept;
+use crate::kept::{self, Live};
 use crate::keys;
 use crate::kv::{Durability, KeyRange, Order};
 use crate::limits::{HOLD_TTL_MIN, LABEL_LEN_MAX, SNAPSHOTS_MAX};
@@ -25,6 +25,9 @@ use cairn_proto::status::{Code, Status};
 use keys::Key;
 use prost::Message;
 
+/// The reach of a hold that holds whatever goes, because what it is for is not known yet.
+const UNSETTLED: u64 = u64::MAX;
+
 /// Why `name` cannot be the name of a snapshot.
 fn objection(name: &[u8]) -> Option<&'static str> {
     match name {
@@ -38,8 +41,20 @@ fn objection(name: &[u8]) -> Option<&'static str> {
 }
 
 fn described(number: u64, row: rows::Snapshot) -> pb::Snapshot {
-    let rows::Snapshot { root, name, path, taken_ns, owner, ttl_ms, renewed: _ } = row;
-    pb::Snapshot { number, root, path, name, taken_ns, owner, ttl_ms }
+    let rows::Snapshot { root, name, path, taken_ns, owner, ttl_ms, renewed: _, backup, reach } = row;
+    pb::Snapshot { number, root, path, name, taken_ns, owner, ttl_ms, backup, unsettled: reach == UNSETTLED }
+}
+
+/// Why this cannot be the hold of a backup.
+fn objection_to_hold(ask: &pb::CreateSnapshot) -> Option<&'static str> {
+    match ask.backup.as_str() {
+        "" if !ask.unsettled => None,
+        _ if !ask.name.is_empty() => Some("a backup is a hold, which has no name in a directory"),
+        _ if ask.ttl_ms == 0 => Some("a hold that is not settled needs a time to live"),
+        name if name.len() > LABEL_LEN_MAX => Some("the name of a backup is too long"),
+        name if name.chars().any(char::is_control) => Some("the name of a backup has no control characters"),
+        _ => None,
+    }
 }
 
 impl Meta {
@@ -54,6 +69,9 @@ impl Meta {
         if ask.ttl_ms != 0 && u128::from(ask.ttl_ms) < HOLD_TTL_MIN.as_millis() {
             return fail(Code::Invalid, format!("a time to live of {} ms; at least a second", ask.ttl_ms));
         }
+        if let Some(why) = objection_to_hold(ask) {
+            return fail(Code::Invalid, why);
+        }
         let root = path::find(tx, &at, Last::Follow).await?;
         if InodeId(root).is_past() {
             return fail(Code::ReadOnly, format!("{} lies in a snapshot already", show(&at.path)));
@@ -61,8 +79,13 @@ impl Meta {
         // Read validated: whoever removes the directory meets this.
         let row = tx.directory(root).await?;
         permit::own(tx.caller.as_ref(), &row, "its snapshots")?;
-        if tx.count(&keys::Snapshot::all(), SNAPSHOTS_MAX as u64).await? >= SNAPSHOTS_MAX as u64 {
+        let others = tx.scan::<keys::Snapshot>(&keys::Snapshot::all(), SNAPSHOTS_MAX, Order::Forward).await?;
+        if others.len() >= SNAPSHOTS_MAX {
             return fail(Code::Conflict, format!("there are {SNAPSHOTS_MAX} snapshots; delete some first"));
+        }
+        if !ask.backup.is_empty() && others.iter().any(|(_, row)| row.backup == ask.backup) {
+            let message = format!("there is a backup {} already", show(ask.backup.as_bytes()));
+            return fail(Code::Exists, message);
         }
         let head = Head::load(tx).await?;
         let number = head.newest + 1;
@@ -88,9 +111,12 @@ impl Meta {
             owner: ask.owner.clone(),
             ttl_ms: ask.ttl_ms,
             renewed: 0,
+            backup: ask.backup.clone(),
+            reach: if ask.unsettled { UNSETTLED } else { 0 },
         };
         tx.put(&keys::Snapshot { number }, &row);
-        Head { newest: number, live: number }.store(tx);
+        let reach = head.reach.max(number).max(row.reach);
+        Head { newest: number, live: number, reach }.store(tx);
         Ok(Reply::CreateSnapshot(described(number, row)))
     }
 
@@ -129,7 +155,11 @@ impl Meta {
                 format!("there is no snapshot {}: it was deleted, or not renewed in time", ask.number),
             );
         };
-        tx.put(&key, &rows::Snapshot { renewed: row.renewed + 1, ..row });
+        let row = rows::Snapshot { renewed: row.renewed + 1, ..row };
+        match &ask.settle {
+            Some(settle) => settle_hold(tx, ask.number, row, settle).await?,
+            None => tx.put(&key, &row),
+        }
         Ok(Reply::Empty(pb::Empty {}))
     }
 
@@ -177,13 +207,41 @@ pub(crate) async fn remove(tx: &mut Tx, number: u64) -> Op<bool> {
         tx.delete(&keys::SnapshotName { root: row.root, name: row.name });
     }
     let head = Head::load(tx).await?;
-    let last = tx.scan::<keys::Snapshot>(&keys::Snapshot::all(), 1, Order::Reverse).await?;
-    let live = last.first().map_or(0, |(key, _)| key.number);
-    if live != head.live {
-        Head { live, ..head }.store(tx);
+    let left = if head.reach == head.live {
+        let last = tx.scan::<keys::Snapshot>(&keys::Snapshot::all(), 1, Order::Reverse).await?;
+        Head::new(head.newest, last.first().map_or(0, |(key, _)| key.number))
+    } else {
+        Live::load(tx).await?.head(head.newest)
+    };
+    if left != head {
+        left.store(tx);
     }
     kept::look_again(tx).await?;
     Ok(true)
+}
+
+/// From now on a hold that held everything holds what is in the dump: whatever a snapshot up to `settle.newest` was the
+/// newest of when it came. That number is not given to anything that comes now.
+async fn settle_hold(tx: &mut Tx, number: u64, row: rows::Snapshot, settle: &pb::SettleHold) -> Op<()> {
+    let head = Head::load(tx).await?;
+    if row.reach != UNSETTLED {
+        return fail(Code::Invalid, format!("hold {number} is settled already"));
+    }
+    if settle.newest < number || settle.newest > head.newest {
+        let message = format!("hold {number} cannot be of the time of snapshot {}", settle.newest);
+        return fail(Code::Invalid, message);
+    }
+    if settle.ttl_ms != 0 && u128::from(settle.ttl_ms) < HOLD_TTL_MIN.as_millis() {
+        return fail(Code::Invalid, format!("a time to live of {} ms; at least a second", settle.ttl_ms));
+    }
+    let newest = head.newest.max(settle.newest + 1);
+    if newest > InodeId::SNAPSHOT_MAX {
+        return fail(Code::TooLarge, "all numbers of snapshots have been used");
+    }
+    tx.put(&keys::Snapshot { number }, &rows::Snapshot { reach: settle.newest + 1, ttl_ms: settle.ttl_ms, ..row });
+    Live::load(tx).await?.head(newest).store(tx);
+    // What came since the dump was begun was held, too.
+    kept::look_again(tx).await
 }
 
 #[cfg(test)]

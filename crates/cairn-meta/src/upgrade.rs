@@ -22,6 +22,9 @@ use std::sync::atomic::Ordering;
 /// The version that brought links, special files, attributes, locks, snapshots, quotas and the change feed.
 pub(crate) const NAMESPACE_VERSION: u32 = 2;
 
+/// Name and version of this program.
+pub(crate) const SOFTWARE: &str = concat!("cairn/", env!("CARGO_PKG_VERSION"));
+
 /// What a program says of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Software {
@@ -41,6 +44,13 @@ const fn needs(asked: u16) -> u32 {
         op::LINK..=847 => NAMESPACE_VERSION,
         _ => 1,
     }
+}
+
+fn outdated(version: u32) -> String {
+    format!(
+        "the cluster works at version {version}, and this metadata server's program knows versions up to \
+         {CLUSTER_VERSION}: run the newer program"
+    )
 }
 
 fn row_of(number: u32) -> rows::Setting {
@@ -84,12 +94,34 @@ impl Meta {
     /// # Errors
     /// The engine does not serve; call again.
     pub async fn refresh_version(&self) -> Result<(), Status> {
-        if self.cluster_version() == CLUSTER_VERSION {
+        let found = transact!(self, Durability::Relaxed, async |tx: &mut Tx| version_in(tx).await)?;
+        let before = self.inner.version.fetch_max(found, Ordering::AcqRel);
+        if found > CLUSTER_VERSION && before <= CLUSTER_VERSION {
+            tracing::error!("{}", outdated(found));
+        }
+        Ok(())
+    }
+
+    /// Refuses everything once the cluster works at a version that this program does not know: rows may be such that it
+    /// would read them wrong.
+    pub(crate) fn check_outdated(&self) -> Result<(), Status> {
+        let version = self.cluster_version();
+        if version <= CLUSTER_VERSION { Ok(()) } else { Err(Status::new(Code::Unavailable, outdated(version))) }
+    }
+
+    /// Refuses a node whose program does not know the version at which the cluster works.
+    pub(crate) fn check_node(&self, addr: &str, software: &str, newest: u32) -> Result<(), Status> {
+        // The first programs do not say.
+        let (version, newest) = (self.cluster_version(), newest.max(1));
+        if newest >= version {
             return Ok(());
         }
-        let found = transact!(self, Durability::Relaxed, async |tx: &mut Tx| version_in(tx).await)?;
-        self.inner.version.fetch_max(found.min(CLUSTER_VERSION), Ordering::AcqRel);
-        Ok(())
+        let runs = if software.is_empty() { "an older program" } else { software };
+        let message = format!(
+            "the storage node {addr} runs {runs}, which knows versions up to {newest}; the cluster is at version \
+             {version}: run the newer program"
+        );
+        Err(Status::new(Code::Unsupported, message))
     }
 
     /// Notes what a node says of its program.
@@ -104,15 +136,25 @@ impl Meta {
 
     fn upgrade_reply(&self) -> pb::UpgradeStatusReply {
         let known = self.inner.software.lock().clone();
-        let cluster = self.inner.cluster.lock();
+        let role = "metadata server".to_owned();
         let mut software = vec![pb::Software {
-            role: "metadata server".into(),
+            role: role.clone(),
             addr: self.inner.options.addr.clone(),
-            id: 0,
-            version: concat!("cairn/", env!("CARGO_PKG_VERSION")).into(),
+            id: self.server(),
+            version: SOFTWARE.into(),
             newest: CLUSTER_VERSION,
             live: true,
         }];
+        let others = self.inner.servers.lock().software(self.server(), self.now());
+        software.extend(others.into_iter().map(|(id, row, live)| pb::Software {
+            role: role.clone(),
+            addr: row.addr,
+            id,
+            version: row.software,
+            newest: row.newest,
+            live,
+        }));
+        let cluster = self.inner.cluster.lock();
         for (id, node) in &cluster.nodes {
             let said = known.get(id).cloned().unwrap_or_default();
             software.push(pb::Software {
@@ -154,6 +196,8 @@ impl Meta {
             return Err(Status::new(Code::Conflict, message));
         }
         self.refresh_version().await?;
+        // Servers that came since the last look count, too.
+        self.look_around().await?;
         let reply = self.upgrade_reply();
         if let Some(obstacle) = reply.obstacles.first() {
             return Err(Status::new(Code::Conflict, obstacle.clone()));

@@ -2038,6 +2038,12 @@ pub struct Snapshot {
     /// It is deleted when it was not renewed for so long; 0 = never.
     #[prost(uint64, tag = "7")]
     pub ttl_ms: u64,
+    /// The name of the backup that it is the hold of; empty = of none.
+    #[prost(string, tag = "8")]
+    pub backup: ::prost::alloc::string::String,
+    /// It holds everything that goes, until it is settled.
+    #[prost(bool, tag = "9")]
+    pub unsettled: bool,
 }
 /// Takes a snapshot of a directory. Reply: Snapshot.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2050,6 +2056,12 @@ pub struct CreateSnapshot {
     pub owner: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub ttl_ms: u64,
+    /// A hold of a backup of that name, which no other has.
+    #[prost(string, tag = "5")]
+    pub backup: ::prost::alloc::string::String,
+    /// A hold of whatever goes from now on, also of what is not there yet, until it is settled.
+    #[prost(bool, tag = "6")]
+    pub unsettled: bool,
 }
 /// Reply: Empty.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2089,6 +2101,18 @@ pub struct ListSnapshotsReply {
 pub struct RenewSnapshot {
     #[prost(uint64, tag = "1")]
     pub number: u64,
+    #[prost(message, optional, tag = "2")]
+    pub settle: ::core::option::Option<SettleHold>,
+}
+/// What an unsettled hold is for is known now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettleHold {
+    /// It keeps what was there while this was the newest snapshot: DumpRowsReply.newest_snapshot.
+    #[prost(uint64, tag = "1")]
+    pub newest: u64,
+    /// Its time to live from now on; 0 = without end.
+    #[prost(uint64, tag = "2")]
+    pub ttl_ms: u64,
 }
 /// Lets a file that has no name yet refer to the blocks of another, or of one in a snapshot: a bounded number of extents,
 /// from `offset` on and at the same offsets. Reply: CloneRangeReply.
@@ -2134,6 +2158,9 @@ pub struct DumpHeader {
     pub taken_ns: i64,
     #[prost(string, tag = "7")]
     pub software: ::prost::alloc::string::String,
+    /// The newest snapshot of the moment; 0 = there was none yet.
+    #[prost(uint64, tag = "8")]
+    pub newest_snapshot: u64,
 }
 /// The next piece of a dump of all rows, as bytes of the format of dump.md. The server holds one snapshot for it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2162,6 +2189,9 @@ pub struct DumpRowsReply {
     pub rows: u64,
     #[prost(uint64, tag = "5")]
     pub bytes: u64,
+    /// The newest snapshot of the moment that is dumped.
+    #[prost(uint64, tag = "6")]
+    pub newest_snapshot: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpgradeStatus {}
@@ -3114,6 +3144,8 @@ pub enum RunKind {
     /// Runs that maps refer to, former generations included.
     Extents = 1,
     Garbage = 2,
+    /// Garbage that snapshots hold.
+    Held = 3,
 }
 impl RunKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3125,6 +3157,7 @@ impl RunKind {
             Self::Unknown => "RUN_KIND_UNKNOWN",
             Self::Extents => "RUN_KIND_EXTENTS",
             Self::Garbage => "RUN_KIND_GARBAGE",
+            Self::Held => "RUN_KIND_HELD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3133,6 +3166,7 @@ impl RunKind {
             "RUN_KIND_UNKNOWN" => Some(Self::Unknown),
             "RUN_KIND_EXTENTS" => Some(Self::Extents),
             "RUN_KIND_GARBAGE" => Some(Self::Garbage),
+            "RUN_KIND_HELD" => Some(Self::Held),
             _ => None,
         }
     }

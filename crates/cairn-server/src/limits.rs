@@ -268,6 +268,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Largest state file (identity, fence) that is read back.
 pub const STATE_FILE_MAX: u64 = 16 << 20;
 
+/// A metadata server that is at work on an engine shows a sign of life there within this time: several of its periods.
+pub const SERVER_SIGN_WAIT: Duration = Duration::from_secs(4);
+
 const _: () = {
     assert!(COLD_READS_MAX <= READS_MAX);
     assert!(CHECK_TIMEOUT.as_millis() + CONSOLE_HEAD_TIMEOUT.as_millis() < CONSOLE_TIMEOUT.as_millis());

@@ -24,7 +24,10 @@ pub use attributes::{AclArgs, AclWhat, Chmod, Chown, Ln, Touch, Xattr, XattrWhat
 pub use content::{Locks, Punch, Truncate};
 pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
-pub use meta::{MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate, MetaRecover};
+pub use meta::{
+    BackupCreate, BackupRm, BackupWhat, MetaBackup, MetaCheck, MetaDump, MetaInstead, MetaLoad, MetaMigrate,
+    MetaRecover,
+};
 pub use mount::{Mount, Stage};
 pub use policy::{Policy, PolicyGet, PolicySet, PolicyWhat};
 pub use quota::{Quota, QuotaGet, QuotaLs, QuotaRm, QuotaSet, QuotaWhat};

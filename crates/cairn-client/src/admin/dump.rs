@@ -11,6 +11,7 @@ pub struct Dump {
     dump: u64,
     piece: u64,
     ended: bool,
+    newest_snapshot: u64,
 }
 
 /// A piece of a dump.
@@ -28,7 +29,7 @@ impl Admin {
     /// A dump of all rows of metadata as they are when its first piece is asked for. The server holds a snapshot for as
     /// long as pieces are asked for, and gives it up when none was for a minute.
     pub fn dump(&self) -> Dump {
-        Dump { admin: self.clone(), dump: 0, piece: 0, ended: false }
+        Dump { admin: self.clone(), dump: 0, piece: 0, ended: false, newest_snapshot: 0 }
     }
 }
 
@@ -53,7 +54,13 @@ impl Dump {
         self.dump = reply.dump;
         self.piece += 1;
         self.ended = reply.end;
+        self.newest_snapshot = reply.newest_snapshot;
         Ok(Some(DumpPiece { data: reply.data, rows: reply.rows, bytes: reply.bytes }))
+    }
+
+    /// The newest snapshot of the moment that was dumped, once it was read to its end.
+    pub(crate) fn newest_snapshot(&self) -> Option<u64> {
+        self.ended.then_some(self.newest_snapshot)
     }
 
     /// Lets the server give the snapshot up at once.

@@ -1,9 +1,11 @@
 //! What operators do: tasks, scrub, ledgers, checks. Plain requests; what follows from their answers is the caller's.
 
+mod backup;
 mod dump;
 mod types;
 mod upgrade;
 
+pub use backup::HeldDump;
 pub use dump::{Dump, DumpPiece};
 pub use types::{
     BlockRun, Change, ClusterMap, Cursor, DegradedPage, DegradedRun, EndangeredGroup, InventoryPage, LedgerEntry,
@@ -291,6 +293,7 @@ impl Admin {
             let kind = match kind {
                 RunKind::Extents => pb::RunKind::Extents,
                 RunKind::Garbage => pb::RunKind::Garbage,
+                RunKind::Held => pb::RunKind::Held,
             };
             let ask = pb::ScanRuns { kind: kind as i32, cursor: from.0.clone(), limit: PAGE_ROWS_MAX as u32 };
             let reply = self.meta(request::Kind::ScanRuns(ask)).await?;

@@ -408,6 +408,8 @@ pub enum RunKind {
     Extents,
     /// Those that were dropped and are not collected yet.
     Garbage,
+    /// Those that were dropped and are kept, because snapshots and backups show them.
+    Held,
 }
 
 /// Blocks that a row of metadata names.

@@ -6,7 +6,9 @@ use super::{Page, table_page};
 use crate::error::Op;
 use crate::keys::{self, Key, counter};
 use crate::kv::{KeyRange, Order};
+use crate::map::{Blocks, block_count};
 use crate::rows::{self, Content, Kind};
+use crate::shares;
 use crate::tx::Tx;
 use bytes::Bytes;
 use std::collections::btree_map::Entry;
@@ -111,6 +113,9 @@ pub(super) async fn check(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut Page
             page.find(rule, what, remedy, mends);
         }
         if let Content::Blocks(run) = &row.content {
+            if run.inode != inode {
+                uncounted(tx, &key, &row, repair, page).await?;
+            }
             highest = highest.max(Some(run.writer));
             for pg in &run.pgs {
                 let exists = match groups.entry(*pg) {
@@ -127,6 +132,27 @@ pub(super) async fn check(tx: &mut Tx, at: &Bytes, repair: bool, page: &mut Page
     }
     above(tx, (counter::WRITER, "writer"), highest, repair, page).await?;
     Ok(next)
+}
+
+/// A clone refers to blocks that were written for another file: they are counted, or whoever lets go of them first gives
+/// them to the collector.
+async fn uncounted(tx: &mut Tx, key: &keys::Extent, row: &rows::Extent, repair: bool, page: &mut Page) -> Op<()> {
+    let Content::Blocks(run) = &row.content else { return Ok(()) };
+    let end = run.seq.saturating_add(block_count(run, row.len));
+    let all = Blocks { pg: 0, inode: run.inode, writer: run.writer, seq: run.seq, end, born: row.born };
+    let counted: u32 = shares::named(tx, &all).await?.iter().map(|part| part.end - part.start).sum();
+    if counted >= end - run.seq {
+        return Ok(());
+    }
+    if repair {
+        shares::begin(tx, &all).await?;
+    }
+    let what = format!(
+        "offset {} of inode {} is in blocks of inode {}, and nobody counts that",
+        key.offset, key.inode, run.inode
+    );
+    page.find("uncounted clone", what, "they are counted", repair);
+    Ok(())
 }
 
 /// Makes a file at least `size` long.

@@ -5,12 +5,17 @@
 //! itself, because every rule is looked at within one page.
 
 mod attributes;
+mod kept;
+mod locks;
 mod maps;
 mod names;
 mod quotas;
 mod rows;
+mod runs;
 mod sessions;
+mod shares;
 mod tables;
+mod trash;
 mod tree;
 
 use crate::clock::Clock;
@@ -19,17 +24,13 @@ use crate::history::Head;
 use crate::keys::{self, Key};
 use crate::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Order};
 use crate::limits::{ATTEMPTS_MAX, STORES_MAX};
-use crate::map::block_count;
 use crate::meta::{Meta, transact};
-use crate::rows::Content;
 use crate::tx::{Sealed, Tx};
 use bytes::{BufMut, Bytes, BytesMut};
-use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+use cairn_proto::limits::PAGE_ROWS_MAX;
 use cairn_proto::pb;
-use cairn_proto::pb::RunKind;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
-use prost::Message;
 use std::sync::Arc;
 
 /// Findings of one page; further ones are left to the next pass.
@@ -56,9 +57,17 @@ enum Step {
     AttributeCounts,
     Maps,
     Drops,
+    /// Blocks of clones, in parts as names.
+    Shares,
     Groups,
     Degraded,
     Garbage,
+    /// Whether garbage may be collected, and what is held of it for snapshots.
+    Collectable,
+    HeldGarbage,
+    Snapshots,
+    SnapshotNames,
+    History,
     Writers,
     SessionWriters,
     ClosedWriters,
@@ -67,13 +76,27 @@ enum Step {
     Held,
     Slots,
     SessionBeats,
+    /// Locks and waits for locks: their sessions, then both sides.
+    LockSessions,
+    LockOfSessions,
+    WaitSessions,
+    WaitOfSessions,
+    Locks,
+    LocksOf,
+    Waits,
+    WaitsOf,
+    Trash,
+    TrashEnds,
+    TreeWalks,
     /// Counters and settings.
     Counters,
+    /// Inodes: that they count against a quota that there is.
+    QuotaRoots,
     /// What usage rows say, held against a count of all inodes.
     Quotas,
 }
 
-const STEPS: [Step; 22] = [
+const STEPS: [Step; 40] = [
     Step::Decode,
     Step::Dentries,
     Step::Directories,
@@ -84,9 +107,15 @@ const STEPS: [Step; 22] = [
     Step::AttributeCounts,
     Step::Maps,
     Step::Drops,
+    Step::Shares,
     Step::Groups,
     Step::Degraded,
     Step::Garbage,
+    Step::Collectable,
+    Step::HeldGarbage,
+    Step::Snapshots,
+    Step::SnapshotNames,
+    Step::History,
     Step::Writers,
     Step::SessionWriters,
     Step::ClosedWriters,
@@ -94,7 +123,19 @@ const STEPS: [Step; 22] = [
     Step::Held,
     Step::Slots,
     Step::SessionBeats,
+    Step::LockSessions,
+    Step::LockOfSessions,
+    Step::WaitSessions,
+    Step::WaitOfSessions,
+    Step::Locks,
+    Step::LocksOf,
+    Step::Waits,
+    Step::WaitsOf,
+    Step::Trash,
+    Step::TrashEnds,
+    Step::TreeWalks,
     Step::Counters,
+    Step::QuotaRoots,
     Step::Quotas,
 ];
 
@@ -203,9 +244,15 @@ async fn check_step(tx: &mut Tx, cursor: &Cursor, inodes: u64, repair: bool, pag
         Step::AttributeCounts => attributes::counts(tx, at, repair, page).await?,
         Step::Maps => maps::check(tx, at, repair, page).await?,
         Step::Drops => maps::drops(tx, at, repair, page).await?,
+        Step::Shares => shares::check(tx, at, repair, page).await?,
         Step::Groups => tables::groups(tx, at, page).await?,
         Step::Degraded => tables::degraded(tx, at, repair, page).await?,
         Step::Garbage => tables::garbage(tx, at, page).await?,
+        Step::Collectable => kept::garbage(tx, at, repair, page).await?,
+        Step::HeldGarbage => kept::held(tx, at, repair, page).await?,
+        Step::Snapshots => kept::snapshots(tx, at, repair, page).await?,
+        Step::SnapshotNames => kept::names(tx, at, repair, page).await?,
+        Step::History => kept::history(tx, at, repair, page).await?,
         Step::Writers => sessions::writers(tx, at, repair, page).await?,
         Step::SessionWriters => sessions::session_writers(tx, at, repair, page).await?,
         Step::ClosedWriters => sessions::closed(tx, at, repair, page).await?,
@@ -219,10 +266,34 @@ async fn check_step(tx: &mut Tx, cursor: &Cursor, inodes: u64, repair: bool, pag
             let of: (_, fn(&keys::SessionBeat) -> u64) = ("a sign of life", |key| key.session);
             sessions::owned(tx, at, of, repair, page).await?
         }
+        Step::LockSessions => {
+            let of: (_, fn(&keys::Lock) -> u64) = ("a lock", |key| key.session);
+            sessions::owned(tx, at, of, repair, page).await?
+        }
+        Step::LockOfSessions => {
+            let of: (_, fn(&keys::LockOf) -> u64) = ("a list of locks", |key| key.session);
+            sessions::owned(tx, at, of, repair, page).await?
+        }
+        Step::WaitSessions => {
+            let of: (_, fn(&keys::LockWait) -> u64) = ("a wait for a lock", |key| key.session);
+            sessions::owned(tx, at, of, repair, page).await?
+        }
+        Step::WaitOfSessions => {
+            let of: (_, fn(&keys::LockWaitOf) -> u64) = ("what is waited for", |key| key.session);
+            sessions::owned(tx, at, of, repair, page).await?
+        }
+        Step::Locks => locks::held(tx, at, repair, page).await?,
+        Step::LocksOf => locks::listed(tx, at, repair, page).await?,
+        Step::Waits => locks::waiting(tx, at, repair, page).await?,
+        Step::WaitsOf => locks::waits(tx, at, repair, page).await?,
+        Step::Trash => trash::entries(tx, at, repair, page).await?,
+        Step::TrashEnds => trash::ends(tx, at, repair, page).await?,
+        Step::TreeWalks => trash::walks(tx, at, repair, page).await?,
         Step::Counters => {
             rows::counters(tx, repair, page).await?;
             None
         }
+        Step::QuotaRoots => quotas::roots(tx, at, repair, page).await?,
         Step::Quotas => {
             quotas::check(tx, repair, page).await?;
             None
@@ -286,119 +357,6 @@ impl Meta {
             }
             check_page(tx, &cursor, inodes, ask.repair).await.map(Reply::CheckRows)
         })
-    }
-
-    pub(crate) async fn scan_runs(&self, ask: &pb::ScanRuns) -> Result<Reply, Status> {
-        let limit = if ask.limit == 0 { PAGE_ROWS_MAX } else { (ask.limit as usize).min(PAGE_ROWS_MAX) };
-        match ask.kind() {
-            RunKind::Extents => self.scan_extents(&ask.cursor, limit).await,
-            RunKind::Garbage => self.scan_garbage(&ask.cursor, limit).await,
-            RunKind::Unknown => Err(Status::new(Code::Invalid, "which runs? extents or garbage")),
-        }
-    }
-
-    async fn scan_extents(&self, cursor: &Bytes, limit: usize) -> Result<Reply, Status> {
-        let range = range_behind::<keys::Extent>(cursor)?;
-        transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            tx.looks_only();
-            let rows = tx.scan::<keys::Extent>(&range, limit, Order::Forward).await?;
-            let mut page = RunPage::new(rows.len() == limit);
-            let mut generation_of: Option<(u64, Option<u32>)> = None;
-            for (key, row) in rows {
-                let generation = match generation_of {
-                    Some((inode, generation)) if inode == key.inode => generation,
-                    _ => {
-                        let row = tx.get(&keys::Inode { inode: key.inode }).await?;
-                        let generation = row.map(|row| row.generation);
-                        generation_of = Some((key.inode, generation));
-                        generation
-                    }
-                };
-                let run = match row.content {
-                    Content::Blocks(run) => Some(pb::PlacedRun {
-                        run: Some(pb::Run {
-                            first: Some(pb::BlockId { inode: run.inode, writer: run.writer, seq: run.seq }),
-                            count: block_count(&run, row.len),
-                        }),
-                        block_len: run.block_len,
-                        pgs: run.pgs,
-                        len: row.len,
-                        file_offset: key.offset,
-                        inode: key.inode,
-                        current: generation == Some(key.generation),
-                    }),
-                    Content::Inline(_) => None,
-                };
-                if !page.add(run, key.encode().into()) {
-                    break;
-                }
-            }
-            Ok(page.into_reply())
-        })
-    }
-
-    async fn scan_garbage(&self, cursor: &Bytes, limit: usize) -> Result<Reply, Status> {
-        let range = range_behind::<keys::Garbage>(cursor)?;
-        transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-            let rows = tx.scan::<keys::Garbage>(&range, limit, Order::Forward).await?;
-            let mut page = RunPage::new(rows.len() == limit);
-            for (key, row) in rows {
-                let first = Some(pb::BlockId { inode: key.inode, writer: key.writer, seq: key.seq });
-                let run = pb::PlacedRun {
-                    run: Some(pb::Run { first, count: row.count }),
-                    pgs: vec![key.pg],
-                    inode: key.inode,
-                    ..Default::default()
-                };
-                if !page.add(Some(run), key.encode().into()) {
-                    break;
-                }
-            }
-            Ok(page.into_reply())
-        })
-    }
-}
-
-fn range_behind<K: Key>(cursor: &Bytes) -> Result<KeyRange, Status> {
-    let mut range = K::all();
-    if !cursor.is_empty() {
-        K::decode(cursor).ok_or_else(invalid_cursor)?;
-        range.start = KeyRange::successor(cursor);
-    }
-    Ok(range)
-}
-
-/// A page of runs that is being filled.
-struct RunPage {
-    reply: pb::ScanRunsReply,
-    bytes: usize,
-    /// Rows were left in the table.
-    more: bool,
-    last: Bytes,
-}
-
-impl RunPage {
-    fn new(more: bool) -> Self {
-        Self { reply: pb::ScanRunsReply::default(), bytes: 0, more, last: Bytes::new() }
-    }
-
-    /// Adds what the row at `key` says, if anything; false when the page is full before it.
-    fn add(&mut self, run: Option<pb::PlacedRun>, key: Bytes) -> bool {
-        if let Some(run) = run {
-            self.bytes += run.encoded_len() + 4;
-            if self.bytes > PAGE_BYTES_MAX && !self.reply.runs.is_empty() {
-                self.more = true;
-                return false;
-            }
-            self.reply.runs.push(run);
-        }
-        self.last = key;
-        true
-    }
-
-    fn into_reply(self) -> Reply {
-        let next_cursor = if self.more { self.last } else { Bytes::new() };
-        Reply::ScanRuns(pb::ScanRunsReply { next_cursor, ..self.reply })
     }
 }
 

@@ -22,13 +22,14 @@ const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 /// The part that is looked at: inodes whose number is `part` modulo `parts`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Part {
+pub(super) struct Part {
     part: u64,
     parts: u64,
 }
 
 impl Part {
-    fn decode(at: &Bytes, inodes: u64) -> Option<Self> {
+    /// The part of the position `at`, of as many as `inodes` need.
+    pub(super) fn decode(at: &Bytes, inodes: u64) -> Option<Self> {
         if at.is_empty() {
             return Some(Self { part: 0, parts: inodes / CHECKED_INODES_MAX + 1 });
         }
@@ -37,7 +38,8 @@ impl Part {
         (part < parts).then_some(Self { part, parts })
     }
 
-    fn next(self) -> Option<Bytes> {
+    /// The position of the next one.
+    pub(super) fn next(self) -> Option<Bytes> {
         let part = self.part + 1;
         (part < self.parts).then(|| {
             let mut at = BytesMut::with_capacity(16);
@@ -47,7 +49,7 @@ impl Part {
         })
     }
 
-    fn has(self, inode: u64) -> bool {
+    pub(super) fn has(self, inode: u64) -> bool {
         inode % self.parts == self.part
     }
 }
@@ -91,7 +93,7 @@ fn judge(inode: u64, row: &rows::Inode, named: Option<Named>, sustained: bool) -
 }
 
 /// Walks a whole table, a page at a time.
-async fn walk<K: Key>(tx: &mut Tx, mut each: impl FnMut(K, K::Row)) -> Op<u64> {
+pub(super) async fn walk<K: Key>(tx: &mut Tx, mut each: impl FnMut(K, K::Row)) -> Op<u64> {
     let mut range = K::all();
     let mut rows = 0;
     loop {

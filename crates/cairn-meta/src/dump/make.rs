@@ -5,6 +5,7 @@ use super::{
     trailer_payload,
 };
 use crate::error::OpenError;
+use crate::history::Head;
 use crate::keys::{Key, Setting, setting};
 use crate::kv::{Engine, EngineError, KeyRange, Snapshot};
 use crate::limits::SCAN_ROWS;
@@ -37,6 +38,13 @@ pub struct Dump {
     waiting: Vec<(Bytes, Bytes)>,
 }
 
+/// The newest snapshot as of the moment.
+async fn newest_snapshot(snapshot: &mut dyn Snapshot) -> Result<u64, OpenError> {
+    let Some(value) = setting_of(snapshot, setting::SNAPSHOTS).await? else { return Ok(0) };
+    let head = Head::decode(&value).ok_or_else(|| OpenError::Damaged { what: "the setting of snapshots".into() })?;
+    Ok(head.newest)
+}
+
 async fn setting_of(snapshot: &mut dyn Snapshot, name: &'static [u8]) -> Result<Option<Bytes>, OpenError> {
     let start = Setting { name: Bytes::from_static(name) }.encode();
     let range = KeyRange { end: KeyRange::successor(&start), start };
@@ -63,7 +71,7 @@ impl Dump {
         for name in settings::NAMES {
             values.push(setting_of(&mut *snapshot, name).await?);
         }
-        Self::with(snapshot, &values, engine, now_ns)
+        Self::with(snapshot, &values, engine, now_ns).await
     }
 
     /// As [`Dump::begin`], of an engine that is fenced because it is being left.
@@ -74,11 +82,11 @@ impl Dump {
             let value = if name == setting::MIGRATED_TO { None } else { setting_of(&mut *snapshot, name).await? };
             values.push(value);
         }
-        Self::with(snapshot, &values, engine.name(), now_ns)
+        Self::with(snapshot, &values, engine.name(), now_ns).await
     }
 
-    fn with(
-        snapshot: Box<dyn Snapshot>,
+    async fn with(
+        mut snapshot: Box<dyn Snapshot>,
         values: &[Option<Bytes>],
         engine: &str,
         now_ns: i64,
@@ -93,6 +101,7 @@ impl Dump {
             position: snapshot.position(),
             taken_ns: now_ns,
             software: concat!("cairn/", env!("CARGO_PKG_VERSION")).to_owned(),
+            newest_snapshot: newest_snapshot(&mut *snapshot).await?,
         };
         Ok(Self {
             snapshot,

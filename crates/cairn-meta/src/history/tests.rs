@@ -37,7 +37,12 @@ fn a_row_is_stamped_with_its_birth() {
 #[test]
 fn a_head_that_cannot_be_is_refused() {
     let bytes = |newest: u64, live: u64| [newest.to_le_bytes(), live.to_le_bytes()].concat();
-    assert_eq!(Head::decode(&bytes(9, 4)), Some(Head { newest: 9, live: 4 }));
+    assert_eq!(Head::decode(&bytes(9, 4)), Some(Head::new(9, 4)));
+    assert_eq!(Head::new(9, 4).encode(), bytes(9, 4), "as before there were backups");
+    let wide = Head { reach: 10, ..Head::new(9, 4) };
+    assert_eq!(Head::decode(&wide.encode()), Some(wide));
+    let short = [9u64, 4, 3].map(u64::to_le_bytes).concat();
+    assert_eq!(Head::decode(&short), None);
     assert_eq!(Head::decode(&bytes(4, 9)), None);
     assert_eq!((Head::decode(&[]), Head::decode(&[0; 17])), (None, None));
 }
@@ -46,8 +51,7 @@ fn a_head_that_cannot_be_is_refused() {
 async fn engine_at(head: Head) -> MapEngine {
     let engine = MapEngine::new();
     let mut txn = engine.begin().await.expect("begun");
-    let value = [head.newest.to_le_bytes(), head.live.to_le_bytes()].concat();
-    txn.put(Head::key().encode(), rows::Setting { value: value.into() }.encode());
+    txn.put(Head::key().encode(), rows::Setting { value: head.encode().into() }.encode());
     txn.commit(Durability::Durable).await.expect("committed");
     engine
 }
@@ -67,7 +71,7 @@ async fn history(engine: &MapEngine) -> Vec<(u8, u64, u64)> {
     rows.into_iter().map(|(key, row)| (key.key.0[0], key.snapshot, row.birth)).collect()
 }
 
-const NEWEST: Head = Head { newest: 7, live: 5 };
+const NEWEST: Head = Head::new(7, 5);
 const READY: (Sealed, CommitOutcome) = (Sealed::Ready, CommitOutcome::Done);
 
 #[tokio::test]
@@ -136,7 +140,7 @@ async fn changes_of_one_directory_do_not_meet_and_keep_its_times() {
 async fn a_snapshot_taken_meanwhile_is_noticed() {
     // By another server, before the transaction began: it runs again with what it learns.
     let engine = engine_at(NEWEST).await;
-    let mut tx = begin(&engine, Head { newest: 6, live: 5 }).await;
+    let mut tx = begin(&engine, Head::new(6, 5)).await;
     tx.touch_dir(5);
     assert_eq!(tx.seal().await.expect("sealed"), Sealed::Moved(NEWEST));
     // While it runs: it conflicts.

@@ -131,7 +131,12 @@ fn bytes_are_pinned() {
         owner: "me".into(),
         ttl_ms: 128,
         renewed: 3,
+        backup: String::new(),
+        reach: 0,
     };
+    let backup = Snapshot { backup: "b".into(), reach: 300, ..snapshot.clone() };
+    let server =
+        MetaServer { addr: "h:1".into(), boot: [4; 16], gone: true, software: "c/1".into(), newest: 2, since_ns: 300 };
     let pinned = [
         (line(&Setting { value: Bytes::from_static(&[1, 0, 0, 0]) }), "010401000000"),
         (line(&Counter { next: 4097 }), "018120"),
@@ -149,6 +154,7 @@ fn bytes_are_pinned() {
         (line(&Xattr { value: Bytes::from_static(b"v"), birth: 300 }), "01 01 76 ac02"),
         (line(&History { birth: 300, row: Bytes::from_static(&[1, 2]) }), "01 ac02 02 0102"),
         (line(&snapshot), "01 07 0161 022f64 02 026d65 8001 03"),
+        (line(&backup), "02 07 0161 022f64 02 026d65 8001 03 0162 ac02"),
         (line(&SnapshotName { number: 300 }), "01 ac02"),
         (line(&SharedRange { count: 64, placements: 2 }), "01 40 02"),
         (line(&Garbage { count: 64, born: 2, dropped: 300 }), "02 40 02 ac02"),
@@ -168,9 +174,10 @@ fn bytes_are_pinned() {
         (line(&session), "01 01 01 026d65 020909"),
         (line(&SessionBeat { beats: 1, server: 3 }), "02 01 03"),
         (
-            line(&MetaServer { addr: "h:1".into(), boot: [4; 16], gone: true }),
+            line(&MetaServer { software: String::new(), newest: 0, since_ns: 0, ..server.clone() }),
             "01 03683a31 04040404040404040404040404040404 01",
         ),
+        (line(&server), "02 03683a31 04040404040404040404040404040404 01 03632f31 02 d804"),
         (line(&ServerBeat { beats: 300 }), "01ac02"),
         (line(&Duty { server: 3, epoch: 300 }), "01 03 ac02"),
         (line(&DutyBeat { server: 3, epoch: 300, beats: 1 }), "01 03 ac02 01"),

@@ -1,6 +1,6 @@
 //! Nodes, stores and placement groups.
 
-use crate::support::{BLOCK, World, beat, bytes, code, registration};
+use crate::support::{BLOCK, NEWEST, World, beat, bytes, code, registration};
 use bytes::Bytes;
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -15,6 +15,7 @@ fn heartbeat(node: u32, index: u8, stores: Vec<pb::StoreBeat>) -> Kind {
         node_id: node,
         boot_id: Bytes::from(vec![index; 16]),
         stores,
+        newest_version: NEWEST,
         ..Default::default()
     })
 }

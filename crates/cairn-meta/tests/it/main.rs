@@ -1,5 +1,6 @@
 //! Metadata against its engines, whole: one binary.
 
+mod backups;
 mod bent;
 mod checks;
 mod cluster;

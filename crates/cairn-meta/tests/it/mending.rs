@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 /// A pass without a server.
-async fn check(engine: &Arc<dyn Engine>, repair: bool) -> Vec<pb::RowFinding> {
+pub async fn check(engine: &Arc<dyn Engine>, repair: bool) -> Vec<pb::RowFinding> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
     let (mut findings, mut cursor) = (Vec::new(), Bytes::new());
     loop {
@@ -90,6 +90,38 @@ const CASES: &[Case] = &[
     ("a group without members", "group without members", false),
     ("a degraded row of a stranger", "degraded row of a stranger", true),
     ("garbage of an unknown group", "garbage of an unknown group", false),
+    ("garbage that a snapshot shows", "garbage that a snapshot shows", true),
+    ("garbage in use", "garbage in use", true),
+    ("held garbage in use", "garbage in use", true),
+    ("garbage held for nothing", "garbage held for nothing", true),
+    ("held garbage of an unknown group", "garbage of an unknown group", false),
+    ("garbage twice", "garbage twice", true),
+    ("a count of clones too high", "shared blocks", true),
+    ("a count of clones too low", "shared blocks", true),
+    ("a count of no clone", "shared blocks", true),
+    ("a clone that nobody counts", "uncounted clone", true),
+    ("a snapshot of nothing", "snapshot of nothing", true),
+    ("a snapshot without name", "snapshot without name", true),
+    ("two snapshots of one name", "two snapshots of one name", true),
+    ("a name of no snapshot", "name of no snapshot", true),
+    ("a newest snapshot", "newest snapshot", true),
+    ("history that nothing sees", "history that nothing sees", true),
+    ("trash of nothing", "trash of nothing", true),
+    ("trash without end", "trash without end", true),
+    ("an end of no trash", "end of no trash", true),
+    ("a drop of nothing", "drop of nothing", true),
+    ("a lock of nobody", "row of a missing session", true),
+    ("a list of locks of nobody", "row of a missing session", true),
+    ("a wait of nobody", "row of a missing session", true),
+    ("what nobody waits for", "row of a missing session", true),
+    ("a lock that is not listed", "one-sided lock", true),
+    ("a listed lock that is none", "one-sided lock", true),
+    ("a wait that is not listed", "one-sided wait", true),
+    ("a listed wait that is none", "one-sided wait", true),
+    ("an attribute of nothing", "stray attribute", true),
+    ("a quota of nothing", "quota of nothing", true),
+    ("a quota that an inode counts against", "quota of an inode", true),
+    ("usage of a quota", "quota usage", true),
     ("a writer without session", "writer without session", true),
     ("a writer open and closed", "writer open and closed", true),
     ("an unlisted writer", "unlisted writer", true),
@@ -182,9 +214,10 @@ async fn break_it(world: &World, broken: &mut Broken, what: &str) {
             broken.put(&key, &rows::RunLen { count: 1 });
         }
         "garbage of an unknown group" => {
-            let key = keys::Garbage { pg: 4000, inode: file, writer, seq: 0 };
+            let key = keys::Garbage { pg: 4000, inode: 1 << 20, writer, seq: 0 };
             broken.put(&key, &rows::Garbage { count: 1, born: 0, dropped: 0 });
         }
+        other if break_more(world, broken, other).await => {}
         "a writer without session" => broken.put(&keys::Writer { writer: 3 }, &rows::Writer { session: 500 }),
         "a writer open and closed" => {
             broken.put(&keys::ClosedWriters { first: writer }, &rows::RunLen { count: 1 });
@@ -212,6 +245,164 @@ async fn break_it(world: &World, broken: &mut Broken, what: &str) {
         let last = broken.puts.last_mut().expect("just pushed");
         last.1 = Some(vec![0xee, 1, 2]);
     }
+}
+
+/// Puts a snapshot of the root beside what it needs.
+async fn snapshot(world: &World, name: &str) -> u64 {
+    world.snapshot("/", name).await.expect("taken").number
+}
+
+/// What snapshots, clones, trash, locks and quotas leave; false when it is something else.
+async fn break_more(world: &World, broken: &mut Broken, what: &str) -> bool {
+    let dir = world.stat("d0").await.expect("there").inode;
+    let file = world.stat("d0/f1").await.expect("there").inode;
+    let file_row = broken.get(&keys::Inode { inode: file }).await;
+    let extent_key = keys::Extent { inode: file, generation: file_row.generation, offset: 0 };
+    let extent = broken.get(&extent_key).await;
+    let rows::Content::Blocks(run) = &extent.content else { panic!("a file of blocks") };
+    let (inode, writer, seq, pg) = (run.inode, run.writer, run.seq, run.pgs[0]);
+    let session = world.session;
+    let gone = |born, dropped| rows::Garbage { count: 1, born, dropped };
+    let lock = |session| keys::Lock { inode: file, kind: 1, start: 0, session, owner: 7 };
+    let held = rows::Lock { end: 0, exclusive: true, pid: 1 };
+    let wait = |session| keys::LockWait { inode: file, kind: 1, session, owner: 7 };
+    let waiting = rows::LockWait { start: 0, end: 0, exclusive: true, pid: 1, since_ns: 1, until_ns: 2 };
+    let trash = rows::Trash {
+        kind: Kind::File,
+        parent: 1,
+        name: name("x"),
+        path: Bytes::new(),
+        until_ns: 500,
+        session,
+        who: String::new(),
+    };
+    // Blocks that no file has.
+    let free = |seq| keys::Garbage { pg, inode: 1 << 20, writer, seq };
+    let free_held = |seq| keys::HeldGarbage { pg, inode: 1 << 20, writer, seq };
+    match what {
+        "garbage that a snapshot shows" => {
+            let number = snapshot(world, "s").await;
+            broken.put(&free(1), &gone(number - 1, number));
+        }
+        "garbage in use" => broken.put(&keys::Garbage { pg, inode, writer, seq }, &gone(0, 0)),
+        "held garbage in use" => {
+            let number = snapshot(world, "s").await;
+            broken.put(&keys::HeldGarbage { pg, inode, writer, seq }, &gone(0, number));
+        }
+        "garbage held for nothing" => broken.put(&free_held(1), &gone(0, 0)),
+        "held garbage of an unknown group" => {
+            broken.put(&keys::HeldGarbage { pg: 4000, ..free_held(1) }, &gone(0, 0));
+        }
+        "garbage twice" => {
+            let number = snapshot(world, "s").await;
+            broken.put(&free_held(1), &gone(0, number));
+            // Dropped before the snapshot was taken: by itself it may be collected.
+            broken.put(&free(1), &gone(0, 0));
+        }
+        "a count of clones too high" | "a count of clones too low" => {
+            let placements = if what.ends_with("high") { 3 } else { 1 };
+            clone_by_hand(broken, &extent_key, &extent).await;
+            let row = rows::SharedRange { count: 3, placements };
+            broken.put(&keys::SharedRange { inode, writer, seq }, &row);
+        }
+        "a count of no clone" => {
+            let row = rows::SharedRange { count: 5, placements: 2 };
+            broken.put(&keys::SharedRange { inode, writer, seq: seq + 1000 }, &row);
+        }
+        "a clone that nobody counts" => clone_by_hand(broken, &extent_key, &extent).await,
+        "a snapshot of nothing" => {
+            let number = snapshot(world, "s").await;
+            let key = keys::Snapshot { number };
+            let row = broken.get(&key).await;
+            broken.delete(&keys::SnapshotName { root: 1, name: name("s") });
+            broken.put(&key, &rows::Snapshot { root: 1 << 20, ..row });
+        }
+        "a snapshot without name" => {
+            snapshot(world, "s").await;
+            broken.delete(&keys::SnapshotName { root: 1, name: name("s") });
+        }
+        "two snapshots of one name" => {
+            snapshot(world, "s").await;
+            let key = keys::Snapshot { number: snapshot(world, "t").await };
+            let row = broken.get(&key).await;
+            broken.delete(&keys::SnapshotName { root: 1, name: name("t") });
+            broken.put(&key, &rows::Snapshot { name: name("s"), ..row });
+        }
+        "a name of no snapshot" => {
+            broken.put(&keys::SnapshotName { root: 1, name: name("s") }, &rows::SnapshotName { number: 9 });
+        }
+        "a newest snapshot" => {
+            snapshot(world, "s").await;
+            broken.delete(&keys::Setting { name: Bytes::from_static(setting::SNAPSHOTS) });
+        }
+        "history that nothing sees" => {
+            let key = keys::Escaped(Bytes::from(keys::Inode { inode: file }.encode()));
+            broken.put(&keys::History { key, snapshot: 3 }, &rows::History { birth: 2, row: file_row.encode().into() });
+        }
+        "trash of nothing" => {
+            let (since_ns, inode) = (100, 1 << 20);
+            broken.put(&keys::Trash { since_ns, inode }, &trash);
+            broken.put(&keys::TrashExpiry { until_ns: 500, since_ns, inode }, &rows::Unit {});
+        }
+        "trash without end" => {
+            broken.delete(&keys::Dentry { parent: dir, name: name("f1") });
+            broken.put(&keys::Trash { since_ns: 100, inode: file }, &trash);
+        }
+        "an end of no trash" => {
+            broken.put(&keys::TrashExpiry { until_ns: 500, since_ns: 100, inode: file }, &rows::Unit {});
+        }
+        "a drop of nothing" => {
+            let walk = keys::TreeWalk { purpose: keys::walk_purpose::DROP, root: 1 << 20, dir: 1 << 20 };
+            broken.put(&walk, &rows::TreeWalk { after: Bytes::new() });
+        }
+        "a lock of nobody" => broken.put(&lock(500), &held),
+        "a list of locks of nobody" => {
+            broken.put(&keys::LockOf { session: 500, owner: 7, inode: file, kind: 1 }, &rows::Unit {});
+        }
+        "a wait of nobody" => broken.put(&wait(500), &waiting),
+        "what nobody waits for" => {
+            broken.put(&keys::LockWaitOf { session: 500, owner: 7 }, &rows::LockWaitOf { inode: file, kind: 1 });
+        }
+        "a lock that is not listed" => broken.put(&lock(session), &held),
+        "a listed lock that is none" => {
+            broken.put(&keys::LockOf { session, owner: 7, inode: file, kind: 1 }, &rows::Unit {});
+        }
+        "a wait that is not listed" => broken.put(&wait(session), &waiting),
+        "a listed wait that is none" => {
+            broken.put(&keys::LockWaitOf { session, owner: 7 }, &rows::LockWaitOf { inode: file, kind: 1 });
+        }
+        "an attribute of nothing" => {
+            let key = keys::Xattr { inode: 1 << 20, name: name("user.a") };
+            broken.put(&key, &rows::Xattr { value: name("v"), birth: 0 });
+        }
+        "a quota of nothing" => {
+            let state = rows::quota_state::ACTIVE;
+            broken.put(&keys::Quota { root: 1 << 20 }, &rows::Quota { bytes: 1, inodes: 1, state });
+        }
+        "a quota that an inode counts against" => {
+            broken.put(&keys::Inode { inode: file }, &rows::Inode { quota_root: dir, ..file_row });
+        }
+        "usage of a quota" => {
+            let dir_row = broken.get(&keys::Inode { inode: dir }).await;
+            let state = rows::quota_state::ACTIVE;
+            broken.put(&keys::Inode { inode: dir }, &rows::Inode { quota_root: dir, ..dir_row });
+            broken.put(&keys::Quota { root: dir }, &rows::Quota { bytes: 1 << 40, inodes: 0, state });
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// Another file with the extent of a file, and no count of it.
+async fn clone_by_hand(broken: &mut Broken, key: &keys::Extent, extent: &rows::Extent) {
+    let row = broken.get(&keys::Inode { inode: key.inode }).await;
+    let inode = (1 << 20) - 1;
+    broken.put(&keys::Inode { inode }, &rows::Inode { nlink: 1, parent: 1, ..row });
+    let dentry = rows::Dentry { inode, kind: Kind::File, birth: 0 };
+    broken.put(&keys::Dentry { parent: 1, name: name("clone") }, &dentry);
+    broken.put(&keys::Extent { inode, ..*key }, extent);
+    let next = (1 << 20) + 5;
+    broken.put(&keys::Counter { counter: counter::INODE }, &rows::Counter { next });
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Memberships move: from stores that are lost, that an operator drains, or that hold more than their share.
 
-use crate::support::{World, beat, code, options, registration};
+use crate::support::{NEWEST, World, beat, code, options, registration};
 use bytes::Bytes;
 use cairn_meta::Meta;
 use cairn_meta::kv::MapEngine;
@@ -64,8 +64,13 @@ impl Fleet {
         let mut report = pb::StoreBeat { id: self.store(index), ..beat(index, false) };
         change(&mut report);
         let boot_id = Bytes::from(vec![index; 16]);
-        let ask =
-            pb::Heartbeat { node_id: self.nodes[&index].node_id, boot_id, stores: vec![report], ..Default::default() };
+        let ask = pb::Heartbeat {
+            node_id: self.nodes[&index].node_id,
+            boot_id,
+            stores: vec![report],
+            newest_version: NEWEST,
+            ..Default::default()
+        };
         match self.world.ask(Kind::Heartbeat(ask)).await {
             Ok(Reply::Heartbeat(reply)) => assert!(!reply.register_again),
             other => panic!("{other:?}"),
@@ -362,8 +367,13 @@ async fn a_store_that_says_less_than_before_has_to_register() {
     fleet.beat(3, |beat| beat.durable_records = 500).await;
     let report = pb::StoreBeat { id: fleet.store(3), durable_records: 499, ..beat(3, false) };
     let boot_id = Bytes::from(vec![3; 16]);
-    let ask =
-        pb::Heartbeat { node_id: fleet.nodes[&3].node_id, boot_id, stores: vec![report.clone()], ..Default::default() };
+    let ask = pb::Heartbeat {
+        node_id: fleet.nodes[&3].node_id,
+        boot_id,
+        stores: vec![report.clone()],
+        newest_version: NEWEST,
+        ..Default::default()
+    };
     let Ok(Reply::Heartbeat(reply)) = fleet.world.ask(Kind::Heartbeat(ask)).await else { panic!("no answer") };
     assert!(reply.register_again);
     // Of a store that is not open the number means nothing.

@@ -1,6 +1,6 @@
 //! Metadata that is restored from an older backup, while storage nodes have gone on.
 
-use crate::support::{BLOCK, World, embedded, registration};
+use crate::support::{BLOCK, NEWEST, World, embedded, registration};
 use bytes::Bytes;
 use cairn_proto::pb;
 use cairn_proto::pb::Verdict::{Dead, Future, Live, Undecided};
@@ -118,7 +118,8 @@ async fn a_store_that_holds_a_known_writer_raises_no_alarm() {
     for writer in [closed, open, closed] {
         let beat = pb::StoreBeat { id: 1, highest_writer: writer, incarnation: 1, ..Default::default() };
         let boot_id = Bytes::from(vec![1; 16]);
-        let heartbeat = pb::Heartbeat { node_id: 1, boot_id, stores: vec![beat], ..Default::default() };
+        let heartbeat =
+            pb::Heartbeat { node_id: 1, boot_id, stores: vec![beat], newest_version: NEWEST, ..Default::default() };
         world.ask(Kind::Heartbeat(heartbeat)).await.expect("heard");
     }
     assert!(!world.meta.is_rolled_back());

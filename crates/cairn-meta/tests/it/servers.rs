@@ -1,7 +1,8 @@
 //! Several servers on one engine: the same namespace from each, one holder of the duties, nobody ended by an outage.
 
-use crate::support::{Line, World, at, bytes, code, create, mkdir, registration};
+use crate::support::{Line, NEWEST, World, at, bytes, code, create, mkdir, registration};
 use bytes::Bytes;
+use cairn_meta::ServerSigns;
 use cairn_meta::kv::MapEngine;
 use cairn_proto::limits::SESSION_LEASE_MS;
 use cairn_proto::pb;
@@ -57,12 +58,37 @@ impl Server {
         let map = self.world.map().await;
         let node = map.nodes.iter().find(|node| node.uuid[..] == [index; 16]).map_or(0, |node| node.id);
         let boot_id = Bytes::from(vec![index; 16]);
-        let ask = pb::Heartbeat { node_id: node, boot_id, stores: vec![], brief: true, ..Default::default() };
+        let ask = pb::Heartbeat {
+            node_id: node,
+            boot_id,
+            stores: vec![],
+            brief: true,
+            newest_version: NEWEST,
+            ..Default::default()
+        };
         match self.world.ask(Kind::Heartbeat(ask)).await {
             Ok(Reply::Heartbeat(reply)) => reply,
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn who_is_at_work_is_seen_from_outside() {
+    let (engine, a, b) = pair().await;
+    let look = async || ServerSigns::look(&engine).await.expect("looked");
+    let first = look().await;
+    assert!(!first.is_empty());
+    assert_eq!(first.running(&look().await), [], "nobody did anything in between");
+    b.second().await;
+    let running = first.running(&look().await);
+    let [one] = &running[..] else { panic!("{running:?}") };
+    assert_eq!((one.addr.as_str(), one.since_ns > 0), ("b:1", true));
+    b.world.meta.leave().await.expect("left");
+    let last = look().await;
+    a.second().await;
+    let running = last.running(&look().await);
+    assert_eq!(running.iter().map(|server| server.addr.as_str()).collect::<Vec<_>>(), ["a:1"]);
 }
 
 async fn pair() -> (MapEngine, Server, Server) {

@@ -167,7 +167,7 @@ pub async fn settle(world: &World) {
     while world.meta.trim_snapshots().await.expect("trimmed") {}
 }
 
-async fn world() -> (World, Arc<dyn Engine>) {
+pub async fn world() -> (World, Arc<dyn Engine>) {
     let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
     let world = World::over(engine.clone()).await;
     world.add_nodes(3).await;
@@ -379,7 +379,7 @@ async fn a_hold_keeps_and_is_not_seen_and_runs_out() {
     assert_eq!((garbage(&engine).await.len(), held(&engine).await.len()), (0, 1));
     assert!(!world.meta.expire_snapshots().await.expect("looked"));
     world.clock.advance(Duration::from_secs(4));
-    world.change(Kind::RenewSnapshot(pb::RenewSnapshot { number: hold.number })).await.expect("renewed");
+    world.change(Kind::RenewSnapshot(pb::RenewSnapshot { number: hold.number, settle: None })).await.expect("renewed");
     assert!(!world.meta.expire_snapshots().await.expect("looked"));
     world.clock.advance(Duration::from_secs(4));
     assert!(!world.meta.expire_snapshots().await.expect("looked"));
@@ -387,7 +387,7 @@ async fn a_hold_keeps_and_is_not_seen_and_runs_out() {
     assert!(world.meta.expire_snapshots().await.expect("looked"));
     settle(&world).await;
     assert_eq!((garbage(&engine).await.len(), held(&engine).await.len()), (1, 0));
-    let gone = world.change(Kind::RenewSnapshot(pb::RenewSnapshot { number: hold.number })).await;
+    let gone = world.change(Kind::RenewSnapshot(pb::RenewSnapshot { number: hold.number, settle: None })).await;
     assert_eq!(code(gone), Code::NotFound);
     assert_eq!(code(world.hold("backup", 5).await), Code::Invalid);
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 pub const BLOCK: u32 = 64 * 1024;
+/// The version of the cluster that programs of today know.
+pub const NEWEST: u32 = 2;
 pub const INLINE_MAX: u32 = 4096;
 
 /// Time that moves when a test says so.
@@ -480,6 +482,7 @@ pub fn registration(index: u8, port: u8, fresh: bool) -> Kind {
         boot_id: Bytes::from(vec![index; 16]),
         addr: format!("127.0.0.1:{}", 9000 + u16::from(port)),
         stores: vec![beat(index, fresh)],
+        newest_version: NEWEST,
         ..Default::default()
     })
 }

@@ -36,6 +36,7 @@ struct Open {
     last: Option<(u64, pb::DumpRowsReply)>,
     rows: u64,
     bytes: u64,
+    newest_snapshot: u64,
 }
 
 impl Open {
@@ -63,7 +64,8 @@ impl Open {
         self.waiting.advance(len);
         let end = self.dump.is_none() && self.waiting.is_empty();
         let bytes = self.bytes - self.waiting.len() as u64;
-        let reply = pb::DumpRowsReply { dump: id, data, end, rows: self.rows, bytes };
+        let reply =
+            pb::DumpRowsReply { dump: id, data, end, rows: self.rows, bytes, newest_snapshot: self.newest_snapshot };
         self.last = Some((number, reply.clone()));
         Ok(reply)
     }
@@ -96,8 +98,10 @@ impl Dumps {
         if self.open.lock().len() >= DUMPS_MAX {
             return full();
         }
-        let dump = Some(meta.dump().await?);
-        let open = Open { dump, waiting: BytesMut::new(), last: None, rows: 0, bytes: 0 };
+        let dump = meta.dump().await?;
+        let newest_snapshot = dump.header().newest_snapshot;
+        let waiting = BytesMut::new();
+        let open = Open { dump: Some(dump), waiting, last: None, rows: 0, bytes: 0, newest_snapshot };
         let open = Arc::new(TurnLock::new(open));
         let now = cairn_net::now();
         let id = entropy::rng().u64(1..);

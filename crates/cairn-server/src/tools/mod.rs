@@ -4,10 +4,11 @@ mod recover;
 
 use crate::clock::wall_ns;
 use crate::entropy;
-use crate::limits::META_CACHE_BYTES;
+use crate::limits::{META_CACHE_BYTES, SERVER_SIGN_WAIT};
 use crate::tasks::blocking;
 use bytes::Bytes;
 use cairn_engines::{EngineUrl, UrlError};
+use cairn_meta::ServerSigns;
 use cairn_meta::clock::{Clock, SystemClock};
 use cairn_meta::kv::{EmbeddedEngine, EmbeddedOptions, Engine, EngineError};
 use cairn_meta::migrate::migrate;
@@ -15,12 +16,13 @@ use cairn_proto::pb;
 use cairn_proto::status::Status;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::time::sleep;
 
 pub use recover::{RecoverError, Recovered};
 
-pub use cairn_meta::OpenError;
 pub use cairn_meta::dump::{Dump, DumpProgress, LoadError, Loader, Purpose, RowDigest};
 pub use cairn_meta::migrate::MigrateError;
+pub use cairn_meta::{OpenError, RunningServer};
 
 /// Why an engine cannot be worked on.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +85,8 @@ pub struct OpenEngine {
     engine: Arc<dyn Engine>,
     url: String,
     clock: Arc<dyn Clock>,
+    /// Others may be at work on it at the same time.
+    shared: bool,
 }
 
 impl OpenEngine {
@@ -105,12 +109,29 @@ impl OpenEngine {
         let Some(dir) = named.dir().cloned() else {
             let opened = cairn_engines::open(&named, entropy::rng()).await;
             let engine = opened.map_err(|source| ToolError::Server { url: url.clone(), source })?;
-            return Ok(Self { engine, url, clock });
+            return Ok(Self { engine, url, clock, shared: true });
         };
         let options = EmbeddedOptions { cache_bytes: META_CACHE_BYTES, clock: clock.clone() };
         let opened = blocking(move || EmbeddedEngine::open(&dir, options));
         let engine = opened.await.map_err(|source| ToolError::Engine { url: url.clone(), source })?;
-        Ok(Self { engine: Arc::new(engine), url, clock })
+        Ok(Self { engine: Arc::new(engine), url, clock, shared: false })
+    }
+
+    /// Metadata servers that are at work on it. Where several can be, and rows of some are there, it takes two looks with
+    /// some seconds between them; an embedded engine is this process's alone.
+    ///
+    /// # Errors
+    /// The engine does not serve.
+    pub async fn running(&self) -> Result<Vec<RunningServer>, OpenError> {
+        if !self.shared {
+            return Ok(Vec::new());
+        }
+        let before = ServerSigns::look(&*self.engine).await?;
+        if before.is_empty() {
+            return Ok(Vec::new());
+        }
+        sleep(SERVER_SIGN_WAIT).await;
+        Ok(before.running(&ServerSigns::look(&*self.engine).await?))
     }
 
     /// Begins a dump of what is in it now.

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::span::Span;
+
 /// The other commands of `cairn meta`.
 #[derive(Debug, Subcommand)]
 pub enum MetaInstead {
+    Backup(MetaBackup),
     Dump(MetaDump),
     Load(MetaLoad),
     Migrate(MetaMigrate),
@@ -42,6 +45,63 @@ pub struct MetaDump {
     /// No progress on standard error
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Make, list and remove backups: dumps whose blocks stay on the nodes
+///
+/// What is removed or overwritten after a backup keeps its space as long as the backup is kept, so that every file in it
+/// can be read after its dump was loaded.
+#[derive(Debug, Args)]
+pub struct MetaBackup {
+    #[command(subcommand)]
+    pub what: BackupWhat,
+}
+
+/// What to do with backups.
+#[derive(Debug, Subcommand)]
+pub enum BackupWhat {
+    Create(BackupCreate),
+    /// List backups, those made first at the top
+    Ls(BackupLs),
+    /// Remove backups: what only they kept becomes free
+    ///
+    /// Their files are not touched, but files in them may be gone from the nodes soon.
+    Rm(BackupRm),
+}
+
+/// Write all metadata to a file, and keep everything that it refers to
+///
+/// As it is at one moment, while work goes on. Load it with `cairn meta load`.
+#[derive(Debug, Args)]
+pub struct BackupCreate {
+    /// File to write, which must not be there; `-` is standard output [default: NAME.cairn-dump]
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Remove it after so long, as 168h; counted while metadata servers run [default: keep it until it is removed]
+    #[arg(long, value_name = "TIME")]
+    pub ttl: Option<Span>,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// What to call it
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// See [`BackupWhat::Ls`].
+#[derive(Debug, Args)]
+pub struct BackupLs {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// See [`BackupWhat::Rm`].
+#[derive(Debug, Args)]
+pub struct BackupRm {
+    /// Names of backups
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
 }
 
 /// Load a dump into an empty engine

@@ -56,13 +56,13 @@ use crate::{
 };
 
 /// Goes on after a failure, and remembers that there was one.
-struct Complaints {
+pub(crate) struct Complaints {
     command: &'static str,
     any: bool,
 }
 
 impl Complaints {
-    fn new(command: &'static str) -> Self {
+    pub(crate) fn new(command: &'static str) -> Self {
         Self { command, any: false }
     }
 
@@ -70,7 +70,7 @@ impl Complaints {
     ///
     /// # Errors
     /// Nobody reads our output any more: there is no use in going on.
-    fn hear<T>(&mut self, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    pub(crate) fn hear<T>(&mut self, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
         match result {
             Ok(done) => Ok(Some(done)),
             Err(failure) => match failure.message() {
@@ -88,7 +88,7 @@ impl Complaints {
         }
     }
 
-    fn end(self) -> Result<(), Failure> {
+    pub(crate) fn end(self) -> Result<(), Failure> {
         if self.any { Err(Failure::Told) } else { Ok(()) }
     }
 }

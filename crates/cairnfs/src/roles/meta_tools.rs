@@ -1,5 +1,7 @@
-//! `cairn meta dump`, `load`, `migrate` and `check`: work on metadata as a whole, through a server or on an engine that no
+//! `cairn meta backup`, `dump`, `load`, `migrate` and `check`: work on metadata as a whole, through a server or on an engine that no
 //! server uses.
+
+mod backup;
 
 use std::{
     fmt::Display,
@@ -10,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use cairn_client::{Cursor, RowFinding};
+use cairn_client::{Cursor, DumpPiece, Error, ErrorKind, RowFinding};
 use cairn_server::TcpNet;
 use cairn_server::tools::{LoadError, OpenEngine};
 use serde::Serialize;
@@ -31,6 +33,7 @@ const READ_LEN: usize = 256 * 1024;
 /// Runs the command.
 pub async fn run(what: MetaInstead, context: &Context, out: &mut Out) -> Result<(), Failure> {
     match what {
+        MetaInstead::Backup(args) => backup::run(args, context, out).await,
         MetaInstead::Dump(args) => dump(args, context, out).await,
         MetaInstead::Load(args) => load(args, out).await,
         MetaInstead::Migrate(args) => migrate(args, out).await,
@@ -45,6 +48,18 @@ async fn open(url: &str, must_exist: bool) -> Result<OpenEngine, Failure> {
         return Err(Failure::at(url, "there is no engine in that directory"));
     }
     OpenEngine::open(url).await.map_err(|error| start_failure(&error))
+}
+
+/// Nothing is moved away from under servers, or in between them.
+async fn refuse_running(engine: &OpenEngine, url: &str) -> Result<(), Failure> {
+    let running = engine.running().await.map_err(|error| Failure::at(url, error))?;
+    let Some(first) = running.first() else { return Ok(()) };
+    let since = if first.since_ns > 0 { format!(" since {}", text::minute(first.since_ns)) } else { String::new() };
+    let more = match running.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {}", text::count(more as u64, "other")),
+    };
+    Err(Failure::at(url, format_args!("{first} is at work on it{since}{more}: stop the servers first")))
 }
 
 /// How far it is, and how fast.
@@ -83,7 +98,13 @@ fn is_dash(path: &Path) -> bool {
 /// Where a dump goes: a file that appears under its name only when it is whole and on disk, or standard output.
 enum Target<'a> {
     Stdout(&'a mut Out),
-    File { file: File, part: PathBuf, path: PathBuf },
+    /// `part` until it is kept.
+    File {
+        file: File,
+        part: PathBuf,
+        path: PathBuf,
+        kept: bool,
+    },
 }
 
 impl<'a> Target<'a> {
@@ -98,7 +119,12 @@ impl<'a> Target<'a> {
         part.push(".part");
         let part = PathBuf::from(part);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&part);
-        Ok(Self::File { file: file.map_err(|error| Failure::io(&part, &error))?, part, path: path.to_owned() })
+        Ok(Self::File {
+            file: file.map_err(|error| Failure::io(&part, &error))?,
+            part,
+            path: path.to_owned(),
+            kept: false,
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -108,21 +134,23 @@ impl<'a> Target<'a> {
         }
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    /// Brings it to disk, and gives it its name.
+    fn keep(&mut self) -> Result<(), Failure> {
         match self {
             Self::Stdout(out) => out.flush(),
-            Self::File { file, part, path } => {
+            Self::File { file, part, path, kept } => {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let kept = file.sync_all().and_then(|()| fs::rename(&part, &path));
-                kept.and_then(|()| File::open(parent)?.sync_all()).map_err(|error| Failure::io(&path, &error))
+                let named = file.sync_all().and_then(|()| fs::rename(&part, &path));
+                *kept = named.is_ok();
+                named.and_then(|()| File::open(parent)?.sync_all()).map_err(|error| Failure::io(&*path, &error))
             }
         }
     }
 
     fn abandon(self) {
-        if let Self::File { part, .. } = self {
+        if let Self::File { part, path, kept, .. } = self {
             // What is left of it has the name of a part, and is written over the next time.
-            let _ = fs::remove_file(part);
+            let _ = fs::remove_file(if kept { path } else { part });
         }
     }
 }
@@ -143,7 +171,7 @@ async fn dump(args: MetaDump, context: &Context, out: &mut Out) -> Result<(), Fa
         }
     };
     let to_file = matches!(target, Target::File { .. });
-    target.finish()?;
+    target.keep()?;
     let words = progress.end(rows, bytes);
     if to_file { out.line(format_args!("dumped {words}")) } else { Ok(()) }
 }
@@ -161,28 +189,42 @@ async fn dump_engine(url: &str, target: &mut Target<'_>, progress: &mut Progress
     Ok(made)
 }
 
+/// Writes one piece after the other; rows and bytes of all.
+async fn write_pieces(
+    mut next: impl AsyncFnMut() -> Result<Option<DumpPiece>, Error>,
+    target: &mut Target<'_>,
+    progress: &mut Progress,
+) -> Result<(u64, u64), Failure> {
+    let mut made = (0, 0);
+    while let Some(piece) = next().await.map_err(|error| Failure::admin(&error))? {
+        made = (piece.rows, piece.bytes);
+        target.write(&piece.data)?;
+        progress.set(piece.rows, piece.bytes);
+    }
+    Ok(made)
+}
+
 async fn dump_server(
     context: &Context,
     target: &mut Target<'_>,
     progress: &mut Progress,
 ) -> Result<(u64, u64), Failure> {
     let client = context.connect().await?;
-    let mut dump = client.admin().dump();
-    let mut made = (0, 0);
-    let result = loop {
-        match dump.next().await {
-            Ok(Some(piece)) => {
-                made = (piece.rows, piece.bytes);
-                if let Err(failure) = target.write(&piece.data) {
-                    break Err(failure);
-                }
-                progress.set(piece.rows, piece.bytes);
-            }
-            Ok(None) => break Ok(made),
-            Err(error) => break Err(Failure::admin(&error)),
+    let result = match client.admin().held_dump().await {
+        Ok(mut dump) => {
+            let made = write_pieces(async || dump.next().await, target, progress).await;
+            dump.abandon().await;
+            made
         }
+        // A cluster whose upgrade is not finalized has no holds yet, and is to be dumped before that.
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            let mut dump = client.admin().dump();
+            let made = write_pieces(async || dump.next().await, target, progress).await;
+            dump.cancel().await;
+            made
+        }
+        Err(error) => Err(Failure::admin(&error)),
     };
-    dump.cancel().await;
     client.close().await;
     result
 }
@@ -194,6 +236,7 @@ async fn load(args: MetaLoad, out: &mut Out) -> Result<(), Failure> {
         false => Box::new(File::open(&args.file).map_err(|error| Failure::io(&args.file, &error))?),
     };
     let engine = open(&args.engine, false).await?;
+    refuse_running(&engine, &args.engine).await?;
     let from = if is_dash(&args.file) { "a dump on standard input".to_owned() } else { text::path(&args.file) };
     let mut loader = engine.loader(&from).await.map_err(|error| Failure::at(&args.engine, error))?;
     let mut progress = Progress::new(!args.quiet, "loading");
@@ -232,6 +275,8 @@ async fn migrate(args: MetaMigrate, out: &mut Out) -> Result<(), Failure> {
     }
     let from = open(&args.from, true).await?;
     let to = open(&args.to, false).await?;
+    refuse_running(&from, &args.from).await?;
+    refuse_running(&to, &args.to).await?;
     let mut progress = Progress::new(!args.quiet, "moving");
     let moved = from.migrate(&to, |digest| progress.set(digest.rows, digest.bytes)).await;
     let digest = match moved {

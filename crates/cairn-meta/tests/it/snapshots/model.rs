@@ -345,12 +345,19 @@ fn past(root: u64, number: u64) -> u64 {
     InodeId(root).in_snapshot(number).expect("small numbers").0
 }
 
+/// Operations between two checks of all rows.
+const CHECK_EVERY: usize = 10;
+
 /// The first fault of a run, and after which operation.
 async fn first_fault(without: Without, seed: u64, operations: usize) -> Option<String> {
     let mut run = Run::new(without, seed).await;
     for operation in 0..operations {
         run.step().await;
-        let faults = run.faults().await;
+        let mut faults = run.faults().await;
+        if without == Without::Nothing && operation % CHECK_EVERY == 0 {
+            let findings = crate::mending::check(&run.engine, false).await;
+            faults.extend(findings.into_iter().map(|finding| format!("{}: {}", finding.rule, finding.what)));
+        }
         if !faults.is_empty() {
             return Some(format!("seed {seed}, operation {operation}: {faults:?}"));
         }

@@ -19,7 +19,7 @@ use super::{
 use crate::{args, cmd::live::Live, failure::Failure, text};
 
 /// Spans of files that are checked at once: some 50 MB with what belongs to them. Never less than one file.
-const WINDOW_SPANS: usize = 1 << 20;
+pub(super) const WINDOW_SPANS: usize = 1 << 20;
 /// How often a group whose members change is looked at again, before it is left alone.
 const CONFIRM_ROUNDS: usize = 3;
 /// Between two looks at what may mend itself.
@@ -61,9 +61,9 @@ struct Confirmed {
 
 /// See the module.
 pub struct Check {
-    admin: Admin,
+    pub(super) admin: Admin,
     repair: bool,
-    quick: bool,
+    pub(super) quick: bool,
     live: Live,
     groups: Groups,
     stores: Stores,
@@ -76,7 +76,7 @@ pub struct Check {
     report: Report,
 }
 
-fn failed(error: Error) -> Failure {
+pub(super) fn failed(error: Error) -> Failure {
     Failure::admin(&error)
 }
 
@@ -104,7 +104,7 @@ impl Check {
         self.members().await?;
         self.degraded_rows().await?;
         self.files().await?;
-        self.garbage().await?;
+        self.dropped().await?;
         self.settle().await?;
         self.bad_blocks().await
     }
@@ -115,7 +115,7 @@ impl Check {
         self.report
     }
 
-    fn counts(&mut self) -> &mut Counts {
+    pub(super) fn counts(&mut self) -> &mut Counts {
         &mut self.report.counts
     }
 
@@ -304,7 +304,7 @@ impl Check {
     }
 
     /// Checks the blocks of some files. `whole` = the window names everything that refers to blocks of these files.
-    async fn window(
+    pub(super) async fn window(
         &mut self,
         window: Window,
         inodes: Inodes,
@@ -466,19 +466,6 @@ impl Check {
             }
         }
         Ok(confirmed)
-    }
-
-    /// Counts what waits for the collector.
-    async fn garbage(&mut self) -> Result<(), Failure> {
-        let mut cursor = Cursor::default();
-        loop {
-            let page = self.admin.scan_runs(RunKind::Garbage, &cursor).await.map_err(failed)?;
-            self.counts().garbage_blocks += page.runs.iter().map(|placed| u64::from(placed.run.count)).sum::<u64>();
-            match page.next {
-                Some(next) => cursor = next,
-                None => return Ok(()),
-            }
-        }
     }
 
     /// Lets what mends itself do so, has the rest mended if that is asked for, and tells what is left.

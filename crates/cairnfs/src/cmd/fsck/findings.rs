@@ -148,6 +148,8 @@ pub struct Counts {
     pub unreferenced_replicas: u64,
     /// Blocks of deleted files that are not collected yet.
     pub garbage_blocks: u64,
+    /// Blocks of deleted files that snapshots and backups keep.
+    pub held_blocks: u64,
     /// Blocks that looked wrong and of which metadata could not say whether a file refers to them.
     pub undecided_blocks: u64,
 }
@@ -293,9 +295,11 @@ impl Report {
             text::count(*stores, "store"),
         ))?;
         out.line(format_args!(
-            "besides: {} known to lack a copy, {} of deleted files to be collected, {} that no file refers to",
+            "besides: {} known to lack a copy, {} of deleted files to be collected and {} kept for snapshots, {} that no \
+             file refers to",
             text::count(self.counts.degraded_blocks, "block"),
             text::count(self.counts.garbage_blocks, "block"),
+            self.counts.held_blocks,
             text::count(self.counts.unreferenced_replicas, "replica"),
         ))?;
         if self.counts.undecided_blocks > 0 {

@@ -11,6 +11,7 @@
 mod ask;
 mod check;
 mod compare;
+mod dropped;
 mod findings;
 mod names;
 mod rules;

@@ -2,6 +2,7 @@
 
 use cairn_client::DfsClient;
 use cairn_server::{LocalCluster, LocalClusterConfig, MetaServer, NodeServer, TcpNet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -11,7 +12,7 @@ pub const BLOCK_LEN: u32 = 64 * 1024;
 
 /// Three nodes, three replicas.
 pub struct Cluster {
-    _data: TempDir,
+    data: TempDir,
     pub meta: MetaServer,
     pub nodes: Vec<Option<NodeServer>>,
     config: LocalClusterConfig,
@@ -19,11 +20,28 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(adjust: impl FnOnce(&mut LocalClusterConfig)) -> Self {
         let data = TempDir::new().expect("a scratch directory");
-        let config = LocalClusterConfig { block_len: BLOCK_LEN, ..LocalClusterConfig::new(data.path()) };
+        let mut config = LocalClusterConfig { block_len: BLOCK_LEN, ..LocalClusterConfig::new(data.path()) };
+        adjust(&mut config);
+        Self::start_on(data, config).await
+    }
+
+    async fn start_on(data: TempDir, config: LocalClusterConfig) -> Self {
         let cluster = LocalCluster::start(config.clone(), Arc::new(TcpNet)).await.expect("a cluster");
         let (meta, nodes) = cluster.into_servers();
-        Self { _data: data, meta, nodes: nodes.into_iter().map(Some).collect(), config }
+        Self { data, meta, nodes: nodes.into_iter().map(Some).collect(), config }
+    }
+
+    /// Stops all servers, does `work` on their data with the settings they had, and starts them again.
+    pub async fn restart_after(self, work: impl AsyncFnOnce(&Path, &mut LocalClusterConfig)) -> Self {
+        let Self { data, meta, nodes, mut config } = self;
+        stop(meta, nodes).await;
+        work(data.path(), &mut config).await;
+        Self::start_on(data, config).await
     }
 
     pub fn addr(&self) -> String {
@@ -45,11 +63,15 @@ impl Cluster {
     }
 
     pub async fn stop(self) {
-        for node in self.nodes.into_iter().flatten() {
-            node.stop().await;
-        }
-        self.meta.stop().await;
+        stop(self.meta, self.nodes).await;
     }
+}
+
+async fn stop(meta: MetaServer, nodes: Vec<Option<NodeServer>>) {
+    for node in nodes.into_iter().flatten() {
+        node.stop().await;
+    }
+    meta.stop().await;
 }
 
 /// Polls until `probe` gives something, at most a minute.

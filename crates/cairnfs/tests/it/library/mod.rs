@@ -1,6 +1,7 @@
 //! The client library against a whole cluster in this process.
 
 mod attributes;
+mod backup;
 mod caching;
 mod cluster;
 mod consistency;
