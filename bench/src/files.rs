@@ -188,7 +188,7 @@ impl World {
                         }
                         Action::Stat if index % STAT_EVERY == 0 => {
                             let index = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) % range.end;
-                            let ask = pb::Stat { at: Some(at(&world.path(index))), follow: true };
+                            let ask = pb::Stat { at: Some(at(&world.path(index))), follow: true, ..Default::default() };
                             execute(&world.meta, None, Kind::Stat(ask)).await?;
                         }
                         Action::Stat => {}

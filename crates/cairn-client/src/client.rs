@@ -68,6 +68,7 @@ pub(crate) struct Config {
     pub(crate) write_timeout: Duration,
     pub(crate) meta_timeout: Duration,
     pub(crate) relaxed: Option<bool>,
+    pub(crate) count_links: bool,
 }
 
 /// What all handles, files and background tasks share.
@@ -179,6 +180,7 @@ pub struct DfsClientBuilder {
     write_timeout: Duration,
     meta_timeout: Duration,
     relaxed: Option<bool>,
+    count_links: bool,
     seed: Option<u64>,
     record: bool,
     block_cache: Option<Arc<dyn BlockCache>>,
@@ -196,6 +198,7 @@ impl Default for DfsClientBuilder {
             write_timeout: Duration::from_secs(60),
             meta_timeout: Duration::from_secs(30),
             relaxed: None,
+            count_links: false,
             seed: None,
             record: false,
             block_cache: None,
@@ -245,6 +248,13 @@ impl DfsClientBuilder {
     /// Durability of everything that does not say otherwise; see [`OpenOptions::relaxed`](crate::OpenOptions::relaxed).
     pub fn relaxed(mut self, relaxed: bool) -> Self {
         self.relaxed = Some(relaxed);
+        self
+    }
+
+    /// Whether attributes of directories with few entries (512) tell 2 and the number of subdirectories as link count
+    /// (default: no, it costs a look at the entries).
+    pub fn count_links(mut self, count_links: bool) -> Self {
+        self.count_links = count_links;
         self
     }
 
@@ -309,6 +319,7 @@ impl DfsClientBuilder {
                 write_timeout: self.write_timeout,
                 meta_timeout: self.meta_timeout,
                 relaxed: self.relaxed,
+                count_links: self.count_links,
             },
             metas: MetaServers::default(),
             cluster: Cluster::default(),

@@ -86,7 +86,7 @@ impl DfsClient {
     /// The attributes of a file that is to be cloned.
     async fn source(&self, place: pb::At) -> Result<pb::Attr, Error> {
         let inner = &self.inner;
-        let stat = request::Kind::Stat(pb::Stat { at: Some(place), follow: true });
+        let stat = request::Kind::Stat(pb::Stat { at: Some(place), follow: true, ..Default::default() });
         let response::Kind::Attr(attr) = inner.meta_read(stat, inner.deadline(inner.config.meta_timeout)).await? else {
             return Err(inner.unexpected("stat"));
         };

@@ -76,7 +76,7 @@ impl DfsClient {
             None
         } else {
             let kind = match want {
-                0 => request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow: true }),
+                0 => request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow: true, ..Default::default() }),
                 _ => request::Kind::Access(pb::Access { at: Some(place.at()?), follow: true, want }),
             };
             match self.look(kind).await {
@@ -416,7 +416,8 @@ impl File {
 
     /// [`File::metadata`] as a part of an operation that is counted as a whole.
     pub(crate) async fn metadata_quietly(&self, deadline: Instant) -> Result<Metadata, Error> {
-        let kind = request::Kind::Stat(pb::Stat { at: Some(at_inode(self.0.inode)), follow: false });
+        let kind =
+            request::Kind::Stat(pb::Stat { at: Some(at_inode(self.0.inode)), follow: false, ..Default::default() });
         match self.inner().meta_read(kind, deadline).await? {
             response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
             _ => Err(self.inner().unexpected("stat")),

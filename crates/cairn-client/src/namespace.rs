@@ -63,7 +63,8 @@ pub struct Metadata {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Names it has; of a directory always 1: its subdirectories are not counted.
+    /// Names it has; of a directory 1, which says that its subdirectories are not counted, unless the client asks for that:
+    /// [`DfsClientBuilder::count_links`](crate::DfsClientBuilder::count_links).
     pub nlink: u32,
     /// Bytes of a file, length of a symbolic link's target.
     pub size: u64,
@@ -93,6 +94,8 @@ pub struct Metadata {
     pub has_xattrs: bool,
     /// It has an access or a default ACL.
     pub has_acl: bool,
+    /// Bytes of a file that are no hole.
+    pub allocated: u64,
 }
 
 impl Metadata {
@@ -120,6 +123,7 @@ impl Metadata {
             rdev: attr.rdev,
             has_xattrs: attr.has_xattrs,
             has_acl: attr.has_acl,
+            allocated: attr.allocated.unwrap_or(attr.size),
         }
     }
 
@@ -223,8 +227,9 @@ impl Stream for ReadDir {
 
 async fn read_page(client: DfsClient, dir: pb::At, path: PathBuf, after: Bytes) -> Result<Page, Error> {
     let work = async {
-        let kind =
-            request::Kind::ReadDir(pb::ReadDir { at: Some(dir), after, limit: PAGE_ROWS_MAX as u32, with_attr: true });
+        let count_links = client.inner.config.count_links;
+        let (at, limit) = (Some(dir), PAGE_ROWS_MAX as u32);
+        let kind = request::Kind::ReadDir(pb::ReadDir { at, after, limit, with_attr: true, count_links });
         let response::Kind::ReadDir(reply) = client.look(kind).await? else {
             return Err(client.inner.unexpected("read_dir"));
         };
@@ -256,7 +261,8 @@ impl DfsClient {
 
     /// A look at a place as a part of an operation that is counted as a whole.
     async fn stat_quietly(&self, place: &Place, follow: bool) -> Result<Metadata, Error> {
-        let kind = request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow });
+        let count_links = self.inner.config.count_links;
+        let kind = request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow, count_links });
         match self.look(kind).await? {
             response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
             _ => Err(self.inner.unexpected("stat")),

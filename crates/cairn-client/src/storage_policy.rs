@@ -62,7 +62,7 @@ pub(crate) async fn of_directory(inner: &Inner, dir: pb::At) -> Result<pb::Polic
     if let Some(policy) = inner.dir_policies.fresh(&place, asked) {
         return Ok(policy);
     }
-    let stat = request::Kind::Stat(pb::Stat { at: Some(dir), follow: true });
+    let stat = request::Kind::Stat(pb::Stat { at: Some(dir), follow: true, ..Default::default() });
     match inner.meta_read(stat, inner.deadline(inner.config.meta_timeout)).await? {
         response::Kind::Attr(attr) => {
             let policy = attr.policy.unwrap_or_default();

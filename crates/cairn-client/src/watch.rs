@@ -118,6 +118,16 @@ pub struct WatchedChange {
     pub from_now: Option<u64>,
     /// Attributes, if asked for and still there.
     pub metadata: Option<Metadata>,
+    /// The directory of the name, by number; of a change of something else than names, one in which it has, or had, a name.
+    pub dir: u64,
+    /// The name in that directory: of what was made, removed, or what it became.
+    pub name: OsString,
+    /// The directory of the former name of what was renamed; 0 = it was not.
+    pub from_dir: u64,
+    /// That name.
+    pub from_name: OsString,
+    /// The version that a change of the inode left.
+    pub version: u64,
 }
 
 type Page = (Vec<pb::Change>, Bytes);
@@ -232,6 +242,11 @@ fn told(change: pb::Change, watched: &Path) -> WatchedChange {
         from_now: inode(change.from_now_inode),
         path: change.path.map(|path| joined(watched, path)),
         metadata: change.attr.map(Metadata::from_pb),
+        dir: change.parent,
+        name: OsString::from_vec(change.name.into()),
+        from_dir: change.from_parent,
+        from_name: OsString::from_vec(change.from_name.into()),
+        version: change.version,
     }
 }
 

@@ -4,6 +4,7 @@
 //! operations of the client it takes) -> `node` (what is written and not committed) -> `cairn-client`. The kernel is told
 //! by `messages` what it should forget.
 
+mod changes;
 mod dirty;
 mod errno;
 mod face;

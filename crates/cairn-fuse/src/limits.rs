@@ -49,6 +49,8 @@ pub const COPY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const INTERRUPT_GRACE: Duration = Duration::from_millis(500);
 /// How long a lock is waited for in one go: for ever, as far as anybody is concerned; a signal ends it.
 pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Pause before the change feed is asked again after a failure.
+pub const FEED_PAUSE: Duration = Duration::from_millis(200);
 /// Messages to the kernel that may wait; a message more is not lost, its sender waits.
 pub const MESSAGES_MAX: usize = 4096;
 /// How long what was written gets to be committed when the mount ends.

@@ -59,6 +59,8 @@ struct State {
     metadata: Metadata,
     /// What went wrong behind everybody's back; told once, by whoever syncs or closes next.
     failed: Option<Errno>,
+    /// Somebody else changed the content since the kernel was told to forget what it has of it.
+    stale: bool,
 }
 
 impl State {
@@ -69,6 +71,11 @@ impl State {
 
     fn size(&self) -> u64 {
         self.known.size.max(self.end())
+    }
+
+    /// Bytes that are not committed.
+    fn bytes(&self) -> u64 {
+        self.dirty.bytes() + self.going.iter().map(|(_, data)| data.len() as u64).sum::<u64>()
     }
 
     fn is_clean(&self) -> bool {
@@ -84,6 +91,12 @@ impl State {
     }
 
     fn learn(&mut self, metadata: &Metadata) {
+        self.stale |= metadata.version > self.known.version;
+        self.learn_own(metadata);
+    }
+
+    /// Of a change that was made here.
+    fn learn_own(&mut self, metadata: &Metadata) {
         if metadata.version >= self.known.version {
             let Metadata { version, size, mtime_ns, .. } = *metadata;
             self.known = Known { version, size, mtime_ns };
@@ -127,6 +140,7 @@ impl Node {
             known: Known { version, size, mtime_ns },
             metadata: metadata.clone(),
             failed: None,
+            stale: false,
         };
         Arc::new(Self {
             client: client.clone(),
@@ -191,6 +205,7 @@ impl Node {
         (metadata.version, metadata.size, metadata.mtime_ns) = (known.version, state.size(), known.mtime_ns);
         if !state.is_clean() {
             metadata.mtime_ns = state.written_ns;
+            metadata.allocated = (metadata.allocated + state.bytes()).min(metadata.size);
         }
         metadata.ctime_ns = metadata.ctime_ns.max(metadata.mtime_ns.min(system::wall_clock_ns()));
     }
@@ -205,6 +220,11 @@ impl Node {
     /// The newest version that was heard of.
     pub fn version(&self) -> u64 {
         self.state.lock().known.version
+    }
+
+    /// Whether somebody else changed the content since this was asked last; the caller tells the kernel.
+    pub fn take_stale(&self) -> bool {
+        std::mem::take(&mut self.state.lock().stale)
     }
 
     /// Since when something has been waiting to be committed.
@@ -370,7 +390,7 @@ impl Node {
             }
             node.committed.notify_waiters();
             let metadata = change.await.map_err(|error| errno::of_inode(&error))?;
-            node.state.lock().learn(&metadata);
+            node.state.lock().learn_own(&metadata);
             Ok(metadata)
         });
         task.await.unwrap_or(Err(Errno::IO))

@@ -1,5 +1,6 @@
 //! A mount from the first request to the last: threads take requests from the kernel, tasks answer them.
 
+use crate::changes;
 use crate::face::Face;
 use crate::kernel::abi::{self, init};
 use crate::kernel::device::{Device, Received};
@@ -81,7 +82,11 @@ pub async fn mount(client: DfsClient, path: &Path, options: MountOptions) -> Res
     }
     let ended = |source| MountError::Ended { path: path.clone(), source };
     let messages = Messages::start(device.clone()).map_err(ended)?;
-    let face = Arc::new(Face::new(client, root, options, messages));
+    let face = Arc::new(Face::new(client.clone(), root, options, messages));
+    let upkeep = CancellationToken::new();
+    if !face.is_strict() {
+        tokio::spawn(changes::follow(client, face.clone(), upkeep.clone()));
+    }
     let session = Arc::new(Session {
         device,
         face: face.clone(),
@@ -102,7 +107,6 @@ pub async fn mount(client: DfsClient, path: &Path, options: MountOptions) -> Res
             })
             .map_err(ended)?;
     }
-    let upkeep = CancellationToken::new();
     tokio::spawn(keep_up(face.clone(), upkeep.clone()));
     Ok(Mounted { path, face, running: watched, upkeep })
 }

@@ -8,6 +8,7 @@ use crate::keys;
 use crate::kv::Order;
 use crate::map_tx::{Loss, Map};
 use crate::meta::Meta;
+use crate::rows::inode_flag;
 use crate::slot::Step;
 use crate::tx::Tx;
 use crate::write::{commit_reply, content_changed, grow_to};
@@ -47,8 +48,10 @@ impl Meta {
         if clears && range.start < row.size {
             let map = Map { inode: ask.inode, generation: row.generation };
             done = clear(tx, map, range.start..range.end.min(row.size)).await?;
+            row.flags |= inode_flag::SPARSE;
         }
         if done && grows {
+            row.flags |= if range.end > row.size { inode_flag::SPARSE } else { 0 };
             grow_to(tx, &mut row, range.end);
         }
         content_changed(tx, &mut row, ask.mtime_ns);

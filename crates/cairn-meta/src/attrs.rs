@@ -4,17 +4,19 @@ use crate::access::{self, Caller, READ, WRITE};
 use crate::error::{Op, fail};
 use crate::keys;
 use crate::kv::{Durability, Order};
+use crate::limits::{COUNTED_ENTRIES_MAX, COUNTED_ENTRIES_PER_PAGE, MEASURED_ROWS_MAX};
+use crate::map_tx::Map;
 use crate::meta::{Meta, transact};
 use crate::names::{MODE_BITS, attr_of};
 use crate::path::{self, Last, show};
 use crate::permit;
-use crate::rows::{self, Kind};
+use crate::rows::{self, Kind, inode_flag};
 use crate::slot::Step;
 use crate::truncate;
 use crate::tx::Tx;
 use crate::xattrs;
 use bytes::Bytes;
-use cairn_proto::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+use cairn_proto::limits::{FILE_LEN_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use cairn_proto::pb;
 use cairn_proto::pb::response::Kind as Reply;
 use cairn_proto::status::{Code, Status};
@@ -26,6 +28,10 @@ const ENTRIES_PER_STEP: usize = 128;
 /// Attributes of an inode whose row is at hand.
 pub(crate) async fn whole_attr(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<pb::Attr> {
     match row.kind {
+        Kind::File if row.flags & inode_flag::SPARSE != 0 => {
+            let allocated = Some(allocated(tx, inode, row).await?);
+            Ok(pb::Attr { allocated, ..attr_of(inode, row, None, Bytes::new()) })
+        }
         Kind::File | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
             Ok(attr_of(inode, row, None, Bytes::new()))
         }
@@ -38,6 +44,34 @@ pub(crate) async fn whole_attr(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op
             Ok(attr_of(inode, row, None, link.map(|link| link.target).unwrap_or_default()))
         }
     }
+}
+
+/// Bytes of a file that are no hole, as far as a look at its map may take; what lies behind is taken for content.
+async fn allocated(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op<u64> {
+    let map = Map { inode, generation: row.generation };
+    let rows = map.rows_in(tx, 0..FILE_LEN_MAX, MEASURED_ROWS_MAX, Order::Forward).await?;
+    let seen: u64 = rows.iter().map(|row| row.extent.len).sum();
+    let unseen = match rows.last() {
+        Some(last) if rows.len() == MEASURED_ROWS_MAX => row.size.saturating_sub(last.end()),
+        _ => 0,
+    };
+    Ok(seen + unseen)
+}
+
+/// Sets the link count of a directory that has few entries, as many as `budget` allows to look at; see decision 24.
+async fn count_links(tx: &mut Tx, attr: &mut pb::Attr, budget: &mut usize) -> Op<()> {
+    let most = (*budget).min(COUNTED_ENTRIES_MAX);
+    if attr.kind() != pb::Kind::Directory || most == 0 {
+        return Ok(());
+    }
+    let range = keys::dentries_after(attr.inode, &[]);
+    let entries = tx.scan::<keys::Dentry>(&range, most + 1, Order::Forward).await?;
+    *budget = budget.saturating_sub(entries.len().max(1));
+    if entries.len() <= most {
+        let subdirectories = entries.iter().filter(|(_, dentry)| dentry.kind == Kind::Directory).count();
+        attr.nlink = 2 + subdirectories as u32;
+    }
+    Ok(())
 }
 
 /// Writes the row of an inode whose attributes changed.
@@ -147,7 +181,11 @@ impl Meta {
             tx.caller = caller.cloned();
             let inode = path::find(tx, &at, last).await?;
             let row = tx.inode(inode).await?;
-            whole_attr(tx, inode, &row).await.map(Reply::Attr)
+            let mut attr = whole_attr(tx, inode, &row).await?;
+            if ask.count_links {
+                count_links(tx, &mut attr, &mut { COUNTED_ENTRIES_MAX }).await?;
+            }
+            Ok(Reply::Attr(attr))
         })
     }
 
@@ -204,11 +242,15 @@ impl Meta {
             let mut reply = pb::ReadDirReply { entries: Vec::new(), end: false, dir };
             let mut after = ask.after.clone();
             let mut bytes = 0;
+            let mut budget = if ask.count_links { COUNTED_ENTRIES_PER_PAGE } else { 0 };
             while reply.entries.len() < limit {
                 let step = (limit - reply.entries.len()).min(ENTRIES_PER_STEP);
                 let entries = entries_after(tx, dir, &after, step, ask.with_attr).await?;
                 let found = entries.len();
-                for entry in entries {
+                for mut entry in entries {
+                    if let Some(attr) = &mut entry.attr {
+                        count_links(tx, attr, &mut budget).await?;
+                    }
                     bytes += entry.encoded_len() + 4;
                     // One entry always fits: a name and a link target are bounded.
                     if bytes > PAGE_BYTES_MAX && !reply.entries.is_empty() {

@@ -15,6 +15,7 @@ use crate::map::{self, Placed};
 use crate::map_tx::Map;
 use crate::meta::Meta;
 use crate::permit;
+use crate::rows::inode_flag;
 use crate::shares;
 use crate::tx::Tx;
 use crate::write::{content_changed, grow_to};
@@ -52,6 +53,7 @@ impl Meta {
         for row in rows {
             take(tx, clone, &row).await?;
         }
+        to.flags |= from.flags & inode_flag::SPARSE;
         grow_to(tx, &mut to, next_offset);
         content_changed(tx, &mut to, None);
         tx.put(&crate::keys::Inode { inode: ask.to }, &to);

@@ -252,3 +252,10 @@ pub const PAST_SCAN_ROWS: usize = 256;
 pub const CLONE_ROWS_PER_STEP: usize = 16;
 /// Shortest time to live of a hold.
 pub const HOLD_TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Rows of a map that are looked at to tell how much of a file with holes is kept.
+pub const MEASURED_ROWS_MAX: usize = 256;
+/// Entries of a directory that are looked at to count its subdirectories, where that is asked for.
+pub const COUNTED_ENTRIES_MAX: usize = 512;
+/// The same for all directories of one page of a listing.
+pub const COUNTED_ENTRIES_PER_PAGE: usize = 4096;

@@ -24,8 +24,8 @@ use cairn_proto::status::Code;
 
 /// Permission bits an inode keeps.
 pub(crate) const MODE_BITS: u32 = 0o7777;
-/// Link count of every directory. It says that subdirectories are not counted, and lets programs that would rely on the
-/// count look instead: decision 24.
+/// Link count of every directory, unless it is asked to be counted. It says that subdirectories are not counted, and lets
+/// programs that would rely on the count look instead: decision 24.
 pub(crate) const DIRECTORY_LINKS: u32 = 1;
 
 /// A free name, or a taken one that is to be replaced, in a directory that exists.
@@ -120,6 +120,7 @@ pub(crate) fn attr_of(inode: u64, row: &rows::Inode, times: Option<&rows::DirTim
         rdev: row.rdev,
         has_xattrs: row.xattrs > 0,
         has_acl: row.flags & (inode_flag::ACCESS_ACL | inode_flag::DEFAULT_ACL) != 0,
+        allocated: None,
     }
 }
 

@@ -122,6 +122,7 @@ impl Meta {
         if ask.size < row.size && !(ask.unnamed && ask.size == 0) {
             return fail(Code::Invalid, format!("content of {} bytes in a file of {}", row.size, ask.size));
         }
+        row.flags |= if ask.size > row.size { inode_flag::SPARSE } else { 0 };
         grow_to(tx, row, ask.size);
         Ok(())
     }

@@ -681,14 +681,7 @@ rows! {
 }
 
 /// What [`Inode::flags`] is made of.
-pub mod inode_flag {
-    /// It has an access ACL that says more than its mode.
-    pub const ACCESS_ACL: u32 = 1;
-    /// A directory with a default ACL.
-    pub const DEFAULT_ACL: u32 = 2;
-    /// A session made it without a name, and it was never given one: it may be.
-    pub const NAMELESS: u32 = 4;
-}
+pub mod inode_flag;
 
 #[cfg(test)]
 mod tests;

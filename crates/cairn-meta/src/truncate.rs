@@ -6,7 +6,7 @@ use crate::kv::Order;
 use crate::map::Cut;
 use crate::map_tx::{Loss, Map};
 use crate::meta::Meta;
-use crate::rows;
+use crate::rows::{self, inode_flag};
 use crate::slot::Step;
 use crate::tx::Tx;
 use crate::write::{commit_reply, content_changed, grow_to};
@@ -35,12 +35,14 @@ pub(crate) async fn resize(tx: &mut Tx, inode: u64, row: &mut rows::Inode, to: u
     if to == 0 && row.size > 0 {
         map.discard(tx).await?;
         row.generation += 1;
+        row.flags &= !inode_flag::SPARSE;
         shrink_to(tx, row, 0);
     } else if to < row.size {
         let size = shorten(tx, map, to).await?;
         done = size == to;
         shrink_to(tx, row, size);
     } else {
+        row.flags |= if to > row.size { inode_flag::SPARSE } else { 0 };
         grow_to(tx, row, to);
     }
     content_changed(tx, row, mtime_ns);

@@ -8,7 +8,7 @@ use crate::map::Placed;
 use crate::map_tx::{Loss, Map, placed_inline, placed_run};
 use crate::members;
 use crate::meta::{Meta, block_len_allowed};
-use crate::rows::{self, Content};
+use crate::rows::{self, Content, inode_flag};
 use crate::slot::check_writer;
 use crate::tx::Tx;
 use cairn_proto::limits::{COMMIT_PIECES_MAX, FILE_LEN_MAX};
@@ -140,6 +140,9 @@ pub(crate) async fn write_pieces(
         let new = placed_run(piece.offset, piece.len, run, tx.birth);
         let new = before.and_then(|before| crate::map::continued(&before, &new)).unwrap_or(new);
         map.put(tx, &new);
+        if piece.offset > row.size {
+            row.flags |= inode_flag::SPARSE;
+        }
         grow_to(tx, row, end);
     }
     map.settle(tx, loss).await

@@ -1525,6 +1525,9 @@ pub struct Attr {
     pub has_xattrs: bool,
     #[prost(bool, tag = "18")]
     pub has_acl: bool,
+    /// Of a file with holes: bytes that are none. Absent = all of it.
+    #[prost(uint64, optional, tag = "19")]
+    pub allocated: ::core::option::Option<u64>,
 }
 /// Attributes of something new.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1555,6 +1558,9 @@ pub struct Stat {
     /// Follow a symbolic link in the last component too.
     #[prost(bool, tag = "2")]
     pub follow: bool,
+    /// Of a directory with few entries: `nlink` is 2 and its subdirectories; of others it stays 1.
+    #[prost(bool, tag = "3")]
+    pub count_links: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadDir {
@@ -1568,6 +1574,9 @@ pub struct ReadDir {
     /// Fill `attr` of every entry.
     #[prost(bool, tag = "4")]
     pub with_attr: bool,
+    /// As in Stat, for as many entries as may be done on the way.
+    #[prost(bool, tag = "5")]
+    pub count_links: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DirEntry {

@@ -107,12 +107,9 @@ impl Face {
 
     /// The content that the kernel has of a file may be of another version than it is now.
     pub(super) async fn notice(&self, metadata: &Metadata) {
-        let known = match self.open_node(metadata.inode) {
-            // What was written here is in the kernel's pages, too.
-            Some(node) => node.version(),
-            None => return,
-        };
-        if metadata.version > known {
+        let Some(node) = self.open_node(metadata.inode) else { return };
+        node.show(&mut metadata.clone());
+        if node.take_stale() {
             self.messages.forget_content(self.node_number(metadata.inode)).await;
         }
     }

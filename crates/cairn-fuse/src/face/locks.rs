@@ -95,12 +95,10 @@ impl Face {
     /// What the kernel has of a file is as new as this moment when this returns.
     async fn see_anew(&self, file: &OpenFile) -> Result<(), Errno> {
         let node = &file.node;
-        let known = node.version();
         let place = Place::inode(node.inode());
         let mut metadata = self.client.symlink_metadata(place).await.map_err(|error| errno::of_inode(&error))?;
-        let changed = metadata.version > known;
         node.show(&mut metadata);
-        if changed {
+        if node.take_stale() {
             let number = self.node_number(node.inode());
             self.messages.forget_content(number).await;
             self.messages.settle().await;

@@ -23,6 +23,7 @@ use cairn_client::{DfsClient, Error, FileKind, Metadata, Place};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -171,15 +172,14 @@ impl Face {
 
     /// Metadata as the kernel takes it, with what open files have written.
     fn attr(&self, mut metadata: Metadata) -> Attr {
-        let node = self.nodes.lock().0.get(&metadata.inode).map(|(node, _)| node.clone());
-        if let Some(node) = node {
+        if let Some(node) = self.open_node(metadata.inode) {
             node.show(&mut metadata);
         }
         let (uid, gid) = self.identity.shown(metadata.uid, metadata.gid);
         Attr {
             inode: self.node_number(metadata.inode),
             size: metadata.size,
-            blocks: metadata.size.div_ceil(512),
+            blocks: metadata.allocated.div_ceil(512),
             atime_ns: metadata.atime_ns,
             mtime_ns: metadata.mtime_ns,
             ctime_ns: metadata.ctime_ns,
@@ -249,6 +249,44 @@ impl Face {
 
     fn forget(&self, inode: u64) {
         self.kept.lock().remove(&inode);
+    }
+
+    // -------------------------------------------------------------------- what others do
+
+    /// Nothing is cached.
+    pub fn is_strict(&self) -> bool {
+        self.options.strict
+    }
+
+    /// Somebody else changed where a name leads.
+    pub async fn name_changed(&self, dir: u64, name: OsString) {
+        let dir = self.node_number(dir);
+        self.messages.forget_name(dir, name).await;
+        self.messages.forget_attributes(dir).await;
+    }
+
+    /// Somebody else changed attributes.
+    pub async fn attributes_changed(&self, inode: u64) {
+        self.messages.forget_attributes(self.node_number(inode)).await;
+    }
+
+    /// Somebody else made that version of a file.
+    pub async fn content_changed(&self, inode: u64, version: u64) {
+        // What was heard of it already was dealt with then.
+        if self.open_node(inode).is_some_and(|node| !node.take_stale() && node.version() >= version) {
+            return;
+        }
+        self.kept.lock().remove(&inode);
+        self.messages.forget_content(self.node_number(inode)).await;
+    }
+
+    /// Changes of others may have been missed.
+    pub async fn forget_everything(&self) {
+        let mut inodes: Vec<u64> = self.kept.lock().drain().map(|(inode, _)| inode).collect();
+        inodes.extend(self.nodes.lock().0.keys());
+        for inode in inodes {
+            self.messages.forget_content(self.node_number(inode)).await;
+        }
     }
 
     // -------------------------------------------------------------------- in the background

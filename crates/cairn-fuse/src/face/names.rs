@@ -35,7 +35,10 @@ impl Face {
     pub(super) async fn mkdir(&self, request: &Request, name: &OsStr, mode: u32, umask: u32) -> Done {
         let client = self.identity.client(request);
         let made = client.create_dir_with(self.within(request, name), self.creation(request, mode, umask)).await;
-        made.map(|metadata| reply::node(&self.node_answer(metadata))).map_err(|error| errno::of(&error))
+        let mut metadata = made.map_err(|error| errno::of(&error))?;
+        // It has no subdirectories yet, and they are counted.
+        metadata.nlink = 2;
+        Ok(reply::node(&self.node_answer(metadata)))
     }
 
     pub(super) async fn mknod(&self, request: &Request, name: &OsStr, modes: (u32, u32), rdev: u32) -> Done {

@@ -429,3 +429,21 @@ async fn the_older_form_of_append_still_lands_at_the_end() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_file_with_holes_tells_what_is_kept_of_it() {
+    let world = World::with_groups().await;
+    let inode = world.create("f").await.expect("made").inode;
+    let block = u64::from(BLOCK);
+    let allocated = async || world.stat("f").await.expect("there").allocated;
+    world.write(inode, 0, block).await.expect("written");
+    assert_eq!(allocated().await, None, "it has no holes");
+    world.write(inode, 3 * block, block).await.expect("written");
+    assert_eq!(allocated().await, Some(2 * block));
+    world.truncate(inode, 100 * block).await.expect("made longer");
+    assert_eq!(allocated().await, Some(2 * block));
+    world.allocate(inode, AllocateMode::Punch, (0, block / 2), true).await.expect("punched");
+    assert_eq!(allocated().await, Some(2 * block - block / 2));
+    world.truncate(inode, 0).await.expect("emptied");
+    assert_eq!(allocated().await, None);
+}

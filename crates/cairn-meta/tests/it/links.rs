@@ -145,7 +145,7 @@ async fn two_names_change_places() {
     let now = f.expect("there").ctime_ns;
     assert_eq!((a.expect("there").mtime_ns, b.expect("there").mtime_ns), (now, now));
     // `..` follows.
-    let above = pb::Stat { at: Some(pb::At { dir: deep, path: bytes("..") }), follow: false };
+    let above = pb::Stat { at: Some(pb::At { dir: deep, path: bytes("..") }), follow: false, ..Default::default() };
     let above = world.ask(Kind::Stat(above)).await.expect("there");
     assert_eq!(crate::support::Expect::into_attr(above).inode, world.stat("b").await.expect("there").inode);
     // Full directories may change places, but not with one above or below them.

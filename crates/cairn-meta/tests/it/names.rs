@@ -80,7 +80,7 @@ async fn symbolic_links_are_followed_but_not_forever() {
     for path in ["rel/f", "a/abs/f", "root/rel/f", "root/root/a/b/f"] {
         assert_eq!(world.stat(path).await.expect(path).inode, file.inode, "{path}");
     }
-    let follow = |path| Kind::Stat(pb::Stat { at: Some(at(path)), follow: true });
+    let follow = |path| Kind::Stat(pb::Stat { at: Some(at(path)), follow: true, ..Default::default() });
     assert_eq!(world.ask(follow("to-rel")).await.expect("followed").into_attr().inode, file.inode);
     assert_eq!(world.ask(follow("root")).await.expect("followed").into_attr().inode, 1);
     assert_eq!(world.create("to-rel").await.expect("opened through the link").inode, file.inode);
@@ -211,7 +211,7 @@ async fn a_long_listing_is_stable_and_bounded() {
     for index in 0..400 {
         world.create(&name(index)).await.expect("made");
     }
-    let ask = |after: Bytes| pb::ReadDir { at: Some(at("")), after, limit: 0, with_attr: true };
+    let ask = |after: Bytes| pb::ReadDir { at: Some(at("")), after, limit: 0, with_attr: true, ..Default::default() };
     let Ok(Reply::ReadDir(first)) = world.ask(Kind::ReadDir(ask(Bytes::new()))).await else { panic!("no page") };
     assert!(!first.end && prost::Message::encoded_len(&first) < 64 * 1024);
     let last = first.entries.last().expect("entries").name.clone();
@@ -295,4 +295,26 @@ async fn what_is_no_metadata_request_is_refused() {
     assert_eq!(code(world.meta.execute(&pb::Request::default()).await), Code::Unsupported);
     assert_eq!(code(world.ask(mkdir("x")).await), Code::Invalid, "a mutation without an operation id");
     assert_eq!(code(world.ask(create("x")).await), Code::Invalid);
+}
+
+#[tokio::test]
+async fn subdirectories_are_counted_for_who_asks() {
+    let world = World::new().await;
+    world.mkdir("d").await.expect("made");
+    for name in ["d/a", "d/b"] {
+        world.mkdir(name).await.expect("made");
+    }
+    world.create("d/f").await.expect("made");
+    let links = async |count_links| {
+        let ask = pb::Stat { at: Some(at("d")), count_links, ..Default::default() };
+        world.ask(Kind::Stat(ask)).await.map(Expect::into_attr).expect("there").nlink
+    };
+    assert_eq!((links(false).await, links(true).await), (1, 4));
+    let ask = pb::ReadDir { at: Some(at("")), with_attr: true, count_links: true, ..Default::default() };
+    let Ok(Reply::ReadDir(listed)) = world.ask(Kind::ReadDir(ask)).await else { panic!("no listing") };
+    assert_eq!(listed.entries[0].attr.as_ref().map(|attr| attr.nlink), Some(4));
+    for index in 0..600 {
+        world.create(&format!("d/f{index}")).await.expect("made");
+    }
+    assert_eq!(links(true).await, 1, "too many entries to count among");
 }

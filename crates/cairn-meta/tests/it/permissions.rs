@@ -34,7 +34,7 @@ fn listing(path: &str) -> Kind {
 }
 
 fn stat(path: &str) -> Kind {
-    Kind::Stat(pb::Stat { at: Some(at(path)), follow: true })
+    Kind::Stat(pb::Stat { at: Some(at(path)), follow: true, ..Default::default() })
 }
 
 fn access(path: &str, want: u32) -> Kind {

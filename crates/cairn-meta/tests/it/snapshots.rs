@@ -107,15 +107,17 @@ impl World {
         let mut rest = vec![String::new()];
         while let Some(below) = rest.pop() {
             let place = Some(pb::At { dir, path: bytes(&format!("{path}{below}")) });
-            let attr = match self.ask(Kind::Stat(pb::Stat { at: place.clone(), follow: false })).await {
-                Ok(Reply::Attr(attr)) => attr,
-                // An engine that forgets may list what it does not have.
-                _ => continue,
-            };
+            let attr =
+                match self.ask(Kind::Stat(pb::Stat { at: place.clone(), follow: false, ..Default::default() })).await {
+                    Ok(Reply::Attr(attr)) => attr,
+                    // An engine that forgets may list what it does not have.
+                    _ => continue,
+                };
             if attr.kind() == pb::Kind::Directory {
                 let mut after = Bytes::new();
                 loop {
-                    let ask = pb::ReadDir { at: place.clone(), after, limit: 7, with_attr: false };
+                    let ask =
+                        pb::ReadDir { at: place.clone(), after, limit: 7, with_attr: false, ..Default::default() };
                     let Ok(Reply::ReadDir(page)) = self.ask(Kind::ReadDir(ask)).await else { panic!("no listing") };
                     after = page.entries.last().map(|entry| entry.name.clone()).unwrap_or_default();
                     rest.extend(
@@ -205,7 +207,7 @@ async fn a_snapshot_shows_the_tree_as_it_was() {
     settle(&world).await;
     assert_eq!(world.tree("/d/.snapshots/one").await, before);
     // By way of a link, and up again.
-    let through = pb::Stat { at: Some(at("/d/.snapshots/one/link")), follow: true };
+    let through = pb::Stat { at: Some(at("/d/.snapshots/one/link")), follow: true, ..Default::default() };
     assert_eq!(world.ask(Kind::Stat(through)).await.expect("there").into_attr().size, 4 * B);
     let number = |attr: pb::Attr| attr.inode;
     let here = number(world.stat("/d/.snapshots/one").await.expect("there"));

@@ -292,19 +292,27 @@ impl World {
     }
 
     pub async fn stat(&self, path: &str) -> Result<pb::Attr, Status> {
-        self.ask(Kind::Stat(pb::Stat { at: Some(at(path)), follow: false })).await.map(Expect::into_attr)
+        self.ask(Kind::Stat(pb::Stat { at: Some(at(path)), follow: false, ..Default::default() }))
+            .await
+            .map(Expect::into_attr)
     }
 
     pub async fn stat_inode(&self, inode: u64) -> Result<pb::Attr, Status> {
         let at = Some(pb::At { dir: inode, path: Bytes::new() });
-        self.ask(Kind::Stat(pb::Stat { at, follow: false })).await.map(Expect::into_attr)
+        self.ask(Kind::Stat(pb::Stat { at, follow: false, ..Default::default() })).await.map(Expect::into_attr)
     }
 
     pub async fn list(&self, path: &str) -> Result<Vec<String>, Status> {
         let mut names = Vec::new();
         let mut after = Bytes::new();
         loop {
-            let ask = pb::ReadDir { at: Some(at(path)), after: after.clone(), limit: 3, with_attr: true };
+            let ask = pb::ReadDir {
+                at: Some(at(path)),
+                after: after.clone(),
+                limit: 3,
+                with_attr: true,
+                ..Default::default()
+            };
             let Reply::ReadDir(page) = self.ask(Kind::ReadDir(ask)).await? else { panic!("no listing") };
             for entry in &page.entries {
                 assert_eq!(entry.attr.as_ref().expect("asked for").inode, entry.inode);

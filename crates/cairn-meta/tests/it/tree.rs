@@ -349,6 +349,6 @@ async fn a_path_that_leaves_a_removed_directory_is_refused() {
     let world = World::new().await;
     let dir = world.mkdir("d").await.expect("made").inode;
     world.rmdir("d").await.expect("removed");
-    let ask = pb::Stat { at: Some(pb::At { dir, path: bytes("..") }), follow: false };
+    let ask = pb::Stat { at: Some(pb::At { dir, path: bytes("..") }), follow: false, ..Default::default() };
     assert_eq!(code(world.ask(Kind::Stat(ask)).await), Code::NotFound);
 }

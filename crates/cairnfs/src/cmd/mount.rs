@@ -39,7 +39,7 @@ pub async fn run(args: Mount, context: &Context, out: &mut Out) -> Result<(), Fa
     let cache = Arc::new(LocalCache::new(cache_options(&args)?));
     let mut signals = Signals::catch()?;
     let (point, _claim) = mount::take(&args.path).await?;
-    let builder = DfsClient::builder().block_cache(cache.clone());
+    let builder = DfsClient::builder().block_cache(cache.clone()).count_links(true);
     let builder = if options.hard { waiting_for_ever(builder) } else { builder };
     let client = tokio::select! {
         client = context.connect_as(builder) => client?,

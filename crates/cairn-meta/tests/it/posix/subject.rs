@@ -116,7 +116,7 @@ impl Subject {
     }
 
     async fn stat(&mut self, path: &str) -> Result<pb::Attr, Status> {
-        match self.ask(Kind::Stat(pb::Stat { at: Some(at(path)), follow: true }), None).await? {
+        match self.ask(Kind::Stat(pb::Stat { at: Some(at(path)), follow: true, ..Default::default() }), None).await? {
             Reply::Attr(attr) => Ok(attr),
             other => panic!("{other:?}"),
         }
@@ -131,7 +131,8 @@ impl Subject {
     }
 
     async fn look(&mut self, path: &str) -> Result<Answer, Status> {
-        let Reply::Attr(attr) = self.ask(Kind::Stat(pb::Stat { at: Some(at(path)), follow: false }), None).await?
+        let Reply::Attr(attr) =
+            self.ask(Kind::Stat(pb::Stat { at: Some(at(path)), follow: false, ..Default::default() }), None).await?
         else {
             panic!("no attributes")
         };

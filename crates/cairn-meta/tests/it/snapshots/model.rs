@@ -117,7 +117,7 @@ impl Run {
 
     /// Clones a file of the present or of a snapshot, in steps.
     async fn clone(&mut self, (dir, from): (u64, &str), to: &str) -> Result<(), Status> {
-        let at_source = pb::Stat { at: Some(pb::At { dir, path: bytes(from) }), follow: false };
+        let at_source = pb::Stat { at: Some(pb::At { dir, path: bytes(from) }), follow: false, ..Default::default() };
         let source = self.world.ask(Kind::Stat(at_source)).await?.into_attr();
         let inode = self.world.alloc_inode().await;
         let policy = source.policy.unwrap_or_default();
