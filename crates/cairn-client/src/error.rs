@@ -246,7 +246,7 @@ pub enum Cause {
         /// What happened with each replica.
         failures: Vec<NodeFailure>,
     },
-    /// No metadata server answered; the request had no effect.
+    /// No metadata server answered, or none could do it, as while their engine is away; the request had no effect.
     Metadata(Vec<NodeFailure>),
     /// The one node that could answer did not.
     Node(NodeFailure),
@@ -405,7 +405,9 @@ impl fmt::Display for Error {
                 list(f, failures)
             }
             Cause::Metadata(failures) => {
-                f.write_str("no metadata server answered: ")?;
+                let answered = !failures.is_empty() && failures.iter().all(|failure| failure.sent == Sent::Responded);
+                let what = if answered { "metadata cannot serve now" } else { "no metadata server answered" };
+                write!(f, "{what}: ")?;
                 list(f, failures)
             }
             Cause::Node(failure) => write!(f, "no answer: {failure}"),

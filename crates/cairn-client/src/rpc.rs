@@ -27,6 +27,12 @@ use tokio::time::Instant;
 const WAIT_GRACE: Duration = Duration::from_secs(5);
 /// Pause before a mutation of unknown outcome is sent again.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(5);
+/// Pauses that cost nothing, one after the other, grow to this: so soon an operation notices that the engine is back.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
+/// Doublings of such a pause that make a difference.
+const PATIENCE_DOUBLINGS: u32 = 8;
+/// Time for a last try before the deadline.
+const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Metadata servers that a cluster map may name; further ones are left out.
 const TOLD_MAX: usize = 64;
@@ -127,7 +133,7 @@ impl MetaServers {
         let alone = self.all().len() == 1;
         let log = FailureLog::new();
         let mut ask = Ask { inner, name, request, deadline, log, ambiguous: false, attempt: 0, alone };
-        let mut rounds = 0;
+        let (mut rounds, mut waits) = (0, 0);
         loop {
             let servers = self.all();
             let order: Vec<usize> = (0..servers.len()).filter(|index| servers[*index].is_closed()).collect();
@@ -158,7 +164,11 @@ impl MetaServers {
             }
             let sleep = match pause {
                 // A server is there and asks for patience: that is not a failed round.
-                Some(pause) => pause.mul_f64(0.8 + 0.4 * inner.unit()),
+                Some(Patience { asked, charged }) => {
+                    let pause = if charged { asked } else { grown(asked, waits) };
+                    waits += u32::from(!charged);
+                    pause.mul_f64(0.8 + 0.4 * inner.unit())
+                }
                 None => {
                     rounds += 1;
                     let rounds_left = inner.config.retry.pauses.len() as u32;
@@ -172,9 +182,9 @@ impl MetaServers {
                     }
                 }
             };
-            if Instant::now() + sleep >= deadline {
+            let Some(sleep) = before(sleep, deadline.saturating_duration_since(Instant::now())) else {
                 return Err(ask.exhausted(true));
-            }
+            };
             inner.recorder.add(|| Record::Pause { at: inner.now(), rounds, pause: sleep });
             tokio::time::sleep(sleep).await;
             // The pause is free, asking again is not; to find out what became of a mutation is a duty.
@@ -194,7 +204,31 @@ enum Round {
     /// A final refusal.
     Final(MetaFailure),
     /// Nobody could do it; the shortest pause that a server asked for.
-    Failed(Option<Duration>),
+    Failed(Option<Patience>),
+}
+
+/// What a server asks for that is there and cannot do it yet.
+#[derive(Clone, Copy)]
+struct Patience {
+    asked: Duration,
+    /// Going on takes a token of the retry budget.
+    charged: bool,
+}
+
+/// The pause after `waits` others that cost nothing: what is waited for is away for longer than whoever asked for the
+/// first one knew.
+fn grown(asked: Duration, waits: u32) -> Duration {
+    let grown = asked.saturating_mul(1 << waits.min(PATIENCE_DOUBLINGS));
+    grown.min(PATIENCE_MAX).max(asked)
+}
+
+/// How long to sleep with so much time left: where the pause is longer than that, a last try still fits in. `None` when
+/// none does.
+fn before(pause: Duration, left: Duration) -> Option<Duration> {
+    if pause < left {
+        return Some(pause);
+    }
+    left.checked_sub(LAST_TRY).filter(|rest| *rest >= LAST_TRY)
 }
 
 /// One request on its way through the servers.
@@ -294,7 +328,7 @@ impl Ask<'_> {
         let mut plan = ReadPlan::new(order.to_vec(), Vec::new(), self.times(&servers[order[0]]), inner.now());
         let mut permits = MetaPermits { inner, taken: Vec::new() };
         let mut legs = FuturesUnordered::new();
-        let mut pause: Option<Duration> = None;
+        let mut pause: Option<Patience> = None;
         let mut refused = false;
         let mut asked: Vec<usize> = Vec::new();
         loop {
@@ -337,7 +371,10 @@ impl Ask<'_> {
                         Fate::Final(failure) => return Round::Final(failure),
                         Fate::Pause { pause: length, charged } => {
                             refused |= charged && !inner.retry_budget.try_take() && !self.must_resolve();
-                            pause = Some(pause.map_or(length, |p| p.min(length)));
+                            let asked = pause.map_or(length, |before| before.asked.min(length));
+                            // Nothing is paid as long as one of them is merely waited for.
+                            let charged = charged && pause.is_none_or(|before| before.charged);
+                            pause = Some(Patience { asked, charged });
                         }
                         Fate::Next => {}
                     }
@@ -458,33 +495,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addrs(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn clients_spread_and_move_over_alike() {
-        let servers = addrs(&["a:1", "b:1", "c:1"]);
-        let mut first = std::collections::BTreeMap::<String, usize>::new();
-        for client in 0..3000u32 {
-            let who = client.to_be_bytes();
-            let order = order_of(&who, &servers, &servers[..1]);
-            assert_eq!(order.len(), 3);
-            *first.entry(order[0].clone()).or_default() += 1;
-            // Without one of them, the others keep their order: only its own clients move.
-            let fewer: Vec<String> = servers.iter().filter(|addr| **addr != order[0]).cloned().collect();
-            assert_eq!(order_of(&who, &fewer, &[]), order[1..]);
-        }
-        assert!(first.values().all(|count| (800..1200).contains(count)), "{first:?}");
-    }
-
-    #[test]
-    fn what_the_map_names_comes_before_what_was_given() {
-        let order = order_of(b"x", &addrs(&["b:1", "c:1"]), &addrs(&["a:1", "b:1"]));
-        assert_eq!(order[2], "a:1");
-        assert_eq!(order.len(), 3);
-    }
-}
+mod tests;

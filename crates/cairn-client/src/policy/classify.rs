@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Shortest pause before an overloaded server is asked again.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Longest pause that a server gets by asking for it.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What kind of operation a leg belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -142,9 +144,11 @@ const fn free(action: Action, evidence: Evidence) -> Rule {
 
 /// The table.
 ///
-/// Two rows differ from what one might expect. What one *node* refuses ends nothing but that leg: another replica may
-/// know better (versions differ during an upgrade), and when all refuse, the round ends with all their answers. And a
-/// block for which a node asks for patience is offered to it again without a charge: it is a straggler with a date.
+/// Three rows differ from what one might expect. What one *node* refuses ends nothing but that leg: another replica may
+/// know better (versions differ during an upgrade), and when all refuse, the round ends with all their answers. A
+/// block for which a node asks for patience is offered to it again without a charge: it is a straggler with a date. And
+/// a metadata server that cannot serve yet, because its engine is away, is waited for without a charge, too: every
+/// operation meets that at once, and a budget that all of them share would end most of them long before their deadlines.
 pub(crate) fn rule(op: OpKind, event: &Event) -> Rule {
     use {Action as A, Event as V, Evidence as E, OpKind as O};
     let next = match op {
@@ -158,7 +162,7 @@ pub(crate) fn rule(op: OpKind, event: &Event) -> Rule {
         V::Timer => free(if op == O::Put { A::Straggle } else { A::Join }, E::None),
         V::TimedOut | V::Skipped => free(next, E::None),
         V::Overloaded { retry_after } => {
-            let pause = (*retry_after).max(PAUSE_MIN);
+            let pause = (*retry_after).clamp(PAUSE_MIN, PAUSE_MAX);
             match op {
                 O::Read => free(A::Next, E::Busy(*retry_after)),
                 O::Put => free(A::Pause(pause), E::Busy(*retry_after)),
@@ -172,8 +176,7 @@ pub(crate) fn rule(op: OpKind, event: &Event) -> Rule {
             // Without a time it is an answer: the cluster has not enough nodes for this.
             O::MetaRead | O::Mutation if retry_after.is_zero() => free(A::Final, E::Answered),
             O::MetaRead | O::Mutation => {
-                let action = A::Pause((*retry_after).max(PAUSE_MIN));
-                Rule { action, evidence: E::Busy(*retry_after), charged: true }
+                free(A::Pause((*retry_after).clamp(PAUSE_MIN, PAUSE_MAX)), E::Busy(*retry_after))
             }
         },
         V::Moved => free(A::Refresh, E::None),
@@ -191,7 +194,9 @@ pub(crate) fn rule(op: OpKind, event: &Event) -> Rule {
         V::BlockConflict | V::Conflict => free(A::Final, E::Answered),
         V::OutcomeUnknown => match op {
             O::Mutation => Rule { action: A::Resolve, evidence: E::Broken, charged: false },
-            O::MetaRead | O::Read => free(A::Next, E::Broken),
+            // Done twice it does no harm, and the engine is most likely away.
+            O::MetaRead => free(A::Pause(PAUSE_MIN), E::Broken),
+            O::Read => free(A::Next, E::Broken),
             O::Put => free(A::Resend, E::Broken),
         },
         V::ServerFailed => free(next, E::Broken),

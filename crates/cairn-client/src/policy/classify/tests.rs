@@ -26,7 +26,7 @@ fn table() -> Vec<Row> {
         (V::Skipped, [A::Next, A::Leave, A::Next, A::Next], [E::None; 4], FREE),
         (V::Overloaded { retry_after: RETRY_AFTER }, [A::Next, pause, pause, pause], [busy; 4], META),
         (V::Overloaded { retry_after: Duration::ZERO }, [A::Next, short, short, short], [idle; 4], META),
-        (V::Unavailable { retry_after: RETRY_AFTER }, [A::Next, A::Leave, pause, pause], [busy; 4], META),
+        (V::Unavailable { retry_after: RETRY_AFTER }, [A::Next, A::Leave, pause, pause], [busy; 4], FREE),
         (V::Unavailable { retry_after: Duration::ZERO }, [A::Next, A::Leave, A::Final, A::Final],
             [idle, idle, E::Answered, E::Answered], FREE),
         (V::Moved, [A::Refresh; 4], [E::None; 4], FREE),
@@ -37,7 +37,7 @@ fn table() -> Vec<Row> {
         (V::BlockExists, [A::Final, A::Done, A::Final, A::Final], [E::Answered; 4], FREE),
         (V::BlockConflict, [A::Final; 4], [E::Answered; 4], FREE),
         (V::Conflict, [A::Final; 4], [E::Answered; 4], FREE),
-        (V::OutcomeUnknown, [A::Next, A::Resend, A::Next, A::Resolve], [E::Broken; 4], FREE),
+        (V::OutcomeUnknown, [A::Next, A::Resend, short, A::Resolve], [E::Broken; 4], FREE),
         (V::ServerFailed, [A::Next, A::Leave, A::Next, A::Next], [E::Broken; 4], FREE),
         (V::NoSpace, [A::Next, A::Leave, A::Final, A::Final], [E::Answered; 4], FREE),
         (V::NoQuorum, [A::Final, A::Final, A::Final, A::Rewrite], [E::Answered; 4], FREE),
@@ -99,6 +99,14 @@ fn every_code_has_an_event_of_the_table() {
     assert_eq!(event(Code::Io), Event::ServerFailed);
     let overloaded = Status::new(Code::Overloaded, "").retry_after_ms(40);
     assert_eq!(event_of_status(&overloaded), Event::Overloaded { retry_after: RETRY_AFTER });
+}
+
+#[test]
+fn no_server_makes_a_client_wait_for_as_long_as_it_likes() {
+    let hour = Duration::from_secs(3600);
+    for event in [Event::Overloaded { retry_after: hour }, Event::Unavailable { retry_after: hour }] {
+        assert_eq!(rule(OpKind::Mutation, &event).action, Action::Pause(Duration::from_secs(5)));
+    }
 }
 
 #[test]
