@@ -66,6 +66,7 @@ mod tests {
             capacity_bytes: 0,
             used_bytes: 0,
             sessions: 0,
+            servers: Vec::new(),
             nodes: nodes.iter().enumerate().map(node).collect(),
             groups: vec![group],
             defects: Vec::new(),

@@ -99,7 +99,9 @@ pub use stats::{
     AttemptStats, BreakerStats, BreakerTransition, BudgetStats, ClassStats, ConnectionStats, ErrorRecord, HedgeStats,
     LaneCounts, LegLatency, LegStats, NodeConnectionStats, OpStats, ParkingStats, PoolStats, Quantiles, WriteStats,
 };
-pub use status::{ClusterStatus, Defect, GroupStatus, LogTarget, MemberStatus, NodeStatus, StoreStatus};
+pub use status::{
+    ClusterStatus, Defect, GroupStatus, LogTarget, MemberStatus, MetaServerStatus, NodeStatus, StoreStatus,
+};
 pub use storage_policy::PolicyChange;
 pub use stream::{FileReader, FileWriter};
 pub use trash::TrashEntry;

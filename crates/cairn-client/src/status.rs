@@ -116,6 +116,23 @@ pub struct LogTarget {
     pub trouble: String,
 }
 
+/// A metadata server.
+#[derive(Clone, Debug)]
+pub struct MetaServerStatus {
+    /// Its number.
+    pub id: u32,
+    /// Where it listens.
+    pub addr: String,
+    /// It carries out the duties of all: repair, garbage, expiry.
+    pub holds_duties: bool,
+    /// Time since its last sign of life, as the server that answered saw it.
+    pub silent_for: Duration,
+    /// Its program; empty = it does not say.
+    pub software: String,
+    /// Newest cluster version that program can take part in; 0 = it does not say.
+    pub newest_version: u32,
+}
+
 /// The state of the whole cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterStatus {
@@ -137,6 +154,8 @@ pub struct ClusterStatus {
     pub used_bytes: u64,
     /// Open sessions.
     pub sessions: u64,
+    /// The metadata servers that live, or were not forgotten yet.
+    pub servers: Vec<MetaServerStatus>,
     /// All nodes.
     pub nodes: Vec<NodeStatus>,
     /// All placement groups.
@@ -217,6 +236,12 @@ fn defect(defect: pb::Defect) -> Defect {
     }
 }
 
+fn server(info: pb::MetaServerInfo) -> MetaServerStatus {
+    let pb::MetaServerInfo { id, addr, holds_duties, beat_age_ms, software, newest_version } = info;
+    let silent_for = Duration::from_millis(beat_age_ms);
+    MetaServerStatus { id, addr, holds_duties, silent_for, software, newest_version }
+}
+
 fn log_target(target: pb::MetalogTarget) -> LogTarget {
     let pb::MetalogTarget { node, addr, whole, commits_behind, lag_ms, trouble } = target;
     LogTarget { node, addr, whole, commits_behind, lag: Duration::from_millis(lag_ms.into()), trouble }
@@ -247,6 +272,7 @@ impl DfsClient {
                 capacity_bytes: reply.capacity_bytes,
                 used_bytes: reply.used_bytes,
                 sessions: reply.sessions,
+                servers: reply.servers.into_iter().map(server).collect(),
                 nodes: view.infos.iter().map(node).collect(),
                 groups: view.pgs.iter().map(group).collect(),
                 defects: reply.defects.into_iter().map(defect).collect(),

@@ -392,7 +392,7 @@ impl Meta {
             })?;
         let tasks = self.task_infos(true).await?;
         let totals = *self.inner.totals.lock();
-        let servers = self.inner.servers.lock().infos();
+        let servers = self.inner.servers.lock().infos(self.server(), self.now());
         let cluster = self.inner.cluster.lock();
         let present = |store: &&StoreLive| cluster.nodes.get(&store.row.node).is_some_and(|node| !node.row.replaced);
         let stores = || cluster.stores.values().filter(present);

@@ -60,12 +60,18 @@ impl Servers {
         self.seen.values().filter(|seen| !seen.row.gone).count() as u64
     }
 
-    pub(crate) fn infos(&self) -> Vec<pb::MetaServerInfo> {
+    pub(crate) fn infos(&self, me: u32, now: Duration) -> Vec<pb::MetaServerInfo> {
         let living = self.seen.iter().filter(|(_, seen)| !seen.row.gone);
-        let info = |(id, seen): (&u32, &Seen)| pb::MetaServerInfo {
-            id: *id,
-            addr: seen.row.addr.clone(),
-            holds_duties: *id == self.holder,
+        let info = |(id, seen): (&u32, &Seen)| {
+            let silent = if *id == me { Duration::ZERO } else { now.saturating_sub(seen.since) };
+            pb::MetaServerInfo {
+                id: *id,
+                addr: seen.row.addr.clone(),
+                holds_duties: *id == self.holder,
+                beat_age_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
+                software: seen.row.software.clone(),
+                newest_version: seen.row.newest,
+            }
         };
         living.map(info).collect()
     }

@@ -1004,6 +1004,15 @@ pub struct MetaServerInfo {
     /// It carries out the duties of all.
     #[prost(bool, tag = "3")]
     pub holds_duties: bool,
+    /// Time since the server that answers saw its last sign of life; about a second when well, 0 of that server itself.
+    #[prost(uint64, tag = "4")]
+    pub beat_age_ms: u64,
+    /// Its program; empty = it does not say, as older ones do.
+    #[prost(string, tag = "5")]
+    pub software: ::prost::alloc::string::String,
+    /// Newest cluster version that program can take part in; 0 = it does not say.
+    #[prost(uint32, tag = "6")]
+    pub newest_version: u32,
 }
 /// Gives the mutation of the request's operation id up for good, whatever became of it: with it travels the operation id
 /// of that mutation. When the mutation was done, the answer is that mutation's result. Otherwise its slot says from now on

@@ -5,7 +5,8 @@ mod lines;
 use std::time::Duration;
 
 use cairn_client::{
-    ClusterStatus, Defect, DfsClient, GroupStatus, LedgerPage, LogTarget, MemberStatus, NodeStatus, StoreStatus,
+    ClusterStatus, Defect, DfsClient, GroupStatus, LedgerPage, LogTarget, MemberStatus, MetaServerStatus, NodeStatus,
+    StoreStatus,
 };
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -29,6 +30,7 @@ struct Status<'a> {
     capacity_bytes: u64,
     used_bytes: u64,
     sessions: u64,
+    servers: Vec<Server<'a>>,
     nodes: Vec<Node<'a>>,
     groups: Vec<Group<'a>>,
     groups_incomplete: u64,
@@ -38,6 +40,30 @@ struct Status<'a> {
     defects: Vec<DefectJson<'a>>,
     metadata_log: Vec<LogJson<'a>>,
     ledgers: Vec<LedgerJson>,
+}
+
+/// A metadata server.
+#[derive(Serialize)]
+struct Server<'a> {
+    id: u64,
+    addr: &'a str,
+    holds_duties: bool,
+    silent_seconds: f64,
+    software: &'a str,
+    newest_version: u64,
+}
+
+impl<'a> Server<'a> {
+    fn of(server: &'a MetaServerStatus) -> Self {
+        Self {
+            id: server.id.into(),
+            addr: &server.addr,
+            holds_duties: server.holds_duties,
+            silent_seconds: server.silent_for.as_secs_f64(),
+            software: &server.software,
+            newest_version: server.newest_version.into(),
+        }
+    }
 }
 
 /// A node that metadata's log is shipped to.
@@ -170,6 +196,7 @@ impl<'a> Status<'a> {
             capacity_bytes: status.capacity_bytes,
             used_bytes: status.used_bytes,
             sessions: status.sessions,
+            servers: status.servers.iter().map(Server::of).collect(),
             nodes: status.nodes.iter().map(Node::of).collect(),
             groups: status.groups.iter().map(Group::of).collect(),
             groups_incomplete: status.groups_incomplete,

@@ -1,5 +1,7 @@
 //! The state of the cluster as text.
 
+use std::time::Duration;
+
 use cairn_client::{ClusterStatus, GroupStatus, LogTarget, NodeStatus, StoreScrub, StoreStatus};
 
 use super::Ledgers;
@@ -10,6 +12,8 @@ use crate::{
     text,
 };
 
+/// A metadata server that beats every second is late when nothing was seen of it for this long.
+const BEAT_LATE: Duration = Duration::from_secs(5);
 /// Defects and groups that are shown; JSON has all.
 const SHOWN_MAX: usize = 20;
 
@@ -19,6 +23,10 @@ fn health(status: &ClusterStatus, ledgers: &Ledgers) -> String {
     let away = status.nodes.iter().filter(|node| !matches!(node.state.as_str(), "up" | "replaced")).count();
     if away > 0 {
         troubles.push(format!("{} not up", text::count(away as u64, "node")));
+    }
+    let silent = status.servers.iter().filter(|server| server.silent_for > BEAT_LATE).count();
+    if silent > 0 {
+        troubles.push(format!("{} silent", text::count(silent as u64, "metadata server")));
     }
     if status.degraded_runs > 0 {
         troubles.push(text::count(status.degraded_runs, "degraded run"));
@@ -116,6 +124,7 @@ pub(super) fn write(status: &ClusterStatus, ledgers: &Ledgers, out: &mut Out) ->
         out.line(format_args!("Running:  {line}"))?;
     }
     out.line("")?;
+    write_servers(status, out)?;
     let mut nodes = Table::new(&[
         Align::Left,
         Align::Left,
@@ -174,6 +183,27 @@ pub(super) fn write(status: &ClusterStatus, ledgers: &Ledgers, out: &mut Out) ->
     }
     more(status.defects.len(), "defect", out)?;
     write_ledgers(ledgers, out)
+}
+
+/// The metadata servers; programs before this one told nothing of them.
+fn write_servers(status: &ClusterStatus, out: &mut Out) -> Result<(), Failure> {
+    use Align::{Left, Right};
+    if status.servers.is_empty() {
+        return Ok(());
+    }
+    let mut servers = Table::new(&[Left, Left, Left, Right, Left]);
+    servers.row(["SERVER", "ADDRESS", "DUTIES", "LAST BEAT", "PROGRAM"].map(str::to_owned));
+    for server in &status.servers {
+        servers.row([
+            server.id.to_string(),
+            server.addr.clone(),
+            if server.holds_duties { "holds them" } else { "-" }.to_owned(),
+            format!("{:.1} s ago", server.silent_for.as_secs_f64()),
+            if server.software.is_empty() { "unknown".to_owned() } else { server.software.clone() },
+        ]);
+    }
+    servers.lines().into_iter().try_for_each(|line| out.line(line))?;
+    out.line("")
 }
 
 fn write_stores(status: &ClusterStatus, out: &mut Out) -> Result<(), Failure> {
