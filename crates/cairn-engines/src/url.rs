@@ -68,6 +68,24 @@ impl EngineUrl {
         }
     }
 
+    /// As it was given, with the word PASSWORD in the place of a password: for a line that a user completes.
+    pub fn template(&self) -> String {
+        let (before, query) = self.text.split_once('?').map_or((self.text.as_str(), None), |(a, b)| (a, Some(b)));
+        let mut shown = match (before.find("://"), before.rfind('@')) {
+            (Some(scheme), Some(at)) if at > scheme => match before[scheme + 3..at].split_once(':') {
+                Some((user, _)) => format!("{}{user}:PASSWORD{}", &before[..scheme + 3], &before[at..]),
+                None => before.to_owned(),
+            },
+            _ => before.to_owned(),
+        };
+        let pairs = query.into_iter().flat_map(|query| query.split('&'));
+        for (index, pair) in pairs.enumerate() {
+            shown.push(if index == 0 { '?' } else { '&' });
+            shown.push_str(if pair.starts_with("password=") { "password=PASSWORD" } else { pair });
+        }
+        shown
+    }
+
     /// As it was given, with password: for a child process, never for a log.
     pub fn secret(&self) -> &str {
         &self.text
@@ -356,6 +374,17 @@ mod tests {
             assert_eq!((url.to_string().as_str(), url.secret()), (shown, text));
             assert!(!format!("{url:?}").contains("cret"), "{url:?}");
         }
+        for (text, template) in [
+            ("postgres://ann:s3cret@host/db?table=t&x=1", "postgres://ann:PASSWORD@host/db?table=t&x=1"),
+            ("etcd://ann:s3@cret@a:1,b:2/p", "etcd://ann:PASSWORD@a:1,b:2/p"),
+            ("etcd://a:1,b:2/p?quota=1G", "etcd://a:1,b:2/p?quota=1G"),
+            ("file:/a@b", "file:/a@b"),
+        ] {
+            let url = EngineUrl { text: text.to_owned(), place: Place::File(PathBuf::new()) };
+            assert_eq!(url.template(), template);
+        }
+        let hidden = EngineUrl { text: "postgres://h/db?password=x".into(), place: Place::File(PathBuf::new()) };
+        assert_eq!(hidden.template(), "postgres://h/db?password=PASSWORD");
         let refused = url("postgres://ann:s3cret@host/db?port=zz").unwrap_err().to_string();
         assert!(!refused.contains("s3cret"), "{refused}");
     }

@@ -24,6 +24,9 @@ pub const COUNTS_AGE_MAX: Duration = Duration::from_secs(5);
 
 // ---------------------------------------------------------------- metadata server
 
+/// In a cluster on one machine, ports above the first metadata server for storage nodes; further metadata servers come
+/// behind them.
+pub const LOCAL_METAS_STEP: u16 = 64;
 /// Metadata requests executed at once; further ones are answered OVERLOADED.
 pub const META_REQUESTS_MAX: usize = 1024;
 /// Pauses between tries to reach an engine that is away.
@@ -38,6 +41,10 @@ pub const LOCK_HOLD_MAX: Duration = Duration::from_secs(1);
 pub const LOCK_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Memory for cached rows, where no option says otherwise.
 pub const META_CACHE_BYTES: u64 = 64 << 20;
+/// A duty that goes on failing is told of this often.
+pub const TROUBLE_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// An engine serves again when no duty failed by it for this long.
+pub const TROUBLE_QUIET: Duration = Duration::from_secs(3);
 /// How often the silence of nodes is counted and groups are looked after.
 pub const CLUSTER_DUTY_PERIOD: Duration = Duration::from_secs(1);
 /// How often heartbeats and renewals of sessions are written down.
@@ -273,6 +280,8 @@ pub const SERVER_SIGN_WAIT: Duration = Duration::from_secs(4);
 
 const _: () = {
     assert!(COLD_READS_MAX <= READS_MAX);
+    // Between two failures of the slowest of the frequent duties it does not look quiet.
+    assert!(TROUBLE_QUIET.as_millis() > 2 * BEATS_PERIOD.as_millis());
     assert!(CHECK_TIMEOUT.as_millis() + CONSOLE_HEAD_TIMEOUT.as_millis() < CONSOLE_TIMEOUT.as_millis());
     assert!(COPY_BATCH <= BLOCKS_PER_REQUEST_MAX);
     assert!(COPY_BATCH <= CATCH_UP_BLOCKS);

@@ -2,7 +2,7 @@
 
 use crate::console::ConsolePlace;
 use crate::error::StartError;
-use crate::limits::{READY_POLL, SWEEP_PERIOD};
+use crate::limits::{LOCAL_METAS_STEP, READY_POLL, SWEEP_PERIOD};
 use crate::meta::{MassRule, MetaServer, MetaServerConfig, own_view};
 use crate::node::{Membership, NodeServer, NodeServerConfig, StoreConfig};
 use cairn_engines::EngineUrl;
@@ -22,7 +22,8 @@ pub enum LocalConsoles {
     /// Each beside its server: see [`ConsolePlace::Beside`].
     #[default]
     Beside,
-    /// That of metadata on this port, that of node i (from 1) on this plus i.
+    /// That of metadata on this port, that of node i (from 1) on this plus i, that of metadata server i (from 2) on this
+    /// plus [`LOCAL_METAS_STEP`] plus i - 1.
     From(u16),
     /// Nowhere.
     Off,
@@ -35,13 +36,16 @@ pub struct LocalClusterConfig {
     pub data: PathBuf,
     /// Engine of metadata; `None` = the embedded one, in `meta-1`.
     pub engine: Option<EngineUrl>,
+    /// Metadata servers; more than one need an engine that they can share.
+    pub metas: usize,
     /// Storage nodes.
     pub nodes: usize,
     /// Replicas of a block; at most `nodes`.
     pub replicas: u32,
     /// Loopback address to listen on, without port.
     pub ip: String,
-    /// Metadata listens here, node i (from 1) on this plus i; 0 = free ports for all.
+    /// Metadata listens here, node i (from 1) on this plus i, metadata server i (from 2) on this plus
+    /// [`LOCAL_METAS_STEP`] plus i - 1; 0 = free ports for all.
     pub base_port: u16,
     /// Bytes of a block where no policy says otherwise.
     pub block_len: u32,
@@ -72,6 +76,7 @@ impl LocalClusterConfig {
         Self {
             data: data.into(),
             engine: None,
+            metas: 1,
             nodes: 3,
             replicas: meta.replicas,
             ip: "127.0.0.1".to_owned(),
@@ -89,11 +94,12 @@ impl LocalClusterConfig {
         }
     }
 
-    /// Settings of the metadata server.
+    /// Settings of metadata server `number`, counted from 1.
     ///
     /// # Errors
-    /// [`LocalClusterError::Port`] when the base port leaves no room for the nodes.
-    pub fn meta(&self) -> Result<MetaServerConfig, LocalClusterError> {
+    /// [`LocalClusterError::Port`] when the base port leaves no room for it.
+    pub fn meta(&self, number: usize) -> Result<MetaServerConfig, LocalClusterError> {
+        let step = if number > 1 { usize::from(LOCAL_METAS_STEP) + number - 1 } else { 0 };
         Ok(MetaServerConfig {
             engine: self.engine.clone(),
             replicas: self.replicas,
@@ -103,18 +109,19 @@ impl LocalClusterConfig {
             session_lease: self.session_lease,
             suspect_after: self.suspect_after,
             out_after: self.out_after,
-            console: self.console(0)?,
-            ..MetaServerConfig::new(self.data.join("meta-1"), self.listen(0)?)
+            console: self.console(step)?,
+            ..MetaServerConfig::new(self.data.join(format!("meta-{number}")), self.listen(step)?)
         })
     }
 
-    /// Settings of node `number`, counted from 1.
+    /// Settings of node `number`, counted from 1, that reports to `metas`.
     ///
     /// # Errors
     /// [`LocalClusterError::Port`] when the base port leaves no room for the nodes.
-    pub fn node(&self, number: usize, meta: SocketAddr) -> Result<NodeServerConfig, LocalClusterError> {
+    pub fn node(&self, number: usize, metas: &[SocketAddr]) -> Result<NodeServerConfig, LocalClusterError> {
         let data = self.data.join(format!("node-{number}"));
-        let config = NodeServerConfig::new(data, self.listen(number)?, vec![meta.to_string()]);
+        let metas = metas.iter().map(SocketAddr::to_string).collect();
+        let config = NodeServerConfig::new(data, self.listen(number)?, metas);
         Ok(NodeServerConfig {
             store: self.store.clone(),
             sweep_every: self.sweep_every,
@@ -164,6 +171,12 @@ pub enum LocalClusterError {
         /// Replicas asked for.
         replicas: u32,
     },
+    /// The embedded engine serves one process alone.
+    #[error("{metas} metadata servers need an engine that they can share (postgres:// or etcd://)")]
+    Alone {
+        /// Metadata servers asked for.
+        metas: usize,
+    },
     /// Not enough ports above the base.
     #[error("no room for {nodes} nodes above port {base_port}")]
     Port {
@@ -199,9 +212,10 @@ pub enum LocalClusterError {
     },
 }
 
-/// One metadata server and some storage nodes in this process.
+/// A metadata server, or several on one engine, and some storage nodes in this process.
 pub struct LocalCluster {
-    meta: MetaServer,
+    /// At least one.
+    metas: Vec<MetaServer>,
     nodes: Vec<NodeServer>,
     replicas: u32,
 }
@@ -216,9 +230,13 @@ impl LocalCluster {
             if config.nodes == 0 || (config.replicas as usize) > config.nodes {
                 return Err(LocalClusterError::TooFewNodes { nodes: config.nodes, replicas: config.replicas });
             }
-            let meta = MetaServer::start(config.meta()?, net.clone()).await.map_err(LocalClusterError::Meta)?;
-            let mut cluster = Self { meta, nodes: Vec::new(), replicas: config.replicas };
-            match cluster.start_nodes(&config, &net).await {
+            let shared = config.engine.as_ref().is_some_and(|url| url.dir().is_none());
+            if config.metas > 1 && !shared {
+                return Err(LocalClusterError::Alone { metas: config.metas });
+            }
+            let first = MetaServer::start(config.meta(1)?, net.clone()).await.map_err(LocalClusterError::Meta)?;
+            let mut cluster = Self { metas: vec![first], nodes: Vec::new(), replicas: config.replicas };
+            match cluster.start_others(&config, &net).await {
                 Ok(()) => Ok(cluster),
                 Err(error) => {
                     cluster.stop().await;
@@ -228,9 +246,14 @@ impl LocalCluster {
         })
     }
 
-    async fn start_nodes(&mut self, config: &LocalClusterConfig, net: &Arc<dyn Net>) -> Result<(), LocalClusterError> {
+    async fn start_others(&mut self, config: &LocalClusterConfig, net: &Arc<dyn Net>) -> Result<(), LocalClusterError> {
+        for number in 2..=config.metas {
+            let meta = MetaServer::start(config.meta(number)?, net.clone()).await;
+            self.metas.push(meta.map_err(LocalClusterError::Meta)?);
+        }
+        let metas: Vec<SocketAddr> = self.metas.iter().map(MetaServer::addr).collect();
         for number in 1..=config.nodes {
-            let node = NodeServer::start(config.node(number, self.meta.addr())?, net.clone()).await;
+            let node = NodeServer::start(config.node(number, &metas)?, net.clone()).await;
             self.nodes.push(node.map_err(|source| LocalClusterError::Node { number, source })?);
         }
         self.wait_ready(config.ready_timeout).await
@@ -269,7 +292,7 @@ impl LocalCluster {
                 }
             }
         }
-        let view = match own_view(self.meta.meta()).await {
+        let view = match own_view(self.meta().meta()).await {
             Ok(view) => view,
             Err(status) => return Some(status.to_string()),
         };
@@ -279,12 +302,12 @@ impl LocalCluster {
 
     /// Where metadata listens: what a client connects to.
     pub fn meta_addr(&self) -> SocketAddr {
-        self.meta.addr()
+        self.meta().addr()
     }
 
-    /// The metadata server.
+    /// The metadata server; of several the first.
     pub fn meta(&self) -> &MetaServer {
-        &self.meta
+        &self.metas[0]
     }
 
     /// The nodes, in order.
@@ -293,13 +316,13 @@ impl LocalCluster {
     }
 
     /// The servers one by one, to stop and start them alone.
-    pub fn into_servers(self) -> (MetaServer, Vec<NodeServer>) {
-        (self.meta, self.nodes)
+    pub fn into_servers(self) -> (Vec<MetaServer>, Vec<NodeServer>) {
+        (self.metas, self.nodes)
     }
 
     /// Stops everything in order: the nodes, then metadata.
     pub async fn stop(self) {
         join_all(self.nodes.into_iter().map(NodeServer::stop)).await;
-        self.meta.stop().await;
+        join_all(self.metas.into_iter().map(MetaServer::stop)).await;
     }
 }

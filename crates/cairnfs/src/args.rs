@@ -37,7 +37,7 @@ pub use umount::Umount;
 pub use watch::Watch;
 
 use crate::{
-    settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, NodeCount, Replicas, WatchSeconds},
+    settings::{BasePort, ByteSize, ConsolePorts, Jobs, LogFormat, MetaCount, NodeCount, Replicas, WatchSeconds},
     span::Span,
 };
 
@@ -206,6 +206,9 @@ pub struct Up {
     /// [default: file:DIR/meta-1]
     #[arg(long, value_name = "URL", env = "CAIRN_ENGINE", hide_env_values = true)]
     pub engine: Option<String>,
+    /// Number of metadata servers; more than one need an --engine that they can share [default: 1]
+    #[arg(long, value_name = "N", env = "CAIRN_UP_METAS", hide_env_values = true)]
+    pub metas: Option<MetaCount>,
     /// Number of storage nodes [default: 3, or as many as the data directory has]
     #[arg(long, value_name = "N", env = "CAIRN_UP_NODES", hide_env_values = true)]
     pub nodes: Option<NodeCount>,
@@ -215,7 +218,7 @@ pub struct Up {
     /// Address to listen on; only loopback is served [default: 127.0.0.1]
     #[arg(long, value_name = "IP", env = "CAIRN_UP_LISTEN", hide_env_values = true)]
     pub listen: Option<IpAddr>,
-    /// Port of metadata; node i gets this + i [default: 9000]
+    /// Port of metadata; node i gets this + i, metadata server i from the second on this + 63 + i [default: 9000]
     #[arg(long, value_name = "PORT", env = "CAIRN_UP_BASE_PORT", hide_env_values = true)]
     pub base_port: Option<BasePort>,
     /// Port of metadata's metrics and health checks; node i gets this + i; `off` = none [default: base port + 80]

@@ -28,6 +28,8 @@ pub struct Bounded<const MIN: u64, const MAX: u64>(u64);
 pub type Jobs = Bounded<1, 512>;
 /// Storage nodes of `cairn up`.
 pub type NodeCount = Bounded<1, 64>;
+/// Metadata servers of a cluster on one machine.
+pub type MetaCount = Bounded<1, 8>;
 /// Seconds between two looks.
 pub type WatchSeconds = Bounded<1, 86_400>;
 /// Copies of every block.
@@ -282,6 +284,7 @@ pub struct FileSettings {
 pub struct UpSettings {
     pub data: Option<PathBuf>,
     pub engine: Option<String>,
+    pub metas: Option<MetaCount>,
     pub nodes: Option<NodeCount>,
     pub replicas: Option<Replicas>,
     pub suspect_after: Option<Span>,

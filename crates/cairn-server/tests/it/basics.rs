@@ -101,9 +101,9 @@ async fn everything_is_there_after_a_restart() {
 async fn a_directory_is_used_by_one_process() {
     let cluster = Cluster::start().await;
     let meta = cluster.meta.as_ref().unwrap().addr();
-    let node = NodeServer::start(cluster.config.node(1, meta).unwrap(), cluster.net.clone()).await;
+    let node = NodeServer::start(cluster.config.node(1, &[meta]).unwrap(), cluster.net.clone()).await;
     assert!(matches!(node.err(), Some(StartError::Directory { .. })));
-    let meta = MetaServer::start(cluster.config.meta().unwrap(), cluster.net.clone()).await;
+    let meta = MetaServer::start(cluster.config.meta(1).unwrap(), cluster.net.clone()).await;
     assert!(matches!(meta.err(), Some(StartError::Engine { .. })));
     cluster.stop().await;
 }
@@ -160,7 +160,7 @@ async fn a_node_stays_with_its_cluster() {
     let other = tempfile::tempdir().unwrap();
     let stranger = MetaServerConfig::new(other.path(), "127.0.0.1:0");
     let stranger = MetaServer::start(stranger, cluster.net.clone()).await.unwrap();
-    let config = cluster.config.node(1, stranger.addr()).unwrap();
+    let config = cluster.config.node(1, &[stranger.addr()]).unwrap();
     let node = NodeServer::start(config, cluster.net.clone()).await.unwrap();
     let membership = node.membership();
     eventually("the other cluster is not joined", async || match &*membership.borrow() {

@@ -22,7 +22,7 @@ async fn two_stores() -> (Cluster, [PathBuf; 2], String) {
 
 async fn start_with(cluster: &mut Cluster, dirs: &[PathBuf; 2], listen: &str, accept_empty: bool) {
     let meta = cluster.meta.as_ref().unwrap().addr();
-    let mut config = cluster.config.node(3, meta).unwrap();
+    let mut config = cluster.config.node(3, &[meta]).unwrap();
     config.listen = listen.to_owned();
     config.stores = dirs.to_vec();
     config.accept_empty_stores = accept_empty;
@@ -81,7 +81,7 @@ async fn a_store_named_for_the_first_time_has_to_open() {
     let file = cluster.dir.path().join("no-directory");
     std::fs::write(&file, b"x").unwrap();
     cluster.stop_node(3).await;
-    let mut config = cluster.config.node(3, cluster.meta.as_ref().unwrap().addr()).unwrap();
+    let mut config = cluster.config.node(3, &[cluster.meta.as_ref().unwrap().addr()]).unwrap();
     config.stores = vec![cluster.node_dir(3).join("store-1"), file];
     assert!(NodeServer::start(config, cluster.net.clone()).await.is_err());
     cluster.stop().await;

@@ -54,7 +54,8 @@ impl Cluster {
         adjust(&mut config);
         let net: Arc<dyn Net> = Arc::new(TcpNet);
         let cluster = LocalCluster::start(config.clone(), net.clone()).await.unwrap();
-        let (meta, nodes) = cluster.into_servers();
+        let (mut metas, nodes) = cluster.into_servers();
+        let meta = metas.remove(0);
         let client = Client::connect(net.clone(), meta.addr().to_string()).await;
         Self { dir, config, net, meta: Some(meta), nodes: nodes.into_iter().map(Some).collect(), client }
     }
@@ -105,7 +106,7 @@ impl Cluster {
     /// Starts node `number` again where it listened before.
     pub async fn start_node(&mut self, number: usize, listen: &str) {
         let meta = self.meta.as_ref().unwrap().addr();
-        let mut config = self.config.node(number, meta).unwrap();
+        let mut config = self.config.node(number, &[meta]).unwrap();
         config.listen = listen.to_owned();
         self.nodes[number - 1] = Some(NodeServer::start(config, self.net.clone()).await.unwrap());
     }

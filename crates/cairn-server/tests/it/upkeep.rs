@@ -86,7 +86,7 @@ async fn a_segment_that_vanishes_under_a_running_node_is_refilled() {
 
 /// Starts node `number` again with a short period of comparison.
 async fn start_comparing(cluster: &mut Cluster, number: usize, listen: &str) {
-    let mut config = cluster.config.node(number, cluster.meta.as_ref().unwrap().addr()).unwrap();
+    let mut config = cluster.config.node(number, &[cluster.meta.as_ref().unwrap().addr()]).unwrap();
     config.listen = listen.to_owned();
     config.compare_every = Duration::from_millis(200);
     cluster.nodes[number - 1] = Some(NodeServer::start(config, cluster.net.clone()).await.unwrap());

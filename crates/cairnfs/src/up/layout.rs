@@ -1,19 +1,20 @@
 //! What `cairn up` starts, where, and with which command lines. Pure.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fmt,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use cairn_server::EngineUrl;
+use cairn_server::{EngineUrl, limits::LOCAL_METAS_STEP};
 
 use crate::{
     args,
     failure::Failure,
     roles::engine,
-    settings::{BasePort, ConsolePorts, NodeCount, Replicas, UpSettings},
+    settings::{BasePort, ConsolePorts, MetaCount, NodeCount, Replicas, UpSettings},
     span::Span,
     text,
 };
@@ -27,16 +28,33 @@ const CONSOLE_STEP: u64 = 80;
 /// A server of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    Meta,
+    /// Metadata server number, from 1.
+    Meta(u16),
     /// Storage node number, from 1.
     Node(u16),
+}
+
+impl Role {
+    /// Whether it is a metadata server.
+    pub fn is_meta(self) -> bool {
+        matches!(self, Self::Meta(_))
+    }
+
+    /// How many ports it listens above the first metadata server.
+    fn step(self) -> u16 {
+        match self {
+            Self::Meta(1) => 0,
+            Self::Meta(index) => LOCAL_METAS_STEP + index - 1,
+            Self::Node(index) => index,
+        }
+    }
 }
 
 /// As its directory is called: `meta-1`, `node-1`, `node-2`, ...
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Meta => f.write_str("meta-1"),
+            Self::Meta(index) => write!(f, "meta-{index}"),
             Self::Node(index) => write!(f, "node-{index}"),
         }
     }
@@ -48,6 +66,7 @@ pub struct Layout {
     pub data: PathBuf,
     /// Engine of metadata; `None` = the embedded one.
     pub engine: Option<EngineUrl>,
+    pub metas: u16,
     pub nodes: u16,
     pub replicas: u32,
     pub ip: IpAddr,
@@ -105,14 +124,18 @@ impl Layout {
             Some(ConsolePorts::From(port)) => Some(port.get()),
             Some(ConsolePorts::Off) => None,
         };
-        let near = |port: &u64| port.abs_diff(base_port) <= nodes;
-        if let Some(port) = console_port.filter(near) {
-            let what = format_args!("{port} is among the ports from {base_port} on that the servers listen on");
-            return Err(Failure::usage("--console", what));
+        let engine = engine(args.engine.as_ref(), file.engine.as_ref())?;
+        let metas = args.metas.or(file.metas).map_or(1, MetaCount::get);
+        if metas > 1 && engine.as_ref().is_none_or(|url| url.dir().is_some()) {
+            let what = "several metadata servers need an engine that they can share, as --engine postgres://... or \
+                        --engine etcd://...: the embedded one serves a single process";
+            return Err(Failure::usage("--metas", what));
         }
+        check_ports(base_port, console_port, metas, nodes)?;
         Ok(Self {
             data,
-            engine: engine(args.engine.as_ref(), file.engine.as_ref())?,
+            engine,
+            metas: u16::try_from(metas).expect("bounded by MetaCount"),
             nodes: u16::try_from(nodes).expect("bounded by NodeCount"),
             replicas: u32::try_from(replicas).expect("bounded by Replicas"),
             ip,
@@ -126,15 +149,18 @@ impl Layout {
 
     /// All roles, metadata first.
     pub fn roles(&self) -> impl Iterator<Item = Role> + use<> {
-        [Role::Meta].into_iter().chain((1..=self.nodes).map(Role::Node))
+        (1..=self.metas).map(Role::Meta).chain((1..=self.nodes).map(Role::Node))
+    }
+
+    /// Addresses of the metadata servers, separated by commas.
+    pub fn meta_addrs(&self) -> String {
+        let addrs = self.roles().filter(|role| role.is_meta()).map(|role| self.addr(role).to_string());
+        addrs.collect::<Vec<_>>().join(",")
     }
 
     pub fn port(&self, role: Role) -> u16 {
-        match role {
-            Role::Meta => self.base_port,
-            // Fits: BasePort leaves room for as many nodes as NodeCount allows.
-            Role::Node(index) => self.base_port + index,
-        }
+        // It fits: that was checked.
+        self.base_port + role.step()
     }
 
     pub fn addr(&self, role: Role) -> SocketAddr {
@@ -143,8 +169,7 @@ impl Layout {
 
     /// Where a role shows metrics and health checks, if it does.
     pub fn console(&self, role: Role) -> Option<SocketAddr> {
-        let above = self.port(role) - self.base_port;
-        self.console_port.map(|port| SocketAddr::new(self.ip, port + above))
+        self.console_port.map(|port| SocketAddr::new(self.ip, port + role.step()))
     }
 
     /// Directory of a role's data.
@@ -168,31 +193,54 @@ impl Layout {
     /// Arguments that run one role.
     pub fn role_args(&self, role: Role) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
-        args.push(if role == Role::Meta { "meta" } else { "node" }.into());
+        args.push(if role.is_meta() { "meta" } else { "node" }.into());
         args.extend(["--data".into(), self.dir(role).into()]);
         args.extend(["--listen".into(), self.addr(role).to_string().into()]);
         let console = self.console(role).map_or_else(|| "off".to_owned(), |addr| addr.to_string());
         args.extend(["--console".into(), console.into()]);
         match role {
-            Role::Meta => {
+            Role::Meta(_) => {
                 args.extend(["--replicas".into(), self.replicas.to_string().into()]);
                 let spans = [("--suspect-after", self.suspect_after), ("--out-after", self.out_after)];
                 for (flag, span) in spans.into_iter().filter_map(|(flag, span)| Some((flag, span?))) {
                     args.extend([flag.into(), span.text().into()]);
                 }
             }
-            Role::Node(_) => args.extend(["--meta".into(), self.addr(Role::Meta).to_string().into()]),
+            Role::Node(_) => args.extend(["--meta".into(), self.meta_addrs().into()]),
         }
         args.extend(["--pid-file".into(), self.pid_file(role).into()]);
         args
     }
 
-    /// The command line that runs one role, for a shell.
+    /// The command line that runs one role, for a shell. A password is left for the user to fill in.
     pub fn command_line(&self, program: &Path, role: Role) -> String {
         let words = self.role_args(role);
         let words = words.iter().map(|word| text::shell_word(Path::new(word)));
-        [text::shell_word(program)].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+        let engine = self.engine.as_ref().filter(|_| role.is_meta()).map(|url| {
+            let setting = format!("CAIRN_ENGINE={}", url.template());
+            format!("env {}", text::shell_word(Path::new(&setting)))
+        });
+        let program = text::shell_word(program);
+        engine.into_iter().chain([program]).chain(words).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// Refuses ports that do not exist, or that two would listen on.
+fn check_ports(base_port: u64, console_port: Option<u64>, metas: u64, nodes: u64) -> Result<(), Failure> {
+    let further = |index: u64| u64::from(LOCAL_METAS_STEP) + index - 1;
+    let steps = || (0..=nodes).chain((2..=metas).map(further));
+    let taken: BTreeSet<u64> = steps().map(|step| base_port + step).collect();
+    let console = |base: u64| steps().map(move |step| base + step);
+    if let Some(port) = console_port.into_iter().flat_map(console).find(|port| taken.contains(port)) {
+        let what = format_args!("{port} would be among the ports from {base_port} on that the servers listen on");
+        return Err(Failure::usage("--console", what));
+    }
+    let highest = steps().map(|step| base_port.max(console_port.unwrap_or(0)) + step).max().unwrap_or(base_port);
+    if highest > u64::from(u16::MAX) {
+        let what = format_args!("the highest port would be {highest}: choose a lower one, for the consoles too");
+        return Err(Failure::usage("--base-port", what));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -213,7 +261,7 @@ mod tests {
         assert_eq!((layout.nodes, layout.replicas, layout.base_port), (3, 3, 9000));
         assert_eq!(layout.dir(Role::Node(2)), Path::new("/default/node-2"));
         assert_eq!(layout.addr(Role::Node(2)).to_string(), "127.0.0.1:9002");
-        assert_eq!(layout.pid_file(Role::Meta), Path::new("/default/run/meta-1.pid"));
+        assert_eq!(layout.pid_file(Role::Meta(1)), Path::new("/default/run/meta-1.pid"));
         let roles: Vec<String> = layout.roles().map(|role| role.to_string()).collect();
         assert_eq!(roles, ["meta-1", "node-1", "node-2", "node-3"]);
     }
@@ -250,12 +298,38 @@ mod tests {
     #[test]
     fn consoles_are_beside_their_servers_or_where_they_are_told() {
         let console = |flags: &[&str], role| layout(flags, &UpSettings::default(), 0).unwrap().console(role);
-        assert_eq!(console(&[], Role::Meta).unwrap().to_string(), "127.0.0.1:9080");
+        assert_eq!(console(&[], Role::Meta(1)).unwrap().to_string(), "127.0.0.1:9080");
         assert_eq!(console(&["--base-port", "7000"], Role::Node(2)).unwrap().to_string(), "127.0.0.1:7082");
         assert_eq!(console(&["--console", "5000"], Role::Node(1)).unwrap().to_string(), "127.0.0.1:5001");
         assert_eq!(console(&["--console", "off"], Role::Node(1)), None);
         let among = layout(&["--console", "9002"], &UpSettings::default(), 0).unwrap_err();
         assert!(matches!(among, Failure::Usage(message) if message.contains("--console") && message.contains("9002")));
+    }
+
+    #[test]
+    fn several_metadata_servers_share_an_engine() {
+        let shared = ["--metas", "3", "--engine", "etcd://127.0.0.1:2379/x"];
+        let layout_of = |flags: &[&str]| layout(flags, &UpSettings::default(), 0);
+        let layout = layout_of(&shared).unwrap();
+        let roles: Vec<String> = layout.roles().map(|role| role.to_string()).collect();
+        assert_eq!(roles[..4], ["meta-1", "meta-2", "meta-3", "node-1"]);
+        assert_eq!(layout.meta_addrs(), "127.0.0.1:9000,127.0.0.1:9065,127.0.0.1:9066");
+        assert_eq!(layout.console(Role::Meta(3)).unwrap().port(), 9146);
+        let line = layout.command_line(Path::new("cairn"), Role::Node(1));
+        assert!(line.contains("--meta 127.0.0.1:9000,127.0.0.1:9065,127.0.0.1:9066 "), "{line}");
+        let line = layout.command_line(Path::new("cairn"), Role::Meta(2));
+        assert!(
+            line.starts_with("env CAIRN_ENGINE=etcd://127.0.0.1:2379/x cairn meta --data /default/meta-2 "),
+            "{line}"
+        );
+        for alone in [&["--metas", "2"][..], &["--metas", "2", "--engine", "file:/x"]] {
+            let refused = layout_of(alone).unwrap_err();
+            assert!(matches!(refused, Failure::Usage(message) if message.contains("postgres://")));
+        }
+        let taken = layout_of(&[&shared[..], &["--console", "9001"]].concat()).unwrap_err();
+        assert!(matches!(taken, Failure::Usage(message) if message.contains("--console")));
+        let high = layout_of(&[&shared[..], &["--base-port", "65391"]].concat()).unwrap_err();
+        assert!(matches!(high, Failure::Usage(message) if message.contains("--base-port")));
     }
 
     #[test]

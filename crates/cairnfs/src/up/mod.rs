@@ -52,6 +52,7 @@ async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Resu
         engine: layout.engine.clone(),
         suspect_after: layout.suspect_after.map_or(defaults.suspect_after, Span::get),
         out_after: layout.out_after.map_or(defaults.out_after, Span::get),
+        metas: usize::from(layout.metas),
         nodes: usize::from(layout.nodes),
         replicas: layout.replicas,
         ip: layout.ip.to_string(),

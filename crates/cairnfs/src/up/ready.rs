@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use cairn_client::{ClusterStatus, DfsClient};
 
-use super::layout::{Layout, Role};
+use super::layout::Layout;
 use crate::{failure::Failure, text};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -30,9 +30,8 @@ fn missing(status: &ClusterStatus, nodes: &[SocketAddr]) -> Option<String> {
 /// # Errors
 /// It did not come to that in the given time; the message says what was missing.
 pub async fn wait(layout: &Layout, limit: Duration) -> Result<(), Failure> {
-    let nodes: Vec<SocketAddr> =
-        layout.roles().filter(|role| *role != Role::Meta).map(|role| layout.addr(role)).collect();
-    let meta = layout.addr(Role::Meta).to_string();
+    let nodes: Vec<SocketAddr> = layout.roles().filter(|role| !role.is_meta()).map(|role| layout.addr(role)).collect();
+    let meta = layout.meta_addrs();
     let mut lacks = format!("metadata at {meta} does not answer");
     let poll = async {
         let client = loop {

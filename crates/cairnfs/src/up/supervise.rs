@@ -81,7 +81,7 @@ impl Supervisor {
         for role in self.layout.roles() {
             // New nodes come one after the other, so that they are numbered in order; the others together, because
             // each has an index to rebuild.
-            let alone = role == Role::Meta || !self.layout.dir(role).exists();
+            let alone = role.is_meta() || !self.layout.dir(role).exists();
             starting.spawn(says_ready(self.spawn(role)?));
             if !alone && role != Role::Node(self.layout.nodes) {
                 continue;
@@ -157,7 +157,7 @@ impl Supervisor {
 
     /// Stops the children that live: the nodes, then metadata. One that does not stop in time is killed.
     pub async fn stop(&mut self) {
-        self.stop_some(|role| role != Role::Meta).await;
+        self.stop_some(|role| !role.is_meta()).await;
         self.stop_some(|_| true).await;
     }
 

@@ -32,7 +32,8 @@ impl Cluster {
 
     async fn start_on(data: TempDir, config: LocalClusterConfig) -> Self {
         let cluster = LocalCluster::start(config.clone(), Arc::new(TcpNet)).await.expect("a cluster");
-        let (meta, nodes) = cluster.into_servers();
+        let (mut metas, nodes) = cluster.into_servers();
+        let meta = metas.remove(0);
         Self { data, meta, nodes: nodes.into_iter().map(Some).collect(), config }
     }
 
@@ -57,7 +58,7 @@ impl Cluster {
     }
 
     pub async fn start_node(&mut self, index: usize) {
-        let config = self.config.node(index + 1, self.meta.addr()).expect("free ports");
+        let config = self.config.node(index + 1, &[self.meta.addr()]).expect("free ports");
         let node = NodeServer::start(config, Arc::new(TcpNet)).await.expect("the node starts again");
         self.nodes[index] = Some(node);
     }
