@@ -1,9 +1,11 @@
 //! What a metadata server does without being asked, each on its own timer.
 //!
-//! Every step is bounded and may be repeated; a step that fails is tried again at the next tick.
+//! Every step is bounded and may be repeated; a step that fails is tried again at the next tick. What fails is told to
+//! [`Troubles`], which logs it.
 
 use super::collector::Collector;
 use super::subject::DutyCounts;
+use super::troubles::{Duty, Troubles};
 use crate::limits::{
     BEATS_PERIOD, CLUSTER_DUTY_PERIOD, DROP_MAPS_PERIOD, EXPIRY_CHECKS, EXPIRY_PERIOD, FEED_PERIOD, GARBAGE_PERIOD,
     SNAPSHOTS_PERIOD, TREES_PERIOD,
@@ -18,7 +20,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Judges the silence of nodes, forgets metadata servers that are gone, and sees to it that there are enough groups.
-pub(crate) async fn look_after_cluster(meta: Meta, changed: Arc<Notify>, stop: CancellationToken) {
+pub(crate) async fn look_after_cluster(
+    meta: Meta,
+    changed: Arc<Notify>,
+    troubles: Arc<Troubles>,
+    stop: CancellationToken,
+) {
     loop {
         let step = async {
             meta.note_silence().await;
@@ -27,27 +34,27 @@ pub(crate) async fn look_after_cluster(meta: Meta, changed: Arc<Notify>, stop: C
             Ok(meta.ensure_groups().await? || cleared)
         };
         let Some(outcome) = stop.run_until_cancelled(step).await else { return };
-        if !again("look after nodes and groups", outcome, CLUSTER_DUTY_PERIOD, &changed, &stop).await {
+        if !again((&troubles, Duty::Cluster), outcome, CLUSTER_DUTY_PERIOD, &changed, &stop).await {
             return;
         }
     }
 }
 
 /// Ends sessions whose lease ran out.
-pub(crate) async fn expire(meta: Meta, lease: Duration, stop: CancellationToken) {
+pub(crate) async fn expire(meta: Meta, lease: Duration, troubles: Arc<Troubles>, stop: CancellationToken) {
     // A short lease, as in tests, is not to be outlasted by the pause between looks.
     let period = EXPIRY_PERIOD.min(lease / EXPIRY_CHECKS);
     let never = Notify::new();
     loop {
         let Some(outcome) = stop.run_until_cancelled(meta.expire_sessions()).await else { return };
-        if !again("expire sessions", outcome, period, &never, &stop).await {
+        if !again((&troubles, Duty::Sessions), outcome, period, &never, &stop).await {
             return;
         }
     }
 }
 
 /// Writes down what heartbeats and renewals said, and looks at what other metadata servers did.
-pub(crate) async fn pulse(meta: Meta, changed: Arc<Notify>, stop: CancellationToken) {
+pub(crate) async fn pulse(meta: Meta, changed: Arc<Notify>, troubles: Arc<Troubles>, stop: CancellationToken) {
     let never = Notify::new();
     let (mut version, mut epoch) = (0, None);
     loop {
@@ -58,36 +65,36 @@ pub(crate) async fn pulse(meta: Meta, changed: Arc<Notify>, stop: CancellationTo
             (version, epoch) = now;
             changed.notify_one();
         }
-        if !again("write down heartbeats", outcome, BEATS_PERIOD, &never, &stop).await {
+        if !again((&troubles, Duty::Beats), outcome, BEATS_PERIOD, &never, &stop).await {
             return;
         }
     }
 }
 
 /// Takes the maps of removed files apart.
-pub(crate) async fn drop_maps(meta: Meta, stop: CancellationToken) {
+pub(crate) async fn drop_maps(meta: Meta, troubles: Arc<Troubles>, stop: CancellationToken) {
     let never = Notify::new();
     loop {
         let Some(outcome) = stop.run_until_cancelled(meta.drop_maps()).await else { return };
-        if !again("drop maps", outcome, DROP_MAPS_PERIOD, &never, &stop).await {
+        if !again((&troubles, Duty::Maps), outcome, DROP_MAPS_PERIOD, &never, &stop).await {
             return;
         }
     }
 }
 
 /// Looks after change logs.
-pub(crate) async fn tend_feed(meta: Meta, stop: CancellationToken) {
+pub(crate) async fn tend_feed(meta: Meta, troubles: Arc<Troubles>, stop: CancellationToken) {
     let never = Notify::new();
     loop {
         let Some(outcome) = stop.run_until_cancelled(meta.tend_feed()).await else { return };
-        if !again("look after change logs", outcome, FEED_PERIOD, &never, &stop).await {
+        if !again((&troubles, Duty::Feed), outcome, FEED_PERIOD, &never, &stop).await {
             return;
         }
     }
 }
 
 /// Lets go of what deleted snapshots held, and deletes those that nobody renews.
-pub(crate) async fn trim_snapshots(meta: Meta, stop: CancellationToken) {
+pub(crate) async fn trim_snapshots(meta: Meta, troubles: Arc<Troubles>, stop: CancellationToken) {
     let never = Notify::new();
     loop {
         let step = async {
@@ -95,14 +102,14 @@ pub(crate) async fn trim_snapshots(meta: Meta, stop: CancellationToken) {
             Ok(meta.trim_snapshots().await? || expired)
         };
         let Some(outcome) = stop.run_until_cancelled(step).await else { return };
-        if !again("let go of what snapshots held", outcome, SNAPSHOTS_PERIOD, &never, &stop).await {
+        if !again((&troubles, Duty::Snapshots), outcome, SNAPSHOTS_PERIOD, &never, &stop).await {
             return;
         }
     }
 }
 
 /// Drops what has run out of the trash, and counts trees whose quota changed.
-pub(crate) async fn tend_trees(meta: Meta, stop: CancellationToken) {
+pub(crate) async fn tend_trees(meta: Meta, troubles: Arc<Troubles>, stop: CancellationToken) {
     let never = Notify::new();
     loop {
         let step = async {
@@ -110,7 +117,7 @@ pub(crate) async fn tend_trees(meta: Meta, stop: CancellationToken) {
             Ok(dropped | meta.count_quotas().await?)
         };
         let Some(outcome) = stop.run_until_cancelled(step).await else { return };
-        if !again("look after trash and quotas", outcome, TREES_PERIOD, &never, &stop).await {
+        if !again((&troubles, Duty::Trees), outcome, TREES_PERIOD, &never, &stop).await {
             return;
         }
     }
@@ -120,21 +127,21 @@ pub(crate) async fn tend_trees(meta: Meta, stop: CancellationToken) {
 pub(crate) async fn collect(
     mut collector: Collector,
     grace: Duration,
-    counts: Arc<DutyCounts>,
+    (counts, troubles): (Arc<DutyCounts>, Arc<Troubles>),
     stop: CancellationToken,
 ) {
     // A short grace, as in tests, is not to be outlasted by the pause between rounds.
     let period = GARBAGE_PERIOD.min(grace.max(GARBAGE_PERIOD / 10));
     let never = Notify::new();
     loop {
-        match stop.run_until_cancelled(collector.round()).await {
-            None => break,
-            Some(Ok(0)) => {}
-            Some(Ok(rows)) => {
+        let Some(outcome) = stop.run_until_cancelled(collector.round()).await else { break };
+        troubles.note(Duty::Garbage, outcome.as_ref().map(|_| ()));
+        match outcome {
+            Ok(0) | Err(_) => {}
+            Ok(rows) => {
                 counts.garbage_rows_removed.fetch_add(rows as u64, Ordering::Relaxed);
                 tracing::debug!(rows, "garbage collected");
             }
-            Some(Err(status)) => tracing::warn!(%status, "garbage not collected"),
         }
         if !pause(&stop, &never, period).await {
             break;
@@ -146,16 +153,15 @@ pub(crate) async fn collect(
 /// After a step: goes on at once while there is more to do, else waits for `period` or a call. False when it is time to
 /// stop.
 async fn again(
-    what: &str,
+    (troubles, duty): (&Troubles, Duty),
     outcome: Result<bool, Status>,
     period: Duration,
     call: &Notify,
     stop: &CancellationToken,
 ) -> bool {
-    match outcome {
-        Ok(true) => return !stop.is_cancelled(),
-        Ok(false) => {}
-        Err(status) => tracing::warn!(%status, "failed to {what}"),
+    troubles.note(duty, outcome.as_ref().map(|_| ()));
+    if outcome == Ok(true) {
+        return !stop.is_cancelled();
     }
     pause(stop, call, period).await
 }

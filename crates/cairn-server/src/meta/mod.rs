@@ -10,6 +10,7 @@ mod mass;
 mod ripening;
 mod ship;
 mod subject;
+mod troubles;
 mod watch;
 
 use crate::console::{Console, ConsolePlace};
@@ -45,6 +46,7 @@ use std::time::Duration;
 pub(crate) use subject::own_view;
 use subject::{DutyCounts, MetaSource, MetaSubject};
 use tokio::sync::Notify;
+use troubles::Troubles;
 
 /// Settings of a [`MetaServer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,12 +170,18 @@ impl MetaServer {
             let requests = Arc::new(RequestStats::default());
             let observed = Arc::new(Observed::new(handler.clone(), requests.clone(), || NodeId(0)));
             let counts = Arc::new(DutyCounts::default());
+            let troubles = Arc::new(Troubles::default());
 
             let tasks = Tasks::new();
             tasks.spawn_server(serve(listener.lend(), observed, served_as, tasks.server_stop()));
             let console_addr = console.as_ref().map(Console::addr);
             if let Some(console) = console {
-                let source = MetaSource::new(meta.clone(), Arc::downgrade(&engine), handler.clone(), counts.clone());
+                let source = MetaSource::new(
+                    meta.clone(),
+                    Arc::downgrade(&engine),
+                    handler.clone(),
+                    (counts.clone(), troubles.clone()),
+                );
                 let source = Arc::new(source);
                 let mut exposition = Exposition::new();
                 exposition.add(Arc::new(ServerSource { role: "meta", requests, connections }));
@@ -189,14 +197,14 @@ impl MetaServer {
             }
             let collector = Collector::new(meta.clone(), Peers::new(dialer), config.gc_grace, config.gc_mass);
             tasks.spawn_duty(handler.dumps().expire(stop.clone()));
-            tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed.clone(), stop.clone()));
-            tasks.spawn_duty(duties::pulse(meta.clone(), changed, stop.clone()));
-            tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, stop.clone()));
-            tasks.spawn_duty(duties::drop_maps(meta.clone(), stop.clone()));
-            tasks.spawn_duty(duties::tend_feed(meta.clone(), stop.clone()));
-            tasks.spawn_duty(duties::trim_snapshots(meta.clone(), stop.clone()));
-            tasks.spawn_duty(duties::tend_trees(meta.clone(), stop.clone()));
-            tasks.spawn_duty(duties::collect(collector, config.gc_grace, counts, stop));
+            tasks.spawn_duty(duties::look_after_cluster(meta.clone(), changed.clone(), troubles.clone(), stop.clone()));
+            tasks.spawn_duty(duties::pulse(meta.clone(), changed, troubles.clone(), stop.clone()));
+            tasks.spawn_duty(duties::expire(meta.clone(), config.session_lease, troubles.clone(), stop.clone()));
+            tasks.spawn_duty(duties::drop_maps(meta.clone(), troubles.clone(), stop.clone()));
+            tasks.spawn_duty(duties::tend_feed(meta.clone(), troubles.clone(), stop.clone()));
+            tasks.spawn_duty(duties::trim_snapshots(meta.clone(), troubles.clone(), stop.clone()));
+            tasks.spawn_duty(duties::tend_trees(meta.clone(), troubles.clone(), stop.clone()));
+            tasks.spawn_duty(duties::collect(collector, config.gc_grace, (counts, troubles), stop));
             tracing::info!(%addr, console = ?console_addr, cluster = %cluster_id, "metadata server listens");
             Ok(Self { meta, engine: Arc::downgrade(&engine), handler, addr, console: console_addr, tasks })
         })

@@ -1,6 +1,7 @@
 //! What the console of a metadata server shows.
 
 use super::handler::MetaHandler;
+use super::troubles::Troubles;
 use crate::console::{Reason, Subject, Verdict, answers};
 use crate::limits::{CHECK_TIMEOUT, COUNTS_AGE_MAX};
 use crate::view::ClusterView;
@@ -40,6 +41,7 @@ pub(super) struct MetaSource {
     engine: Weak<dyn Engine>,
     handler: Arc<MetaHandler>,
     duties: Arc<DutyCounts>,
+    troubles: Arc<Troubles>,
     counted: Mutex<Option<Counted>>,
 }
 
@@ -48,9 +50,14 @@ impl MetaSource {
         meta: Meta,
         engine: Weak<dyn Engine>,
         handler: Arc<MetaHandler>,
-        duties: Arc<DutyCounts>,
+        (duties, troubles): (Arc<DutyCounts>, Arc<Troubles>),
     ) -> Self {
-        Self { meta, engine, handler, duties, counted: Mutex::new(None) }
+        Self { meta, engine, handler, duties, troubles, counted: Mutex::new(None) }
+    }
+
+    /// Why nothing new should be made now: the engine is about to be full.
+    fn pressure(&self) -> Option<String> {
+        self.engine.upgrade().and_then(|engine| engine.pressure())
     }
 
     /// Counts rows again when the last count is too old. When the engine does not answer, the last count stays.
@@ -74,6 +81,7 @@ impl MetaSource {
 impl Source for MetaSource {
     fn measure(&self, page: &mut Page<'_>) -> fmt::Result {
         self.measure_commits(page)?;
+        self.measure_engine(page)?;
         self.measure_cluster(page)?;
         self.measure_groups(page)?;
         self.measure_log(page)?;
@@ -97,6 +105,20 @@ impl MetaSource {
         let help = "Age of the write of a group that is under way; 0 when there is none.";
         page.gauge("cairn_meta_commit_stall_seconds", help, |family| {
             family.real(&[], commits.stalled_for.as_secs_f64())
+        })
+    }
+
+    fn measure_engine(&self, page: &mut Page<'_>) -> fmt::Result {
+        let help = "1 while the engine is about to be full, so that nothing new is made.";
+        page.gauge("cairn_meta_engine_full", help, |family| family.count(&[], u64::from(self.pressure().is_some())))?;
+        let help = "For how long the engine has not served the duties of this server; 0 when it does.";
+        page.gauge("cairn_meta_engine_away_seconds", help, |family| {
+            family.real(&[], self.troubles.engine_away_for().as_secs_f64())
+        })?;
+        let help = "Times that a duty could not do its work, and was to try it again.";
+        page.counter("cairn_meta_duty_failures_total", help, |family| {
+            let failures = self.troubles.failures();
+            failures.into_iter().try_for_each(|(duty, count)| family.count(&[("duty", duty.name())], count))
         })
     }
 
@@ -216,13 +238,13 @@ impl Subject for MetaSubject {
         answers(&self.own).await.into()
     }
 
-    /// The engine answers a read, and there is a group that takes a block.
+    /// The engine answers a read and takes what is new, and there is a group that takes a block.
     async fn readiness(&self) -> Verdict {
         if self.source.handler.is_draining() {
             return Verdict::from_iter([Reason::new("draining", "the server ends")]);
         }
         let judged = timeout(CHECK_TIMEOUT, own_view(&self.source.meta)).await;
-        Verdict::from_iter(match judged {
+        let judged = match judged {
             Ok(Ok(view)) if view.placeable_groups() > 0 => None,
             Ok(Ok(_)) => {
                 let detail = "no placement group has a majority of stores that are up and have room";
@@ -230,7 +252,9 @@ impl Subject for MetaSubject {
             }
             Ok(Err(status)) => Some(Reason::new("engine", status.to_string())),
             Err(_) => Some(Reason::new("engine", format!("did not answer a read within {CHECK_TIMEOUT:?}"))),
-        })
+        };
+        let full = self.source.pressure().map(|why| Reason::new("engine_full", why));
+        Verdict::from_iter(judged.into_iter().chain(full))
     }
 }
 
