@@ -146,5 +146,6 @@ impl Meta {
         self.inner.cluster.lock().restart(now);
         self.inner.servers.lock().restart(now);
         self.inner.renewals.lock().clear();
+        self.inner.feed.restart_silence();
     }
 }

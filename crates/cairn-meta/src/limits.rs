@@ -55,8 +55,10 @@ pub const LOCK_WAIT_KEPT: Duration = Duration::from_secs(5);
 pub const JUDGED_MAP_ROWS_MAX: usize = 1 << 20;
 /// Extent rows fetched by one scan.
 pub const SCAN_ROWS: usize = 512;
-/// Rows cleared by one step of ending a session.
+/// Rows cleared by one step of ending a session; fewer where the engine's transactions are smaller.
 pub const SESSION_ROWS_PER_STEP: usize = 24;
+/// Writes of a transaction for each of them: the last hold on a file may take its map and its attributes with it.
+pub const WRITES_PER_SESSION_ROW: usize = MAP_ROWS_DROPPED_AT_ONCE * WRITES_PER_MAP_ROW + XATTRS_DROPPED_AT_ONCE + 8;
 /// Degraded rows looked at for one group, member and inode when extents are listed.
 pub const LACKING_ROWS_MAX: usize = 4096;
 /// Rows counted for the cluster's status; more are reported as this many.

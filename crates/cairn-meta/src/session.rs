@@ -4,7 +4,7 @@ use crate::error::{Op, fail};
 use crate::holds;
 use crate::keys::{self, counter};
 use crate::kv::{Durability, Order};
-use crate::limits::{INODES_PER_REQUEST_MAX, LABEL_LEN_MAX, SESSION_ROWS_PER_STEP, SESSIONS_MAX};
+use crate::limits::{INODES_PER_REQUEST_MAX, LABEL_LEN_MAX, SESSIONS_MAX};
 use crate::locks::release_step;
 use crate::meta::{Meta, transact};
 use crate::rows;
@@ -153,7 +153,7 @@ impl Meta {
 
 /// Removes some of a session's rows: locks, holds, writers, slots. True while there are more.
 async fn clear_step(tx: &mut Tx, session: u64) -> Op<bool> {
-    let mut room = SESSION_ROWS_PER_STEP;
+    let mut room = tx.session_rows_per_step();
     let field = session.to_be_bytes();
     // Others wait for these.
     room = room.saturating_sub(release_step(tx, session, room).await?);

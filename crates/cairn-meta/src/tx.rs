@@ -7,7 +7,8 @@ use crate::history::{self, Head};
 use crate::keys::{self, Key};
 use crate::kv::{KeyRange, Limits, Order, Txn};
 use crate::limits::{
-    CLUSTER_VERSION, MAP_ROWS_PER_STEP_MAX, MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_TX_MAX, WRITES_PER_MAP_ROW,
+    CLUSTER_VERSION, MAP_ROWS_PER_STEP_MAX, MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_TX_MAX, SESSION_ROWS_PER_STEP,
+    WRITES_PER_MAP_ROW, WRITES_PER_SESSION_ROW,
 };
 use crate::past::{self, Past};
 use crate::rows::{self, Row};
@@ -146,6 +147,11 @@ impl Tx {
     /// Extent rows that a step of a sequence of transactions takes.
     pub(crate) fn map_rows_per_step(&self) -> usize {
         (self.limits.writes / WRITES_PER_MAP_ROW).clamp(MAP_ROWS_PER_STEP_MIN, MAP_ROWS_PER_STEP_MAX)
+    }
+
+    /// Rows that a step of ending a session takes.
+    pub(crate) fn session_rows_per_step(&self) -> usize {
+        (self.limits.writes / WRITES_PER_SESSION_ROW).clamp(1, SESSION_ROWS_PER_STEP)
     }
 
     /// Extent rows that what has to happen in one transaction may take.

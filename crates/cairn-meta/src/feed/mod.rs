@@ -67,6 +67,11 @@ impl Feed {
         self.log.lock().as_ref().map(|log| log.number)
     }
 
+    /// Gives the servers of all logs time anew.
+    pub(crate) fn restart_silence(&self) {
+        self.others.lock().clear();
+    }
+
     /// The own log with this number, unless it was given up meanwhile.
     fn with_log<T>(&self, number: u32, act: impl FnOnce(&mut Log) -> T) -> Option<T> {
         self.log.lock().as_mut().filter(|log| log.number == number).map(act)

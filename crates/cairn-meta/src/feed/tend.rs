@@ -1,5 +1,6 @@
-//! What a server does for change logs without being asked: positions decided, deltas summed up, logs of processes that are
-//! gone closed, old entries removed. Each step is bounded and may be repeated.
+//! What a server does for change logs without being asked: positions of its own log decided, deltas summed up, old
+//! entries removed; and, for all, the one that holds the duties: logs of processes that are gone closed and cleared away.
+//! Each step is bounded and may be repeated.
 
 use super::append::void_row;
 use super::read::{entries, last_position, readable};
@@ -28,8 +29,8 @@ struct Progress {
 }
 
 impl Meta {
-    /// Looks after change logs: the one of this process, and those of processes that are gone. True while there is more
-    /// to do. Call it every second.
+    /// Looks after change logs: the one of this process and, as the holder of the duties, those of processes that are
+    /// gone. True while there is more to do. Call it every second.
     ///
     /// # Errors
     /// As [`Meta::execute`]; call again.
@@ -38,21 +39,29 @@ impl Meta {
             let mut more = self.decide_positions().await?;
             self.mark_own_log().await?;
             self.refresh_quotas().await?;
-            let logs = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
-                tx.table::<keys::FeedLog>(FEED_LOGS_MAX).await
-            })?;
-            let own = self.inner.feed.log.lock().as_ref().map(|log| log.number);
-            for (key, row) in logs {
-                let step = match row.sealed {
-                    true => self.end_log(key.log).await?,
-                    false if own == Some(key.log) => false,
-                    false => self.close_silent(key.log).await?,
-                };
-                more |= step;
-                more |= self.trim(key.log, own == Some(key.log), row.sealed).await?;
+            let own = self.inner.feed.own_number();
+            if let Some(own) = own {
+                more |= self.trim(own, true, false).await?;
             }
+            more |= self.as_holder(self.tend_other_logs(own)).await?.unwrap_or(false);
             Ok(more)
         })
+    }
+
+    /// Logs of other processes: closed when nothing is heard of them, summed up, emptied, forgotten.
+    async fn tend_other_logs(&self, own: Option<u32>) -> Result<bool, Status> {
+        let logs = transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
+            tx.table::<keys::FeedLog>(FEED_LOGS_MAX).await
+        })?;
+        let mut more = false;
+        for (key, row) in logs.into_iter().filter(|(key, row)| row.sealed || own != Some(key.log)) {
+            more |= match row.sealed {
+                true => self.end_log(key.log).await?,
+                false => self.close_silent(key.log).await?,
+            };
+            more |= self.trim(key.log, false, row.sealed).await?;
+        }
+        Ok(more)
     }
 
     /// Writes void rows, and finds out what became of positions whose outcome was not told. True while there are more.

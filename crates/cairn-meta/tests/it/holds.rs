@@ -1,10 +1,13 @@
 //! Inodes that a session keeps alive beyond their last name.
 
-use crate::support::{Expect, World, at, at_inode, attr, bytes, code};
+use crate::support::{BLOCK, Expect, World, at, at_inode, attr, bytes, code};
+use crate::watched::{SMALL, WatchedEngine};
 use cairn_proto::limits::HOLDS_PER_REQUEST_MAX;
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
 use cairn_proto::status::{Code, Status};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 async fn hold(world: &World, session: u64, inode: u64) -> Result<(), Status> {
@@ -80,6 +83,30 @@ async fn what_a_session_holds_ends_with_it() {
     world.change(Kind::Release(late)).await.expect("ignored");
     world.unlink("kept").await.expect("removed");
     assert!(world.stat_inode(kept).await.is_ok());
+    assert_eq!(world.broken_rules().await, Vec::<String>::new());
+}
+
+/// The last holds on files in several pieces go within what a narrow engine takes at once.
+#[tokio::test]
+async fn a_session_ends_in_steps_that_fit_the_engine() {
+    let engine = Arc::new(WatchedEngine::new(SMALL));
+    let world = World::over(engine.clone()).await;
+    world.add_nodes(3).await;
+    let session = world.open_session().await;
+    for file in 0..5 {
+        let name = format!("f{file}");
+        let inode = world.create(&name).await.expect("made").inode;
+        // Pieces that do not touch, so that each is a row.
+        for piece in 0..8 {
+            world.write(inode, piece * 2 * u64::from(BLOCK), u64::from(BLOCK)).await.expect("written");
+        }
+        hold(&world, session, inode).await.expect("held");
+        world.unlink(&name).await.expect("removed");
+    }
+    world.ask(Kind::CloseSession(pb::CloseSession { session, epoch: 1 })).await.expect("closed");
+    while world.meta.drop_maps().await.expect("dropped") {}
+    assert_eq!(world.status().await.inodes, 1);
+    assert!(engine.watch().writes_most.load(Ordering::SeqCst) <= SMALL.writes);
     assert_eq!(world.broken_rules().await, Vec::<String>::new());
 }
 
