@@ -148,6 +148,9 @@ impl Engine for EtcdEngine {
 }
 
 #[cfg(test)]
+mod real;
+
+#[cfg(test)]
 mod tests {
     #[test]
     fn versions() {

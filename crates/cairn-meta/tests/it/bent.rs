@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_meta::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Limits, MapEngine, Order, Txn};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What is done otherwise. Nothing, unless one of these is given.
 #[async_trait]
@@ -45,16 +46,21 @@ impl Ready {
     }
 }
 
-/// [`MapEngine`] with a bend.
+/// An engine with a bend.
 #[derive(Clone)]
 pub struct Bent<B> {
-    pub inner: MapEngine,
+    pub inner: Arc<dyn Engine>,
     pub bend: B,
 }
 
 impl<B> Bent<B> {
+    /// A [`MapEngine`], bent.
     pub fn of(bend: B) -> Self {
-        Self { inner: MapEngine::new(), bend }
+        Self::around(Arc::new(MapEngine::new()), bend)
+    }
+
+    pub fn around(inner: Arc<dyn Engine>, bend: B) -> Self {
+        Self { inner, bend }
     }
 }
 

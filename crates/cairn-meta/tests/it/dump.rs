@@ -1,9 +1,10 @@
 //! Dumps: made at one moment while writes go on, loaded whole or not at all, moved between engines.
 
+use crate::engine::fresh;
 use crate::support::{BLOCK, ManualClock, World, embedded, options};
 use crate::watched::WatchedEngine;
 use cairn_meta::dump::{Dump, LoadError, Loader, Purpose, RowDigest};
-use cairn_meta::kv::{Engine, Limits, MapEngine};
+use cairn_meta::kv::{Engine, Limits};
 use cairn_meta::migrate::{MigrateError, migrate};
 use cairn_meta::{Meta, OpenError};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ const RESTORE: Purpose = Purpose::Restore { seed: 3 };
 
 /// A namespace with some of everything, and the engine below it.
 pub async fn populated() -> (World, Arc<dyn Engine>) {
-    let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
+    let engine = fresh().await;
     let world = World::over(engine.clone()).await;
     world.add_nodes(3).await;
     for dir in 0..4 {
@@ -53,10 +54,6 @@ pub async fn load(
     loader.finish().await.map(|(_, digest)| digest)
 }
 
-fn fresh() -> Arc<dyn Engine> {
-    Arc::new(MapEngine::new())
-}
-
 async fn open(engine: Arc<dyn Engine>) -> Result<Meta, OpenError> {
     Meta::open(engine, options(Arc::new(ManualClock::default()))).await
 }
@@ -84,7 +81,7 @@ async fn what_was_dumped_is_there_after_loading() {
     let (bytes, digest) = dump_of(&*engine).await;
     // Byte by byte and in one piece.
     for step in [7, bytes.len()] {
-        let target = fresh();
+        let target = fresh().await;
         assert_eq!(load(target.clone(), &bytes, step, Purpose::Move).await.expect("loaded"), digest);
         assert_eq!(dump_of(&*target).await.1, digest);
         let restored = World::over(target).await;
@@ -109,7 +106,7 @@ async fn a_restored_namespace_gives_out_nothing_twice() {
     // What is given out after the backup.
     let lost = (world.alloc_inode().await, world.open_session().await, world.open_writer(world.session).await);
     let group = world.map().await.pgs[0].epoch;
-    let target = fresh();
+    let target = fresh().await;
     load(target.clone(), &bytes, 1 << 20, RESTORE).await.expect("loaded");
     let restored = World::over(target).await;
     assert!(restored.session > lost.1 && restored.writer > lost.2);
@@ -119,7 +116,7 @@ async fn a_restored_namespace_gives_out_nothing_twice() {
     assert!(restored.map().await.version > world.map().await.version + (1 << 47));
     assert!(restored.map().await.pgs[0].epoch > group + 1000, "nodes may have seen later members");
     // A second restoration of the same backup repeats nothing of the first.
-    let again = fresh();
+    let again = fresh().await;
     load(again.clone(), &bytes, 1 << 20, Purpose::Restore { seed: 4 }).await.expect("loaded");
     let again = World::over(again).await;
     assert_ne!(again.session, restored.session);
@@ -141,7 +138,7 @@ async fn every_damage_is_found_and_nothing_opens_what_is_half_loaded() {
     for at in (16..bytes.len()).step_by(bytes.len() / 50).chain([bytes.len() - 1]) {
         let mut bad = bytes.clone();
         bad[at] ^= 0x10;
-        let target = fresh();
+        let target = fresh().await;
         let failed = load(target.clone(), &bad, 4096, RESTORE).await.expect_err("a bit was flipped");
         let named = matches!(
             failed,
@@ -150,7 +147,7 @@ async fn every_damage_is_found_and_nothing_opens_what_is_half_loaded() {
         assert!(named, "{failed} at {at}");
     }
     for end in [0, 8, 15, 16, 100, bytes.len() / 2, bytes.len() - 1] {
-        let target = fresh();
+        let target = fresh().await;
         let failed = load(target.clone(), &bytes[..end], 4096, RESTORE).await.expect_err("cut off");
         assert!(matches!(failed, LoadError::Truncated { offset } if offset == end as u64), "{failed} at {end}");
         if end > bytes.len() / 3 {
@@ -162,17 +159,17 @@ async fn every_damage_is_found_and_nothing_opens_what_is_half_loaded() {
         assert_eq!(dump_of(&*target).await.1, digest);
     }
     let twice = [&bytes[..], &bytes[16..]].concat();
-    assert!(matches!(load(fresh(), &twice, 4096, RESTORE).await, Err(LoadError::Damaged { .. })));
+    assert!(matches!(load(fresh().await, &twice, 4096, RESTORE).await, Err(LoadError::Damaged { .. })));
 }
 
 #[tokio::test]
 async fn what_is_no_dump_or_newer_is_said() {
     let (_world, engine) = populated().await;
     let (bytes, _) = dump_of(&*engine).await;
-    assert!(matches!(load(fresh(), b"PK\x03\x04", 1, RESTORE).await, Err(LoadError::NotADump)));
+    assert!(matches!(load(fresh().await, b"PK\x03\x04", 1, RESTORE).await, Err(LoadError::NotADump)));
     let mut newer = bytes.clone();
     newer[8] = 9;
-    let failed = load(fresh(), &newer, 4096, RESTORE).await.expect_err("newer");
+    let failed = load(fresh().await, &newer, 4096, RESTORE).await.expect_err("newer");
     assert_eq!(
         failed.to_string(),
         "the dump has version 9; this program knows versions up to 1: load it with the newer program"
@@ -208,7 +205,7 @@ async fn a_namespace_moves_to_another_engine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_changes_is_noticed_and_goes_on() {
     let (world, engine) = populated().await;
-    let target = fresh();
+    let target = fresh().await;
     let (write, runtime) = (world, tokio::runtime::Handle::current());
     // A server that does not look at the fence.
     let moved = migrate(engine.clone(), target.clone(), ("a", "b"), (1, 5), |_| {

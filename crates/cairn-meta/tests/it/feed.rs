@@ -1,10 +1,11 @@
 //! The change feed: nothing is skipped, whoever writes, however commits are ordered and whatever becomes of them.
 
 use crate::bent::{Bend, Bent, Ready};
+use crate::engine::fresh;
 use crate::support::{ManualClock, World, at, attr, bytes, code, create, mkdir, options};
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_meta::kv::{CommitOutcome, Engine, EngineError, MapEngine};
+use cairn_meta::kv::{CommitOutcome, Engine, EngineError};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_proto::pb;
 use cairn_proto::pb::ChangeKind;
@@ -298,7 +299,7 @@ async fn tree(world: &World) -> (BTreeMap<(u64, Bytes), u64>, BTreeMap<u64, pb::
 
 /// Two servers, many mutators, one reader that keeps up: what it was told is what there is.
 async fn mirrored(seed: u64, unknown: u32) {
-    let engine: Arc<dyn Engine> = Arc::new(Bent::of(Disorder::new(seed, unknown)));
+    let engine: Arc<dyn Engine> = Arc::new(Bent::around(fresh().await, Disorder::new(seed, unknown)));
     let clock = Arc::new(ManualClock::default());
     let open = async |seed| loop {
         // It may not know what became of its first step.
@@ -378,7 +379,7 @@ async fn a_late_commit_is_not_skipped() {
     const SYMLINK: u8 = 0x15;
     let gate = Arc::new(Semaphore::new(0));
     let engine = Disorder { held: Some((SYMLINK, gate.clone())), ..Disorder::new(1, 0) };
-    let world = Arc::new(World::over(Arc::new(Bent::of(engine))).await);
+    let world = Arc::new(World::over(Arc::new(Bent::around(fresh().await, engine))).await);
     let mut reader = Reader::begin(&world.meta, None).await;
     world.create("first").await.expect("made");
     let late = tokio::spawn({
@@ -404,7 +405,7 @@ async fn a_late_commit_is_not_skipped() {
 
 #[tokio::test]
 async fn a_silent_log_is_closed_and_its_server_begins_another() {
-    let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
+    let engine = fresh().await;
     let clock = Arc::new(ManualClock::default());
     let open = |seed| Meta::open(engine.clone(), MetaOptions { seed, ..options(clock.clone()) });
     let (first, second) = (open(1).await.expect("opened"), open(2).await.expect("opened"));

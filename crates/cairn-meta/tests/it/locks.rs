@@ -2,7 +2,6 @@
 
 use crate::support::{ManualClock, World, at, code, options};
 use cairn_meta::Meta;
-use cairn_meta::kv::MapEngine;
 use cairn_meta::limits::{LOCK_WAIT_KEPT, LOCKS_PER_OWNER_MAX};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -282,7 +281,7 @@ async fn locks_end_with_their_session_and_with_it_the_right_to_write() {
 
 #[tokio::test]
 async fn locks_of_one_server_hold_at_another() {
-    let engine = Arc::new(MapEngine::new());
+    let engine = crate::engine::fresh().await;
     let world = World::over(engine.clone()).await;
     let (inode, [one, two]) = two_owners(&world).await;
     let other = Meta::open(engine, options(Arc::new(ManualClock::default()))).await.expect("opens");

@@ -2,7 +2,6 @@
 
 use crate::support::{ManualClock, World, at, code, create, mkdir, options};
 use bytes::Bytes;
-use cairn_meta::kv::{Engine, MapEngine};
 use cairn_meta::{Meta, MetaOptions};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -113,7 +112,7 @@ async fn what_is_there_already_is_counted_and_counted_back() {
 #[tokio::test]
 async fn usage_is_what_a_count_finds_whoever_writes() {
     for seed in 1..=4 {
-        let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
+        let engine = crate::engine::fresh().await;
         let clock = Arc::new(ManualClock::default());
         let mut rng = fastrand::Rng::with_seed(seed);
         let open = |seed| {
@@ -176,7 +175,7 @@ async fn usage_is_what_a_count_finds_whoever_writes() {
 
 #[tokio::test]
 async fn several_servers_enforce_what_they_see() {
-    let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
+    let engine = crate::engine::fresh().await;
     let clock = Arc::new(ManualClock::default());
     let open = |seed| Meta::open(engine.clone(), MetaOptions { seed, ..options(clock.clone()) });
     let (first, second) = (open(1).await.expect("opened"), open(2).await.expect("opened"));

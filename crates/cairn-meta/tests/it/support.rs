@@ -81,7 +81,7 @@ pub struct Line {
 impl Line {
     /// The engine as it is reached over this line.
     pub fn to(&self, engine: MapEngine) -> Bent<Self> {
-        Bent { inner: engine, bend: self.clone() }
+        Bent::around(Arc::new(engine), self.clone())
     }
 
     /// Until the guard is dropped, commits do not get through.

@@ -1,6 +1,6 @@
 //! etcd as an engine: three members.
 
-use super::{PATIENCE, battery_on, namespace_on, read, write, write_patiently};
+use super::{FIRST, FURTHER, PATIENCE, RANDOM, battery_on, namespace_on, read, write, write_patiently};
 use crate::engine::open;
 use cairn_engines::{EngineUrl, OpenError};
 use cairn_meta::kv::{CommitOutcome, Durability, Engine, EngineError, KeyRange, Order};
@@ -38,7 +38,19 @@ async fn the_battery_on_etcd() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_namespace_on_etcd() {
     let etcd = start(3, &[]);
-    namespace_on(&etcd.url(""));
+    namespace_on(&etcd.url(""), FIRST);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_of_the_namespace_on_etcd() {
+    let etcd = start(3, &[]);
+    namespace_on(&etcd.url(""), FURTHER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_sequences_on_etcd() {
+    let etcd = start(3, &[]);
+    namespace_on(&etcd.url(""), RANDOM);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! PostgreSQL as an engine.
 
-use super::{battery_on, namespace_on, read, write, write_patiently};
+use super::{FIRST, FURTHER, RANDOM, battery_on, namespace_on, read, write, write_patiently};
 use crate::engine::open;
 use cairn_engines::{EngineUrl, OpenError};
 use cairn_meta::kv::{CommitOutcome, EngineError};
@@ -23,7 +23,19 @@ async fn the_battery_on_postgres() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_namespace_on_postgres() {
     let postgres = Postgres::start(&[]).unwrap_or_else(|error| panic!("{error}"));
-    namespace_on(&postgres.url(""));
+    namespace_on(&postgres.url(""), FIRST);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_of_the_namespace_on_postgres() {
+    let postgres = Postgres::start(&[]).unwrap_or_else(|error| panic!("{error}"));
+    namespace_on(&postgres.url(""), FURTHER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_sequences_on_postgres() {
+    let postgres = Postgres::start(&[]).unwrap_or_else(|error| panic!("{error}"));
+    namespace_on(&postgres.url(""), RANDOM);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

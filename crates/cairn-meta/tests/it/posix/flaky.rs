@@ -3,7 +3,7 @@
 
 use crate::bent::{Bend, Bent, Ready};
 use async_trait::async_trait;
-use cairn_meta::kv::{CommitOutcome, EngineError};
+use cairn_meta::kv::{CommitOutcome, Engine, EngineError};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -37,9 +37,9 @@ enum Fate {
 }
 
 impl FlakyEngine {
-    pub fn new(seed: u64, faults: bool) -> Self {
+    pub fn new(inner: Arc<dyn Engine>, seed: u64, faults: bool) -> Self {
         let state = State { rng: fastrand::Rng::with_seed(!seed), counts: Counts::default(), on: faults };
-        Self::of(Flaky(Arc::new(Mutex::new(state))))
+        Self::around(inner, Flaky(Arc::new(Mutex::new(state))))
     }
 
     pub fn counts(&self) -> Counts {

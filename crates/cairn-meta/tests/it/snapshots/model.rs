@@ -82,7 +82,7 @@ fn blocks(rows: impl Iterator<Item = (u64, u64, u32, u32)>) -> (BlockSet, Vec<(u
 
 impl Run {
     async fn new(without: Without, seed: u64) -> Self {
-        let engine: Arc<dyn Engine> = Arc::new(Bent::of(without));
+        let engine: Arc<dyn Engine> = Arc::new(Bent::around(crate::engine::fresh().await, without));
         let world = World::over(engine.clone()).await;
         world.add_nodes(3).await;
         let random = fastrand::Rng::with_seed(seed);

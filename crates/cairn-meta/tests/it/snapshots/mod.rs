@@ -5,7 +5,7 @@ mod model;
 use crate::support::{BLOCK, Expect, World, at, bytes, code};
 use bytes::Bytes;
 use cairn_meta::keys::{self, Key};
-use cairn_meta::kv::{Engine, MapEngine, Order};
+use cairn_meta::kv::{Engine, Order};
 use cairn_meta::rows::{self, Row};
 use cairn_proto::pb;
 use cairn_proto::pb::request::Kind;
@@ -170,7 +170,7 @@ pub async fn settle(world: &World) {
 }
 
 pub async fn world() -> (World, Arc<dyn Engine>) {
-    let engine: Arc<dyn Engine> = Arc::new(MapEngine::new());
+    let engine = crate::engine::fresh().await;
     let world = World::over(engine.clone()).await;
     world.add_nodes(3).await;
     (world, engine)
