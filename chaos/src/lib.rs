@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod cost;
 pub mod criterion;
 pub mod disk;
+pub mod engine;
 pub mod fleet;
 pub mod hostile;
 pub mod load;

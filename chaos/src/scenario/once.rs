@@ -1,9 +1,10 @@
-//! AC9: the metadata server is killed while commits are under way. Every operation happens once all the same, whoever
-//! looks at the same time sees one order, and nobody is told that the outcome cannot be known.
+//! AC9: the metadata server, or the database under it, is killed while commits are under way. Every operation happens once
+//! all the same, whoever looks at the same time sees one order, and nobody is told that the outcome cannot be known.
 
 use super::{Context, Form, Scenario};
 use crate::appends::{self, Append, Look, digest};
 use crate::cluster::Cluster;
+use crate::engine::{Engine, Kind};
 use crate::payload::{self, LINE, Mark};
 use crate::quantile::Samples;
 use crate::report::Outcome;
@@ -20,6 +21,8 @@ const CLIENTS: u32 = 4;
 /// Operations that a kill has met, in the full form and in the short one.
 const MET: usize = 1000;
 const MET_SHORT: usize = 24;
+/// As [`MET_SHORT`], where it is a database that is killed, which takes longer to come back.
+const MET_ENGINE_SHORT: usize = 8;
 /// Rounds after which a run ends in any case: most kills meet somebody.
 const ROUNDS_PER_MET: usize = 4;
 /// Rounds without a kill from which it is learnt how long operations take.
@@ -40,16 +43,77 @@ const AC9: &str = ".lost==0 and .duplicated==0 and .indeterminate==0 and .gap_p9
 const AC9_SHORT: &str = ".lost==0 and .duplicated==0 and .indeterminate==0 and .linearizable and .failed==0 and .met>=24 \
                          and .looks>=20 and .wrong_bytes==0";
 
+/// As [`AC9`]. A new leader is elected when the others have missed the old one for a second or two, and what was on its
+/// way through another member is missed for longer; a server of PostgreSQL recovers first.
+const AC9_ENGINE: &str = ".lost==0 and .duplicated==0 and .indeterminate==0 and .gap_p99_s<=10 and .linearizable and \
+                          .failed==0 and .met>=1000 and .looks>=500 and .wrong_bytes==0";
+const AC9_ENGINE_SHORT: &str = ".lost==0 and .duplicated==0 and .indeterminate==0 and .linearizable and .failed==0 and \
+                                .met>=8 and .looks>=5 and .wrong_bytes==0";
+
 /// See the module.
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "AC9",
-    about: "the metadata server killed at a random point of each of 1,000 commits of four clients",
-    criterion: AC9,
-    short: AC9_SHORT,
-    families: &["kill"],
-    ci: true,
-    run: |context| Box::pin(killed(context)),
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "AC9",
+        about: "the metadata server killed at a random point of each of 1,000 commits of four clients",
+        criterion: AC9,
+        short: AC9_SHORT,
+        families: &["kill"],
+        ci: true,
+        run: |context| Box::pin(server_killed(context)),
+    },
+    Scenario {
+        name: "AC9-etcd",
+        about: "AC9 with metadata on three members of etcd, of which the leader is killed instead",
+        criterion: AC9_ENGINE,
+        short: AC9_ENGINE_SHORT,
+        families: &["kill"],
+        ci: true,
+        run: |context| Box::pin(engine_killed(context, Kind::Etcd)),
+    },
+    Scenario {
+        name: "AC9-postgres",
+        about: "AC9 with metadata on PostgreSQL, which is killed instead and recovers",
+        criterion: AC9_ENGINE,
+        short: AC9_ENGINE_SHORT,
+        families: &["kill"],
+        ci: true,
+        run: |context| Box::pin(engine_killed(context, Kind::Postgres)),
+    },
+];
+
+/// Whom the kills are meant for.
+enum Prey {
+    Server,
+    Engine(Engine),
+}
+
+impl Prey {
+    async fn aim(&self) -> Result<()> {
+        match self {
+            Self::Server => Ok(()),
+            Self::Engine(engine) => engine.aim().await,
+        }
+    }
+
+    /// Kills it, and starts it again; when that was.
+    async fn strike(&self, cluster: &Cluster, begun: Instant) -> Result<Duration> {
+        match self {
+            Self::Server => {
+                cluster.meta().kill()?;
+                let killed = begun.elapsed();
+                cluster.meta().restart().await?;
+                Ok(killed)
+            }
+            Self::Engine(engine) => {
+                engine.kill().await?;
+                let killed = begun.elapsed();
+                cluster.count("kill", 1);
+                engine.restart().await?;
+                Ok(killed)
+            }
+        }
+    }
+}
 
 /// What one client does in a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -242,13 +306,26 @@ async fn round(actors: Vec<Actor>, deeds: &[Deed], begun: Instant) -> Result<(Ve
     Ok(ended)
 }
 
-async fn killed(context: Context) -> Result<Outcome> {
+async fn server_killed(context: Context) -> Result<Outcome> {
     let wanted = if context.form == Form::Full { MET } else { MET_SHORT };
     let cluster = context.cluster(3).await?;
+    hunted(context, &cluster, &Prey::Server, wanted).await
+}
+
+async fn engine_killed(context: Context, kind: Kind) -> Result<Outcome> {
+    let wanted = if context.form == Form::Full { MET } else { MET_ENGINE_SHORT };
+    let engine = Engine::start(kind).await?;
+    let mut setup = context.setup(3);
+    setup.meta_args.extend(["--engine".to_owned(), engine.url().to_owned()]);
+    let cluster = Cluster::start(&setup).await?;
+    hunted(context, &cluster, &Prey::Engine(engine), wanted).await
+}
+
+async fn hunted(context: Context, cluster: &Cluster, prey: &Prey, wanted: usize) -> Result<Outcome> {
     let mut rng = fastrand::Rng::with_seed(context.seed);
     let mut actors = Vec::new();
     for number in 1..=CLIENTS {
-        actors.push(Actor::start(&cluster, number, context.seed).await?);
+        actors.push(Actor::start(cluster, number, context.seed).await?);
     }
     let reader = cluster.client().read_timeout(DEADLINE).meta_timeout(DEADLINE).connect().await?;
     let log = reader.open("/log").await?;
@@ -261,13 +338,11 @@ async fn killed(context: Context) -> Result<Outcome> {
     while tally.met < wanted && tally.rounds < ROUNDS_QUIET + wanted * ROUNDS_PER_MET {
         let deeds: Vec<Deed> = actors.iter_mut().map(|actor| actor.next(tally.rounds)).collect();
         let kill_after = (tally.rounds >= ROUNDS_QUIET).then(|| usual.quantile(0.5).mul_f64(SPREAD * rng.f64()));
+        prey.aim().await?;
         let strike = async {
             let Some(after) = kill_after else { return Ok(None) };
             sleep(after).await;
-            cluster.meta().kill()?;
-            let killed = begun.elapsed();
-            cluster.meta().restart().await?;
-            anyhow::Ok(Some(killed))
+            anyhow::Ok(Some(prey.strike(cluster, begun).await?))
         };
         let (ended, killed) = tokio::join!(round(actors, &deeds, begun), strike);
         let (back, events) = ended?;
@@ -283,7 +358,7 @@ async fn killed(context: Context) -> Result<Outcome> {
     }
     stop.store(true, Ordering::Relaxed);
     let looks = looking.await??;
-    let outcome = judge(&cluster, &actors, &log, &looks, tally).await?;
+    let outcome = judge(cluster, &actors, &log, &looks, tally).await?;
     for actor in actors {
         actor.client.close().await;
     }

@@ -21,6 +21,9 @@ mod feed;
 mod judge;
 #[path = "../../../cairn-meta/tests/it/locks.rs"]
 mod locks;
+#[allow(dead_code, reason = "shared with tests that are not run here")]
+#[path = "../../../cairn-meta/tests/it/mending.rs"]
+mod mending;
 #[path = "../../../cairn-meta/tests/it/names.rs"]
 mod names;
 #[path = "../../../cairn-meta/tests/it/once.rs"]

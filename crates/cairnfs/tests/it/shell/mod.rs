@@ -12,6 +12,7 @@ mod metadata;
 mod naming;
 mod observing;
 mod operating;
+mod outages;
 mod policies;
 mod settings;
 mod snapshots;

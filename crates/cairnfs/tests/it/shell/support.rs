@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cairn_testbed::PG_PASSWORD;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -88,6 +89,9 @@ pub struct Cluster {
     pub base_port: u16,
     processes: bool,
     nodes: u16,
+    metas: u16,
+    /// URL of the engine that is shared; `None` = the embedded one.
+    engine: Option<String>,
     up: Option<Child>,
     stdout: Option<BufReader<ChildStdout>>,
     /// What `up` printed before it was ready.
@@ -100,43 +104,62 @@ pub struct Cluster {
 impl Cluster {
     /// Three nodes in one process.
     pub fn start() -> Self {
-        Self::start_with(false, 3)
+        Self::prepared(false, 3).started()
     }
 
     /// Three nodes in a process each.
     pub fn start_processes() -> Self {
-        Self::start_with(true, 3)
+        Self::prepared(true, 3).started()
     }
 
     /// So many nodes, at most seven, in a process each.
     pub fn start_nodes(nodes: u16) -> Self {
-        Self::start_with(true, nodes)
+        Self::prepared(true, nodes).started()
     }
 
-    fn start_with(processes: bool, nodes: u16) -> Self {
+    /// Three nodes and so many metadata servers on one engine, in a process each.
+    pub fn start_on(engine: &str, metas: u16) -> Self {
+        Self::prepared_on(engine, metas).started()
+    }
+
+    /// As [`Cluster::start_on`], with a place and ports, but nothing runs yet.
+    pub fn prepared_on(engine: &str, metas: u16) -> Self {
+        let mut cluster = Self::prepared(true, 3);
+        cluster.engine = Some(engine.to_owned());
+        cluster.metas = metas;
+        cluster.base_port = free_ports(0, 4, metas);
+        cluster
+    }
+
+    fn prepared(processes: bool, nodes: u16) -> Self {
         let scratch = TempDir::new().unwrap();
-        let mut cluster = Self {
+        Self {
             data: scratch.path().join("data"),
             base_port: 0,
             processes,
             nodes,
+            metas: 1,
+            engine: None,
             up: None,
             stdout: None,
             greeting: String::new(),
             by_hand: Vec::new(),
             scratch,
-        };
+        }
+    }
+
+    fn started(mut self) -> Self {
         // Somebody else may take a port between our look and the start.
         for attempt in 0..10 {
-            cluster.base_port = free_ports(attempt, nodes + 1);
-            match cluster.try_up() {
-                Ok(()) => return cluster,
+            self.base_port = free_ports(attempt, self.nodes + 1, self.metas);
+            match self.try_up() {
+                Ok(()) => return self,
                 Err(complaint) => {
                     assert!(complaint.contains("is taken") || complaint.contains("in use"), "{complaint}")
                 }
             }
-            fs::remove_dir_all(&cluster.data).unwrap();
-            fs::remove_file(cluster.path("up.log")).unwrap();
+            fs::remove_dir_all(&self.data).unwrap();
+            fs::remove_file(self.path("up.log")).unwrap();
         }
         panic!("no free ports");
     }
@@ -157,6 +180,9 @@ impl Cluster {
         }
         if self.nodes != 3 {
             command.args(["--nodes", &self.nodes.to_string()]);
+        }
+        if let Some(engine) = &self.engine {
+            command.env("CAIRN_ENGINE", engine).args(["--metas", &self.metas.to_string()]);
         }
         let log_file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut up = command.stdout(Stdio::piped()).stderr(log_file).spawn().unwrap();
@@ -189,8 +215,15 @@ impl Cluster {
         fs::read_to_string(self.path("up.log")).unwrap_or_default()
     }
 
+    /// Addresses of the metadata servers.
     pub fn meta(&self) -> String {
-        format!("127.0.0.1:{}", self.base_port)
+        let addrs = (1..=self.metas).map(|number| format!("127.0.0.1:{}", self.meta_port(number)));
+        addrs.collect::<Vec<_>>().join(",")
+    }
+
+    /// Port of a metadata server, counted from 1.
+    pub fn meta_port(&self, number: u16) -> u16 {
+        if number == 1 { self.base_port } else { self.base_port + METAS_STEP + number - 1 }
     }
 
     /// A command that talks to this cluster.
@@ -233,14 +266,16 @@ impl Cluster {
     }
 
     fn roles(&self) -> impl Iterator<Item = String> {
-        ["meta-1".to_owned()].into_iter().chain((1..=self.nodes).map(|number| format!("node-{number}")))
+        let metas = (1..=self.metas).map(|number| format!("meta-{number}"));
+        metas.chain((1..=self.nodes).map(|number| format!("node-{number}")))
     }
 
     /// Runs the line that `up` printed for a role, as a user would at a shell.
     pub fn start_by_hand(&mut self, role: &str) {
         let line = self.greeting.lines().find(|line| line.contains(&format!("/run/{role}.pid"))).unwrap();
+        let line = line.trim().replace("PASSWORD", &PG_PASSWORD.replace(' ', "%20"));
         let mut command = Command::new("sh");
-        command.env("CAIRN_CONFIG", "/dev/null").args(["-c", &format!("exec {}", line.trim())]);
+        command.env("CAIRN_CONFIG", "/dev/null").args(["-c", &format!("exec {line}")]);
         let log = fs::File::create(self.path(format!("{role}.hand"))).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn();
         let mut child = child.unwrap();
@@ -321,15 +356,18 @@ pub fn runs(pid: u32) -> bool {
 
 /// Consoles are this many ports above their servers.
 pub const CONSOLE_STEP: u16 = 80;
+/// Further metadata servers come behind so many ports above the first one.
+const METAS_STEP: u16 = 64;
 
 /// The first of some ports in a row that are free now, as are those of the consoles above them; at most eight. They lie
 /// below those that the system gives to outgoing connections, and each test process looks elsewhere first.
-fn free_ports(attempt: u32, count: u16) -> u16 {
+fn free_ports(attempt: u32, count: u16, metas: u16) -> u16 {
     const FIRST: u32 = 10_000;
     const STEPS: u32 = 2700;
     let begin = std::process::id() + attempt * 7;
     let candidates = (begin..begin + STEPS).map(|step| (FIRST + step % STEPS * 8) as u16);
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let free = |first: &u16| (*first..*first + count).all(|port| is_free(port) && is_free(port + CONSOLE_STEP));
+    let steps = || (0..count).chain(METAS_STEP + 1..METAS_STEP + metas);
+    let free = |first: &u16| steps().map(|step| first + step).all(|port| is_free(port) && is_free(port + CONSOLE_STEP));
     candidates.into_iter().find(free).expect("some ports are free")
 }

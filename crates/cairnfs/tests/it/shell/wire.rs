@@ -32,6 +32,11 @@ fn receive(stream: &mut TcpStream) -> (FixedHeader, Vec<u8>) {
 
 /// Asks the server at this port, on a connection of its own.
 pub fn ask(port: u16, kind: pb::request::Kind) -> Result<pb::response::Kind, Status> {
+    ask_as(port, None, kind)
+}
+
+/// As [`ask`], with an operation id.
+pub fn ask_as(port: u16, op_id: Option<pb::OpId>, kind: pb::request::Kind) -> Result<pb::response::Kind, Status> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let hello = pb::Hello {
         proto_min: 1,
@@ -46,7 +51,7 @@ pub fn ask(port: u16, kind: pb::request::Kind) -> Result<pb::response::Kind, Sta
     assert_eq!(receive(&mut stream).0.frame_type, FrameType::HelloAck);
     let mut frame = FixedHeader::new(FrameType::Request, 1, op::of(&kind));
     frame.flags = flags::END;
-    send(&mut stream, frame, &pb::Request { kind: Some(kind), ..Default::default() });
+    send(&mut stream, frame, &pb::Request { op_id, kind: Some(kind), ..Default::default() });
     loop {
         let (frame, message) = receive(&mut stream);
         if frame.frame_type == FrameType::Response {
