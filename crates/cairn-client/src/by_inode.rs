@@ -60,6 +60,20 @@ impl DfsClient {
         self.operation("create_file", place.shown(), work).await
     }
 
+    /// Returns once every change of names and attributes that has returned is on disk, also those that were relaxed.
+    ///
+    /// # Errors
+    /// `NotFound` when the place is gone; `Unavailable`, `Indeterminate`.
+    pub async fn sync_names(&self, place: impl Into<Place>) -> Result<(), Error> {
+        let place = place.into();
+        let work = async {
+            // A durable transaction behind the relaxed ones brings them to disk with it.
+            let set = pb::SetAttr { at: Some(place.at()?), ..Default::default() };
+            self.mutate(request::Kind::SetAttr(set), Some(false)).await.map(|_| ())
+        };
+        self.operation("sync_names", place.shown(), work).await
+    }
+
     /// As [`DfsClient::create_unnamed`], and tells what was made.
     ///
     /// # Errors

@@ -207,6 +207,12 @@ impl File {
         self.0.map.lock().forget(reply.map(|reply| reply.size));
     }
 
+    /// Forgets what is remembered of its map: whoever reads [`Consistency::Cached`] and hears that the file was changed
+    /// reads what it is now.
+    pub fn refresh(&self) {
+        self.forget_map(None);
+    }
+
     fn write_deadline(&self) -> Instant {
         self.inner().deadline(self.inner().config.write_timeout)
     }

@@ -3,6 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 
+/// Bytes, each with where they belong, in order and without overlap.
+pub type Pieces = Vec<(u64, Bytes)>;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Dirty {
@@ -168,7 +171,7 @@ pub fn overlay_of(pieces: &[(u64, Bytes)], offset: u64, len: u64) -> Vec<(u64, B
 }
 
 /// Lays layers over each other, later ones on top, and tells what of `[offset, offset + len)` none of them has.
-pub fn lay(layers: Vec<Vec<(u64, Bytes)>>, offset: u64, len: u64) -> (Vec<(u64, Bytes)>, Vec<(u64, u64)>) {
+pub fn lay(layers: Vec<Pieces>, offset: u64, len: u64) -> (Pieces, Vec<(u64, u64)>) {
     let mut layers = layers.into_iter();
     let mut laid = layers.next().unwrap_or_default();
     for layer in layers {

@@ -7,7 +7,7 @@ pub const MAX_WRITE: u32 = 1024 * 1024;
 /// Bytes of a request without what a write brings: header, names, and the longest value of an extended attribute.
 pub const REQUEST_HEAD_MAX: usize = 80 * 1024;
 /// Bytes that the kernel reads ahead on its own.
-pub const READ_AHEAD: u32 = 1024 * 1024;
+pub const READ_AHEAD: u32 = 4 * 1024 * 1024;
 /// Requests on nobody's behalf (read-ahead, writing back) that the kernel sends before it waits.
 pub const BACKGROUND: u16 = 64;
 /// Threads that take requests from the kernel.
@@ -32,6 +32,10 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long names and attributes hold without being asked for anew.
 pub const TTL: Duration = Duration::from_secs(1);
+/// How long reads ask whether the map of a file still holds after it was heard that somebody else changed it.
+pub const DOUBT: Duration = Duration::from_secs(2);
+/// Pause before an operation of a hard mount is tried again.
+pub const HARD_PAUSE: Duration = Duration::from_secs(1);
 /// How long the groups of a process are remembered.
 pub const GROUPS_TTL: Duration = Duration::from_millis(500);
 /// Processes whose groups are remembered.

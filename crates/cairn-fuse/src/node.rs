@@ -5,16 +5,18 @@
 //! the cluster in one commit. One commit or truncation of a file runs at a time, each in a task of its own: a caller that
 //! is interrupted leaves it running.
 
-use crate::dirty::{self, Dirty};
+use crate::dirty::{self, Dirty, Pieces};
 use crate::errno;
-use crate::limits::{FILE_DIRTY_BYTES_MAX, FILE_PIECES_MAX, FLUSH_BYTES, FLUSH_PIECES};
+use crate::limits::{DOUBT, FILE_DIRTY_BYTES_MAX, FILE_PIECES_MAX, FLUSH_BYTES, FLUSH_PIECES, HARD_PAUSE};
 use crate::system;
 use bytes::{Bytes, BytesMut};
-use cairn_client::{Committed, DfsClient, Error, File, Hold, Metadata, OpenOptions, ReadOptions};
+use cairn_client::{Committed, Consistency, DfsClient, Error, File, Hold, Metadata, OpenOptions, ReadOptions};
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -35,6 +37,16 @@ pub struct Node {
     capabilities: AtomicBool,
     /// Room for what all files have uncommitted.
     room: Arc<Semaphore>,
+    /// What cannot be committed is tried again for ever.
+    hard: bool,
+}
+
+/// What all files of a mount have in common.
+pub struct Shared {
+    /// Room for what they have uncommitted, in bytes.
+    pub room: Arc<Semaphore>,
+    /// What cannot be committed is tried again for ever.
+    pub hard: bool,
 }
 
 /// What is newest of what was heard.
@@ -48,7 +60,7 @@ struct Known {
 struct State {
     dirty: Dirty,
     /// What is being committed.
-    going: Vec<(u64, Bytes)>,
+    going: Pieces,
     /// Room that `dirty` and `going` take.
     room: Option<OwnedSemaphorePermit>,
     /// When `dirty` became more than nothing.
@@ -61,6 +73,12 @@ struct State {
     failed: Option<Errno>,
     /// Somebody else changed the content since the kernel was told to forget what it has of it.
     stale: bool,
+    /// When it was heard last that somebody else did.
+    doubted: Option<Instant>,
+    /// When metadata told the attributes, and how many changes of names this mount had made by then.
+    heard: Option<(Instant, u64)>,
+    /// Owners of locks of ranges that were taken here.
+    owners: HashSet<u64>,
 }
 
 impl State {
@@ -123,13 +141,13 @@ impl Node {
     ///
     /// # Errors
     /// It is no regular file.
-    pub async fn new(client: &DfsClient, metadata: &Metadata, room: Arc<Semaphore>) -> Result<Arc<Self>, Error> {
+    pub async fn new(client: &DfsClient, metadata: &Metadata, shared: &Shared) -> Result<Arc<Self>, Error> {
         let file = client.open_known(metadata, OpenOptions::new()).await?;
-        Ok(Self::with_file(client, file, metadata, room))
+        Ok(Self::with_file(client, file, metadata, shared))
     }
 
     /// Of a file that is open already.
-    pub fn with_file(client: &DfsClient, file: File, metadata: &Metadata, room: Arc<Semaphore>) -> Arc<Self> {
+    pub fn with_file(client: &DfsClient, file: File, metadata: &Metadata, shared: &Shared) -> Arc<Self> {
         let Metadata { version, size, mtime_ns, .. } = *metadata;
         let state = State {
             dirty: Dirty::new(file.block_len()),
@@ -141,6 +159,9 @@ impl Node {
             metadata: metadata.clone(),
             failed: None,
             stale: false,
+            doubted: None,
+            heard: None,
+            owners: HashSet::new(),
         };
         Arc::new(Self {
             client: client.clone(),
@@ -151,7 +172,8 @@ impl Node {
             committed: Notify::new(),
             flushing: AtomicBool::new(false),
             capabilities: AtomicBool::new(metadata.has_xattrs),
-            room,
+            room: shared.room.clone(),
+            hard: shared.hard,
         })
     }
 
@@ -200,7 +222,12 @@ impl Node {
     /// Lays what is written here over what metadata told; an answer that was overtaken by a commit is mended.
     pub fn show(&self, metadata: &mut Metadata) {
         let mut state = self.state.lock();
+        let was_stale = state.stale;
         state.learn(metadata);
+        if state.stale && !was_stale {
+            state.doubted = Some(Instant::now());
+            self.file.refresh();
+        }
         let known = state.known;
         (metadata.version, metadata.size, metadata.mtime_ns) = (known.version, state.size(), known.mtime_ns);
         if !state.is_clean() {
@@ -220,6 +247,34 @@ impl Node {
     /// The newest version that was heard of.
     pub fn version(&self) -> u64 {
         self.state.lock().known.version
+    }
+
+    /// Metadata has just told the attributes, when this mount had changed so many names.
+    pub fn hear(&self, names: u64) {
+        self.state.lock().heard = Some((Instant::now(), names));
+    }
+
+    /// Somebody else changed it.
+    pub fn doubt(&self) {
+        let mut state = self.state.lock();
+        (state.heard, state.doubted) = (None, Some(Instant::now()));
+        self.file.refresh();
+    }
+
+    /// The attributes, if metadata told them less than `ttl` ago and no names were changed here since.
+    pub fn fresh_metadata(&self, ttl: Duration, names: u64) -> Option<Metadata> {
+        let heard = self.state.lock().heard;
+        heard.filter(|(at, then)| *then == names && at.elapsed() < ttl).map(|_| self.metadata())
+    }
+
+    /// A lock of a range was taken for that owner.
+    pub fn add_owner(&self, owner: u64) {
+        self.state.lock().owners.insert(owner);
+    }
+
+    /// Whether that owner may have locks; they are about to be given back.
+    pub fn take_owner(&self, owner: u64) -> bool {
+        self.state.lock().owners.remove(&owner)
     }
 
     /// Whether somebody else changed the content since this was asked last; the caller tells the kernel.
@@ -343,14 +398,15 @@ impl Node {
             return Ok(());
         }
         let bytes: u64 = pieces.iter().map(|(_, data)| data.len() as u64).sum();
-        let mut scatter = self.file.scatter(Some(mtime_ns));
-        let work = async {
-            for (offset, data) in pieces {
-                scatter.write(offset, data).await?;
+        let result = loop {
+            match self.send(&pieces, mtime_ns).await {
+                Err(error) if self.hard && errno::of_inode(&error) == Errno::TIMEDOUT => {
+                    tracing::warn!(inode = self.inode(), bytes, "not committed yet: {error}");
+                    tokio::time::sleep(HARD_PAUSE).await;
+                }
+                result => break result,
             }
-            scatter.commit().await
         };
-        let result = work.await;
         let mut state = self.state.lock();
         state.going = Vec::new();
         state.give_back(bytes);
@@ -367,6 +423,14 @@ impl Node {
         drop(state);
         self.committed.notify_waiters();
         result
+    }
+
+    async fn send(&self, pieces: &[(u64, Bytes)], mtime_ns: i64) -> Result<Option<Committed>, Error> {
+        let mut scatter = self.file.scatter(Some(mtime_ns));
+        for (offset, data) in pieces {
+            scatter.write(*offset, data.clone()).await?;
+        }
+        scatter.commit().await
     }
 
     /// Sets the length with `change`, in order with everything that is written here.
@@ -415,18 +479,24 @@ impl Node {
 
     /// The bytes of a range: those that are written here, those of the cluster, zeros in holes; fewer at the end.
     ///
+    /// With `validate`, they are those of this very moment; otherwise those that were current when the file was opened or
+    /// was heard of last.
+    ///
     /// # Errors
     /// Of reading.
-    pub async fn read(&self, offset: u64, len: u64, options: ReadOptions) -> Result<Vec<Bytes>, Errno> {
-        let (layers, size) = {
+    pub async fn read(&self, offset: u64, len: u64, validate: bool) -> Result<Vec<Bytes>, Errno> {
+        let (layers, size, validate) = {
             let state = self.state.lock();
+            let validate = validate || state.doubted.is_some_and(|at| at.elapsed() < DOUBT);
             if state.is_clean() {
-                (None, 0)
+                (None, 0, validate)
             } else {
                 let layers = vec![dirty::overlay_of(&state.going, offset, len), state.dirty.overlay(offset, len)];
-                (Some(layers), state.size())
+                (Some(layers), state.size(), validate)
             }
         };
+        let consistency = if validate { Consistency::Validated } else { Consistency::Cached };
+        let options = ReadOptions::new().consistency(consistency);
         let fetch = async |offset: u64, len: u64| {
             let bytes = self.file.read_at_with(offset, len as usize, options).await;
             bytes.map_err(|error| errno::of_inode(&error))

@@ -25,6 +25,8 @@ pub struct MountOptions {
     pub strict: bool,
     /// Operations wait for the cluster for ever instead of failing.
     pub hard: bool,
+    /// Changes are acknowledged before they are on disk, as on a local file system; fsync(2) waits for the disk.
+    pub relaxed: bool,
     /// How long names and attributes hold; absent, a second, and what the change feed tells at once.
     pub ttl: Option<Duration>,
     /// Flags of mount(2).
@@ -43,6 +45,7 @@ impl Default for MountOptions {
             root_squash: false,
             strict: false,
             hard: false,
+            relaxed: false,
             ttl: None,
             flags: MountFlags::empty(),
         }
@@ -130,6 +133,7 @@ impl MountOptions {
             "root_squash" => self.root_squash = true,
             "strict" => self.strict = true,
             "hard" => self.hard = true,
+            "relaxed" => self.relaxed = true,
             "ttl" => self.ttl = Some(Duration::from_millis(u64::from(number()?))),
             "fsname" => value.ok_or_else(|| wrong("a name is expected"))?.clone_into(&mut self.source),
             "subdir" => self.root = value.ok_or_else(|| wrong("a path is expected"))?.into(), // tidy: word-ok(its name)
@@ -153,9 +157,11 @@ mod tests {
     #[test]
     fn words_become_options() {
         let mut options = MountOptions::default();
-        options.apply("rw,noauto,x-systemd.automount,,uid=7,gid=8,strict,hard,noexec,ttl=20").expect("known words");
+        options
+            .apply("rw,noauto,x-systemd.automount,,uid=7,gid=8,strict,hard,relaxed,noexec,ttl=20")
+            .expect("known words");
         assert_eq!((options.uid, options.gid), (Some(7), Some(8)));
-        assert!(options.strict && options.hard && !options.read_only && !options.allow_other);
+        assert!(options.strict && options.hard && options.relaxed && !options.read_only && !options.allow_other);
         assert_eq!(options.flags, MountFlags::NOEXEC);
         assert_eq!(options.ttl, Some(Duration::from_millis(20)));
         options.apply("ro,allow_other,root_squash,fsname=h:9000,subdir=/x").expect("known words"); // tidy: word-ok(its name)

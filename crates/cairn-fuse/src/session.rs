@@ -7,7 +7,9 @@ use crate::kernel::device::{Device, Received};
 use crate::kernel::mount::{self, MountAsk, MountError};
 use crate::kernel::reply::{self, Answer};
 use crate::kernel::request::{Op, Request};
-use crate::limits::{BACKGROUND, DRAIN_MAX, FLUSH_INTERVAL, INTERRUPT_GRACE, MAX_WRITE, READ_AHEAD, THREADS_MAX};
+use crate::limits::{
+    BACKGROUND, DRAIN_MAX, FLUSH_INTERVAL, HARD_PAUSE, INTERRUPT_GRACE, MAX_WRITE, READ_AHEAD, THREADS_MAX,
+};
 use crate::messages::Messages;
 use crate::options::MountOptions;
 use cairn_client::{DfsClient, Place};
@@ -83,6 +85,7 @@ pub async fn mount(client: DfsClient, path: &Path, options: MountOptions) -> Res
     let ended = |source| MountError::Ended { path: path.clone(), source };
     let messages = Messages::start(device.clone()).map_err(ended)?;
     let face = Arc::new(Face::new(client.clone(), root, options, messages));
+    mount::read_ahead(&path, READ_AHEAD / 1024);
     let upkeep = CancellationToken::new();
     if !face.is_strict() {
         tokio::spawn(changes::follow(client, face.clone(), upkeep.clone()));
@@ -190,7 +193,7 @@ impl Session {
                     let is_lock = matches!(request.op, Op::SetLock { wait: true, .. });
                     let result = tokio::select! {
                         biased;
-                        result = pending.session.face.answer(&request) => result,
+                        result = persist(&pending.session.face, &request) => result,
                         () = interrupted(&end, is_lock) => Err(Errno::INTR),
                     };
                     pending.answer(&result);
@@ -204,6 +207,16 @@ impl Session {
             Some(end) => end.cancel(),
             // Done, or another thread is just taking it: the kernel asks again while it waits.
             None => self.device.answer(message, &Err(Errno::AGAIN)),
+        }
+    }
+}
+
+/// Does what is asked; on a hard mount again and again while the cluster does not answer: what timed out had no effect.
+async fn persist(face: &Face, request: &Request) -> Result<Answer, Errno> {
+    loop {
+        match face.answer(request).await {
+            Err(Errno::TIMEDOUT) if face.is_hard() => tokio::time::sleep(HARD_PAUSE).await,
+            result => return result,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::node::Node;
 use cairn_client::{Metadata, Place, Rights, SetAttributes, SetTime, Symlinks};
 use rustix::io::Errno;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Inodes that may be added, as far as anybody can tell.
 const FREE_INODES: u64 = 1 << 40;
@@ -21,15 +22,29 @@ impl Face {
         self.client.symlink_metadata(self.place(request)).await.map_err(|error| errno::of_inode(&error))
     }
 
-    pub(super) async fn get_attr(&self, request: &Request) -> Done {
+    /// The attributes of what a request is about: those of an open file were asked for a moment ago.
+    async fn current(&self, request: &Request) -> Result<Metadata, Errno> {
+        let names = self.names.load(Ordering::Relaxed);
+        if let Some(node) = self.open_node(self.inode(request.node)).filter(|_| !self.options.strict)
+            && let Some(metadata) = node.fresh_metadata(self.ttl(), names)
+        {
+            return Ok(metadata);
+        }
         let metadata = self.look(request).await?;
         self.notice(&metadata).await;
+        if let Some(node) = self.open_node(metadata.inode) {
+            node.hear(names);
+        }
+        Ok(metadata)
+    }
+
+    pub(super) async fn get_attr(&self, request: &Request) -> Done {
+        let metadata = self.current(request).await?;
         Ok(reply::attr(&self.attr(metadata), self.ttl()))
     }
 
     pub(super) async fn statx(&self, request: &Request) -> Done {
-        let metadata = self.look(request).await?;
-        self.notice(&metadata).await;
+        let metadata = self.current(request).await?;
         Ok(reply::statx(&self.attr(metadata), self.ttl()))
     }
 

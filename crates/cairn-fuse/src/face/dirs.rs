@@ -9,7 +9,7 @@ use crate::errno;
 use crate::kernel::reply::{self, Answer, Page};
 use crate::kernel::request::Request;
 use crate::limits::{LISTED_COUNT_MAX, LISTED_STRIDE};
-use cairn_client::{DirEntry, FileKind, Place, ReadDir, SetAttributes};
+use cairn_client::{DirEntry, FileKind, Place, ReadDir};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -148,14 +148,13 @@ impl Face {
         self.listings.lock().remove(&handle).map(|_| Answer::Empty).ok_or(Errno::BADF)
     }
 
-    /// Changes of names are durable when they return, unless the directory's policy says otherwise: a durable transaction
+    /// Changes of names are durable when they return, unless the mount or the directory's policy says otherwise: a durable transaction
     /// behind them takes them along.
     pub(super) async fn fsync_dir(&self, inode: u64) -> Done {
         let place = Place::inode(inode);
         let metadata = self.client.symlink_metadata(&place).await.map_err(|error| errno::of_inode(&error))?;
-        if metadata.relaxed {
-            let nothing = SetAttributes::default();
-            self.client.set_attributes(place, nothing).await.map_err(|error| errno::of_inode(&error))?;
+        if metadata.relaxed || self.options.relaxed {
+            self.client.sync_names(place).await.map_err(|error| errno::of_inode(&error))?;
         }
         Ok(Answer::Empty)
     }

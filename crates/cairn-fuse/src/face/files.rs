@@ -8,11 +8,9 @@ use crate::kernel::request::{Create, Request};
 use crate::limits::HOLD_DELAY;
 use crate::node::Node;
 use bytes::Bytes;
-use cairn_client::{File, FileKind, Metadata, OpenOptions, Place, ReadOptions, Rights, SetAttributes, Symlinks};
-use parking_lot::Mutex;
+use cairn_client::{File, FileKind, Metadata, OpenOptions, Place, Rights, SetAttributes, Symlinks};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -24,8 +22,6 @@ pub struct OpenFile {
     direct: bool,
     /// Owns what flock(2) locks through this handle.
     pub(super) flock: OnceCell<File>,
-    /// Owners of locks that were taken through this handle.
-    pub(super) owners: Mutex<HashSet<u64>>,
 }
 
 impl OpenFile {
@@ -114,7 +110,7 @@ impl Face {
 
     fn add_file(&self, node: Arc<Node>, flags: OFlags, direct: bool) -> u64 {
         let handle = self.new_handle();
-        let file = OpenFile { node, flags, direct, flock: OnceCell::new(), owners: Mutex::default() };
+        let file = OpenFile { node, flags, direct, flock: OnceCell::new() };
         self.files.lock().insert(handle, Arc::new(file));
         handle
     }
@@ -144,15 +140,16 @@ impl Face {
         let made = client.create_unnamed_told(self.place(request), options).await;
         let (file, metadata) = made.map_err(|error| errno::of(&error))?;
         // The handle that made it holds it.
-        let node = self.add_node(Node::with_file(&self.client, file, &metadata, self.room.clone()));
+        let node = self.add_node(Node::with_file(&self.client, file, &metadata, &self.shared));
         let handle = self.add_file(node, flags, self.options.strict);
         let answer = self.node_answer(metadata);
         Ok(reply::created(&answer, handle, if self.options.strict { fopen::DIRECT_IO } else { 0 }))
     }
 
-    pub(super) async fn read(&self, handle: u64, offset: u64, len: u32, _flags: u32) -> Done {
+    pub(super) async fn read(&self, handle: u64, offset: u64, len: u32, flags: u32) -> Done {
         let file = self.open_file(handle)?;
-        let parts = file.node.read(offset, u64::from(len), ReadOptions::new()).await?;
+        let validate = file.direct || open_flags(flags).contains(OFlags::DIRECT);
+        let parts = file.node.read(offset, u64::from(len), validate).await?;
         Ok(Answer::Data(parts))
     }
 

@@ -85,7 +85,7 @@ impl Face {
         };
         let Some(guard) = taken else { return Err(Errno::AGAIN) };
         if !ask.flock {
-            file.owners.lock().insert(ask.owner);
+            file.node.add_owner(ask.owner);
         }
         self.see_anew(&file).await?;
         guard.keep();
@@ -108,15 +108,7 @@ impl Face {
 
     /// Closing any descriptor of a file ends the locks that its process has on it.
     pub(super) async fn drop_locks(&self, file: &OpenFile, owner: u64) {
-        let files: Vec<_> = {
-            let files = self.files.lock();
-            files.values().filter(|other| other.node.inode() == file.node.inode()).cloned().collect()
-        };
-        let mut held = file.owners.lock().remove(&owner);
-        for other in files {
-            held |= other.owners.lock().remove(&owner);
-        }
-        if !held {
+        if !file.node.take_owner(owner) {
             return;
         }
         let kind = LockKind::Posix { owner: owner & OWNER_MASK, pid: 0 };

@@ -17,7 +17,7 @@ use crate::kernel::reply::{Answer, Attr, Node as NodeAnswer};
 use crate::kernel::request::{Op, Request};
 use crate::limits::{DIRTY_AGE, DIRTY_BYTES_MAX, KEPT_COUNT_MAX, TTL};
 use crate::messages::Messages;
-use crate::node::Node;
+use crate::node::{Node, Shared};
 use crate::options::MountOptions;
 use cairn_client::{DfsClient, Error, FileKind, Metadata, Place};
 use parking_lot::Mutex;
@@ -46,7 +46,9 @@ pub struct Face {
     handles: AtomicU64,
     /// Versions of files whose content the kernel may have.
     kept: Mutex<HashMap<u64, u64>>,
-    room: Arc<Semaphore>,
+    shared: Shared,
+    /// Changes of names that were made here.
+    names: AtomicU64,
     messages: Messages,
 }
 
@@ -59,6 +61,7 @@ impl Face {
     pub fn new(client: DfsClient, root: u64, options: MountOptions, messages: Messages) -> Self {
         Self {
             identity: Identity::new(client.clone(), &options),
+            shared: Shared { room: Arc::new(Semaphore::new(DIRTY_BYTES_MAX as usize)), hard: options.hard },
             client,
             options,
             root,
@@ -67,7 +70,7 @@ impl Face {
             listings: Mutex::default(),
             handles: AtomicU64::new(1),
             kept: Mutex::default(),
-            room: Arc::new(Semaphore::new(DIRTY_BYTES_MAX as usize)),
+            names: AtomicU64::new(0),
             messages,
         }
     }
@@ -160,6 +163,11 @@ impl Face {
         Place::within(self.inode(request.node), name)
     }
 
+    /// A name is about to change here, and with it what is known of what it leads to.
+    fn name_changes(&self) {
+        self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn new_handle(&self) -> u64 {
         self.handles.fetch_add(1, Ordering::Relaxed)
     }
@@ -210,7 +218,7 @@ impl Face {
             *count += 1;
             return Ok(node.clone());
         }
-        let new = Node::new(&self.client, metadata, self.room.clone()).await?;
+        let new = Node::new(&self.client, metadata, &self.shared).await?;
         Ok(self.add_node(new))
     }
 
@@ -265,8 +273,16 @@ impl Face {
         self.messages.forget_attributes(dir).await;
     }
 
+    /// What cannot be done because the cluster does not answer is tried again for ever.
+    pub fn is_hard(&self) -> bool {
+        self.options.hard
+    }
+
     /// Somebody else changed attributes.
     pub async fn attributes_changed(&self, inode: u64) {
+        if let Some(node) = self.open_node(inode) {
+            node.doubt();
+        }
         self.messages.forget_attributes(self.node_number(inode)).await;
     }
 
@@ -276,12 +292,16 @@ impl Face {
         if self.open_node(inode).is_some_and(|node| !node.take_stale() && node.version() >= version) {
             return;
         }
+        if let Some(node) = self.open_node(inode) {
+            node.doubt();
+        }
         self.kept.lock().remove(&inode);
         self.messages.forget_content(self.node_number(inode)).await;
     }
 
     /// Changes of others may have been missed.
     pub async fn forget_everything(&self) {
+        self.nodes.lock().0.values().for_each(|(node, _)| node.doubt());
         let mut inodes: Vec<u64> = self.kept.lock().drain().map(|(inode, _)| inode).collect();
         inodes.extend(self.nodes.lock().0.keys());
         for inode in inodes {

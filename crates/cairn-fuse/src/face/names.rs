@@ -73,6 +73,7 @@ impl Face {
     pub(super) async fn link(&self, request: &Request, inode: u64, name: &OsStr) -> Done {
         let client = self.identity.client(request);
         let linked = client.hard_link(Place::inode(inode), self.within(request, name)).await;
+        self.name_changes();
         linked.map(|metadata| reply::node(&self.node_answer(metadata))).map_err(|error| errno::of(&error))
     }
 
@@ -80,7 +81,9 @@ impl Face {
         let place = self.within(request, name);
         self.hold_open(&place).await?;
         let client = self.identity.client(request);
-        client.remove_file(place).await.map(|()| Answer::Empty).map_err(|error| errno::of(&error))
+        let removed = client.remove_file(place).await;
+        self.name_changes();
+        removed.map(|()| Answer::Empty).map_err(|error| errno::of(&error))
     }
 
     pub(super) async fn rmdir(&self, request: &Request, name: &OsStr) -> Done {
@@ -103,7 +106,9 @@ impl Face {
             self.hold_open(&to).await?;
         }
         let client = self.identity.client(request);
-        client.rename_with(from, to, mode).await.map(|()| Answer::Empty).map_err(|error| errno::of(&error))
+        let renamed = client.rename_with(from, to, mode).await;
+        self.name_changes();
+        renamed.map(|()| Answer::Empty).map_err(|error| errno::of(&error))
     }
 
     /// Sees to it that an open file is held before its name goes: it may be the last.

@@ -5,7 +5,6 @@ use crate::errno;
 use crate::kernel::reply::{self, Answer};
 use crate::kernel::request::{CopyRange, Request};
 use crate::limits::{COPY_BYTES_MAX, MAX_WRITE};
-use cairn_client::ReadOptions;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -69,7 +68,7 @@ impl Face {
         let mut copied = 0;
         while copied < len {
             let want = (len - copied).min(u64::from(MAX_WRITE) * 4);
-            let parts = from.node.read(copy.from_offset + copied, want, ReadOptions::new()).await?;
+            let parts = from.node.read(copy.from_offset + copied, want, true).await?;
             let mut got = 0;
             for part in parts {
                 to.node.write(copy.to_offset + copied + got, &part).await?;

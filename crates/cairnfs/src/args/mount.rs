@@ -17,7 +17,8 @@ use crate::settings::ByteSize;
 /// Options of -o, separated by commas: ro; allow_other (users other than who mounts; needs user_allow_other in
 /// /etc/fuse.conf unless root mounts); uid=N and gid=N (everything is shown to belong to N, and what is made does);
 /// root_squash (root of this machine is nobody in CairnFS); strict (nothing is cached: every operation sees what any other
-/// mount did before); hard (wait for the cluster for ever instead of failing); ttl=MS (how long names and attributes hold,
+/// mount did before); relaxed (changes return before they are on
+/// disk, as on a local file system; fsync waits for the disk); hard (wait for the cluster for ever instead of failing); ttl=MS (how long names and attributes hold,
 /// 1000 unless told); fsname=NAME; noexec, nosuid, nodev, noatime. What mount(8) and fstab(5) keep for themselves is
 /// ignored.
 #[derive(Debug, Args)]

@@ -40,6 +40,8 @@ pub async fn run(args: Mount, context: &Context, out: &mut Out) -> Result<(), Fa
     let mut signals = Signals::catch()?;
     let (point, _claim) = mount::take(&args.path).await?;
     let builder = DfsClient::builder().block_cache(cache.clone()).count_links(true);
+    // Only where it is asked for: otherwise each file's policy says it.
+    let builder = if options.relaxed { builder.relaxed(true) } else { builder };
     let builder = if options.hard { waiting_for_ever(builder) } else { builder };
     let client = tokio::select! {
         client = context.connect_as(builder) => client?,

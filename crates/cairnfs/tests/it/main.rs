@@ -4,4 +4,5 @@
 
 mod library;
 mod metrics;
+mod mounted;
 mod shell;

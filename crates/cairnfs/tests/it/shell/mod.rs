@@ -16,7 +16,7 @@ mod outages;
 mod policies;
 mod settings;
 mod snapshots;
-mod support;
+pub mod support;
 mod tree;
 mod watching;
 pub mod wire;
