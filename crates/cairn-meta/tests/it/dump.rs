@@ -71,8 +71,11 @@ async fn a_dump_holds_one_moment_while_writes_go_on() {
         world.rename("d0/f0", "d1/moved").await.ok();
         count += 1;
     }
-    assert_eq!((dump.digest(), bytes.len()), (digest, expected.len()));
-    assert_eq!(bytes, expected, "the same moment makes the same bytes");
+    assert_eq!(dump.digest(), digest);
+    // A dump says at which position of its engine it was taken, and that of a server moves by itself.
+    if engine.name() == "map" {
+        assert_eq!(bytes, expected, "the same moment makes the same bytes");
+    }
 }
 
 #[tokio::test]
@@ -125,9 +128,9 @@ async fn a_restored_namespace_gives_out_nothing_twice() {
 #[tokio::test]
 async fn a_target_in_use_is_refused() {
     let (_world, engine) = populated().await;
-    let (bytes, _) = dump_of(&*engine).await;
+    let (bytes, digest) = dump_of(&*engine).await;
     assert!(matches!(load(engine.clone(), &bytes, 999, RESTORE).await, Err(LoadError::NotEmpty)));
-    assert_eq!(dump_of(&*engine).await.0, bytes, "nothing was done");
+    assert_eq!(dump_of(&*engine).await.1, digest, "nothing was done");
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ fn refused(table: &Table, owner: usize, range: std::ops::Range<usize>, mode: Loc
 }
 
 fn run(ops: &[Op]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let world = World::new().await;
         let inode = world.create("f").await.expect("made").inode;

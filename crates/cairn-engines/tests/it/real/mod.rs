@@ -29,15 +29,18 @@ const FURTHER: &[&str] = &["dump::", "feed::", "locks::", "quota::", "snapshots:
 /// Random sequences against the model.
 const RANDOM: &[&str] = &["posix::"];
 /// Sequences of each of its tests.
-const RANDOM_SEEDS: &str = "6";
+const RANDOM_SEEDS: &str = "3";
 
 /// Tests of the namespace, in a process of their own on the engine at `url`.
 fn namespace_on(url: &str, tests: &[&str]) {
     let this = std::env::current_exe().expect("this program");
     let mut command = Command::new(this);
     command.args(tests).arg("--test-threads=4").env(URL_VAR, url);
-    // The rules that are left out there are missed on a map as well as here.
-    command.args(["--skip", "snapshots::model::"]);
+    // What these show, they show on a map as well as here, and they would take minutes: rules that are left out, bytes of
+    // a dump that are damaged, tables of locks.
+    for skipped in ["snapshots::model::", "dump::every_damage", "locks::what_is_locked"] {
+        command.args(["--skip", skipped]);
+    }
     // Properties cost a round trip where in memory they cost nothing.
     command.env("PROPTEST_CASES", "4").env("CAIRN_POSIX_SEEDS", RANDOM_SEEDS);
     // What this run of nextest has told us is not meant for that process.
