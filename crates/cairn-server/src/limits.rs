@@ -194,6 +194,14 @@ pub const SCRUB_REST: Duration = Duration::from_secs(60);
 pub const CALM_FACTOR: f64 = 1.5;
 /// See [`CALM_FACTOR`].
 pub const CALM_SLACK: Duration = Duration::from_millis(2);
+/// A single request is late when it takes so many times as long as the mean of those that are left alone, and more than the
+/// slack.
+pub const CALM_LATE_FACTOR: f64 = 2.0;
+/// About so many samples say which share of them is late.
+pub const CALM_LATE_SAMPLES: f64 = 64.0;
+/// Foreground requests are disturbed when this share of them is late, beyond the share that is late when they are left alone:
+/// what shows in the 99th percentile of a request that takes a few turns.
+pub const CALM_LATE_SHARE: f64 = 0.03;
 /// As [`CALM_SLACK`], for the turn of a task on a processor: a request waits for several.
 pub const CALM_LAG: Duration = Duration::from_millis(1);
 /// How often it is measured how late tasks get their turn, while there are foreground requests.

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 /// Where the consoles of a [`LocalCluster`] listen.
@@ -226,6 +227,18 @@ impl LocalCluster {
     /// # Errors
     /// See [`LocalClusterError`]. Cancelled, what was started ends as in a crash.
     pub fn start(config: LocalClusterConfig, net: Arc<dyn Net>) -> BoxFuture<'static, Result<Self, LocalClusterError>> {
+        Self::start_with(config, net, None)
+    }
+
+    /// As [`LocalCluster::start`], with a runtime for the background work of nodes: see [`NodeServer::start_with`].
+    ///
+    /// # Errors
+    /// As [`LocalCluster::start`].
+    pub fn start_with(
+        config: LocalClusterConfig,
+        net: Arc<dyn Net>,
+        background: Option<Handle>,
+    ) -> BoxFuture<'static, Result<Self, LocalClusterError>> {
         Box::pin(async move {
             if config.nodes == 0 || (config.replicas as usize) > config.nodes {
                 return Err(LocalClusterError::TooFewNodes { nodes: config.nodes, replicas: config.replicas });
@@ -236,7 +249,7 @@ impl LocalCluster {
             }
             let first = MetaServer::start(config.meta(1)?, net.clone()).await.map_err(LocalClusterError::Meta)?;
             let mut cluster = Self { metas: vec![first], nodes: Vec::new(), replicas: config.replicas };
-            match cluster.start_others(&config, &net).await {
+            match cluster.start_others(&config, &net, background).await {
                 Ok(()) => Ok(cluster),
                 Err(error) => {
                     cluster.stop().await;
@@ -246,14 +259,19 @@ impl LocalCluster {
         })
     }
 
-    async fn start_others(&mut self, config: &LocalClusterConfig, net: &Arc<dyn Net>) -> Result<(), LocalClusterError> {
+    async fn start_others(
+        &mut self,
+        config: &LocalClusterConfig,
+        net: &Arc<dyn Net>,
+        background: Option<Handle>,
+    ) -> Result<(), LocalClusterError> {
         for number in 2..=config.metas {
             let meta = MetaServer::start(config.meta(number)?, net.clone()).await;
             self.metas.push(meta.map_err(LocalClusterError::Meta)?);
         }
         let metas: Vec<SocketAddr> = self.metas.iter().map(MetaServer::addr).collect();
         for number in 1..=config.nodes {
-            let node = NodeServer::start(config.node(number, &metas)?, net.clone()).await;
+            let node = NodeServer::start_with(config.node(number, &metas)?, net.clone(), background.clone()).await;
             self.nodes.push(node.map_err(|source| LocalClusterError::Node { number, source })?);
         }
         self.wait_ready(config.ready_timeout).await

@@ -1,6 +1,7 @@
 //! The tasks of a server: what answers requests and what does duties, ended in that order's reverse.
 
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -36,6 +37,14 @@ impl Tasks {
     /// Runs a duty, which ends soon after [`Tasks::duty_stop`] is cancelled.
     pub(crate) fn spawn_duty(&self, duty: impl Future<Output = ()> + Send + 'static) {
         self.duties.spawn(duty);
+    }
+
+    /// As [`Tasks::spawn_duty`], on a runtime of lower priority, if there is one.
+    pub(crate) fn spawn_calm_duty(&self, on: Option<&Handle>, duty: impl Future<Output = ()> + Send + 'static) {
+        match on {
+            Some(on) => self.duties.spawn_on(duty, on),
+            None => self.duties.spawn(duty),
+        };
     }
 
     /// Runs what answers requests, which ends after [`Tasks::server_stop`] is cancelled and its requests are drained.

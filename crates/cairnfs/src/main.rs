@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "works on the user's own files, in real time")]
 
 mod args;
+mod background;
 mod cmd;
 mod context;
 mod copy;

@@ -11,6 +11,7 @@ use cairn_server::{
 
 use crate::{
     args,
+    background::Background,
     context::Context,
     failure::Failure,
     output::Out,
@@ -159,8 +160,9 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     config.sweep_mass_percent = args.sweep_mass_percent.unwrap_or(config.sweep_mass_percent);
     let mut signals = Signals::catch()?;
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
+    let background = Background::start()?;
     let server = tokio::select! {
-        started = patiently(|| NodeServer::start(config.clone(), Arc::new(TcpNet))) => started?,
+        started = patiently(|| NodeServer::start_with(config.clone(), Arc::new(TcpNet), background.handle())) => started?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, format_args!("storage node listens on {}", server.addr()))?;

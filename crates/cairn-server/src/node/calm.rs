@@ -4,8 +4,8 @@
 //! Plain values: whoever measures says what time it is.
 
 use crate::limits::{
-    CALM_FACTOR, CALM_LAG, CALM_MEMORY, CALM_SLACK, CALM_STALL, REPAIR_RATE_FIRST, REPAIR_RATE_MIN, REPAIR_RATE_STEP,
-    REPAIR_STEP,
+    CALM_FACTOR, CALM_LAG, CALM_LATE_FACTOR, CALM_LATE_SAMPLES, CALM_LATE_SHARE, CALM_MEMORY, CALM_SLACK, CALM_STALL,
+    REPAIR_RATE_FIRST, REPAIR_RATE_MIN, REPAIR_RATE_STEP, REPAIR_STEP,
 };
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
 use std::time::Duration;
@@ -42,7 +42,22 @@ struct Latency {
     now: f64,
     /// What it is without background work.
     healthy: f64,
+    /// Share of the last some hundred that were late, each compared with the mean alone: a mean hides that one of twenty
+    /// takes ten times as long, and the one is what a user feels.
+    late: f64,
+    /// That share without background work.
+    late_healthy: f64,
     sampled: Instant,
+}
+
+impl Latency {
+    fn new(took: f64, now: Instant) -> Self {
+        Self { now: took, healthy: took, late: 0.0, late_healthy: 0.0, sampled: now }
+    }
+
+    fn is_late(&self, took: f64, slack: f64) -> bool {
+        took > self.healthy * CALM_LATE_FACTOR + slack
+    }
 }
 
 /// What foreground requests of one store experience.
@@ -60,7 +75,12 @@ impl Calm {
     pub(crate) fn sample(&mut self, wait: Wait, took: Duration, now: Instant) {
         let took = took.as_secs_f64();
         let disturbed = self.disturbed.is_some_and(|last| now.saturating_duration_since(last) < CALM_MEMORY);
-        let latency = self.waits[wait as usize].get_or_insert(Latency { now: took, healthy: took, sampled: now });
+        let latency = self.waits[wait as usize].get_or_insert_with(|| Latency::new(took, now));
+        let late = f64::from(u8::from(latency.is_late(took, wait.slack().as_secs_f64())));
+        latency.late += (late - latency.late) / CALM_LATE_SAMPLES;
+        if !disturbed || latency.late < latency.late_healthy {
+            latency.late_healthy += (latency.late - latency.late_healthy) / CALM_LATE_SAMPLES;
+        }
         latency.now += (took - latency.now) / 8.0;
         latency.sampled = now;
         if latency.now < latency.healthy {
@@ -91,7 +111,8 @@ impl Calm {
         let slow = |wait: &Wait| {
             self.waits[*wait as usize].is_some_and(|latency| {
                 let fresh = now.saturating_duration_since(latency.sampled) < CALM_MEMORY;
-                fresh && latency.now > latency.healthy * CALM_FACTOR + wait.slack().as_secs_f64()
+                let slower = latency.now > latency.healthy * CALM_FACTOR + wait.slack().as_secs_f64();
+                fresh && (slower || latency.late > latency.late_healthy + CALM_LATE_SHARE)
             })
         };
         stall > CALM_STALL || Wait::ALL.iter().any(slow)
@@ -261,6 +282,27 @@ mod tests {
         assert!(!lag(&mut calm, ms(1), Wait::Turn) && !lag(&mut calm, ms(1), Wait::Read));
         assert!(!lag(&mut calm, ms(3), Wait::Read));
         assert!(lag(&mut calm, ms(3), Wait::Turn));
+    }
+
+    #[test]
+    fn a_few_late_ones_disturb_although_the_mean_does_not_move() {
+        let mut calm = Calm::default();
+        let mut now = cairn_net::now();
+        let mut feed = |calm: &mut Calm, late_every: u32, disturb: bool| {
+            for turn in 1..=1000 {
+                let took = if turn % late_every == 0 { ms(8) } else { Duration::from_micros(100) };
+                if disturb {
+                    calm.disturb(now);
+                }
+                calm.sample(Wait::Turn, took, now);
+                now += ms(5);
+            }
+            calm.is_disturbed(Duration::ZERO, now)
+        };
+        assert!(!feed(&mut calm, 100, false), "one of a hundred is as usual here");
+        assert!(!feed(&mut calm, 100, true), "and no more than that beside copies");
+        assert!(feed(&mut calm, 10, true), "one of ten is not");
+        assert!(!feed(&mut calm, 100, true), "it is over");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! `scrub.rs`, which reads everything back, and `compare.rs`, which holds groups against other members, both of which find
 //! what `ledger/` keeps account of; `sweep.rs` and `purge.rs`, which delete blocks without a file and those of groups that
 //! were left; `revive.rs`, which opens stores again that failed. `calm.rs` says when all of them should
-//! wait, by what requests wait for and by how late tasks get their turn (`lag.rs`).
+//! wait, by what requests wait for and by how late tasks get their turn (`lag.rs`); those that copy and read much run on
+//! the runtime for background work, where the process has one.
 
 mod audit;
 mod calm;
@@ -81,6 +82,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use subject::{NodeSource, NodeSubject};
 use sweep::Sweep;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// A storage node that runs in this process.
@@ -100,6 +102,19 @@ impl NodeServer {
     /// # Errors
     /// When the address is not on loopback or not free, the advertised one cannot be dialled, or a directory cannot be used. Nothing keeps running then.
     pub fn start(config: NodeServerConfig, net: Arc<dyn Net>) -> BoxFuture<'static, Result<Self, StartError>> {
+        Self::start_with(config, net, None)
+    }
+
+    /// As [`NodeServer::start`], with a runtime of lower priority for what no user waits for: copies, scrubs, comparisons
+    /// and sweeps. It has to live until the server has stopped.
+    ///
+    /// # Errors
+    /// As [`NodeServer::start`].
+    pub fn start_with(
+        config: NodeServerConfig,
+        net: Arc<dyn Net>,
+        background: Option<Handle>,
+    ) -> BoxFuture<'static, Result<Self, StartError>> {
         Box::pin(async move {
             let listen = loopback_addr(&config.listen)?;
             let advertise = config.advertise.as_deref().map(advertised_addr).transpose()?;
@@ -143,19 +158,19 @@ impl NodeServer {
             let stop = tasks.duty_stop();
             tasks.spawn_duty(heartbeat::run(node.clone(), stop.clone()));
             tasks.spawn_duty(map::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(catch_up::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(heal::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(compare::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
             tasks.spawn_duty(ledger::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(join::run(node.clone(), stop.clone()));
             tasks.spawn_duty(lag::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(sweep::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(audit::run(node.clone(), stop.clone()));
-            tasks.spawn_duty(purge::run(node.clone(), stop.clone()));
+            let calm = background.as_ref();
+            tasks.spawn_calm_duty(calm, catch_up::run(node.clone(), stop.clone()));
+            tasks.spawn_calm_duty(calm, heal::run(node.clone(), stop.clone()));
+            tasks.spawn_calm_duty(calm, compare::run(node.clone(), stop.clone()));
+            tasks.spawn_calm_duty(calm, join::run(node.clone(), stop.clone()));
+            tasks.spawn_calm_duty(calm, sweep::run(node.clone(), stop.clone()));
+            tasks.spawn_calm_duty(calm, audit::run(node.clone(), stop.clone()));
+            tasks.spawn_calm_duty(calm, purge::run(node.clone(), stop.clone()));
             for index in 0..node.stores.len() {
                 tasks.spawn_duty(revive::run(node.clone(), index, stop.clone()));
-                tasks.spawn_duty(scrub::run(node.clone(), index, stop.clone()));
+                tasks.spawn_calm_duty(calm, scrub::run(node.clone(), index, stop.clone()));
             }
             tracing::info!(%addr, console = ?console_addr, stores = node.stores.len(), "storage node listens");
             Ok(Self { node, addr, console: console_addr, tasks })

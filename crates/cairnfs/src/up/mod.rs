@@ -16,8 +16,8 @@ use self::{
     supervise::Supervisor,
 };
 use crate::{
-    args, context::Context, failure::Failure, output::Out, output::say, roles::start_failure, signals::Signals,
-    span::Span, text,
+    args, background::Background, context::Context, failure::Failure, output::Out, output::say, roles::start_failure,
+    signals::Signals, span::Span, text,
 };
 
 /// How long a cluster may take to become ready: stores rebuild their index at start.
@@ -62,8 +62,9 @@ async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Resu
         ..defaults
     };
     show_addresses(layout, out)?;
+    let background = Background::start()?;
     let cluster = tokio::select! {
-        started = LocalCluster::start(config, Arc::new(TcpNet)) => started.map_err(|error| start_failure(&error))?,
+        started = LocalCluster::start_with(config, Arc::new(TcpNet), background.handle()) => started.map_err(|error| start_failure(&error))?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, "ready")?;
