@@ -33,6 +33,8 @@ const HEALTHY: Duration = Duration::from_secs(10);
 const HEALTHY_QUICK: Duration = Duration::from_secs(1);
 /// Threads that compute, in the phase that shows what that alone does to readers.
 const SPINNERS: usize = 1;
+/// The node that is drained and added again. It is empty then, so another one is killed after it.
+const DRAINED: u32 = 3;
 const POLL: Duration = Duration::from_millis(20);
 const REPAIR_MAX: Duration = Duration::from_secs(600);
 /// How long reads may still take once the load has ended.
@@ -163,8 +165,8 @@ async fn round(args: &Args, parent: &Path, seed: u64) -> Result<Round> {
     let calm = if args.quick { HEALTHY_QUICK } else { HEALTHY };
     let (healthy, ()) = reader.during("healthy", pause(calm)).await?;
     let (computing, ()) = reader.during("computing", compute(calm)).await?;
-    let (drained, ()) = reader.during("drain", drain(&watcher, Change::Drain(Subject::Node(2)))).await?;
-    drain(&watcher, Change::Add(Subject::Node(2))).await?;
+    let (drained, ()) = reader.during("drain", drain(&watcher, Change::Drain(Subject::Node(DRAINED)))).await?;
+    drain(&watcher, Change::Add(Subject::Node(DRAINED))).await?;
     let load = reader.start().await;
     load.enter(Window::Fault0);
     let copying = || load.enter(Window::Fault2);

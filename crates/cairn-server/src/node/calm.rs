@@ -5,7 +5,7 @@
 
 use crate::limits::{
     CALM_FACTOR, CALM_LAG, CALM_LATE_FACTOR, CALM_LATE_SAMPLES, CALM_LATE_SHARE, CALM_MEMORY, CALM_SLACK, CALM_STALL,
-    REPAIR_RATE_FIRST, REPAIR_RATE_MIN, REPAIR_RATE_STEP, REPAIR_STEP,
+    REPAIR_RATE_FIRST, REPAIR_RATE_MIN, REPAIR_RATE_STEP, REPAIR_RATE_STEP_ASKED, REPAIR_STEP,
 };
 use cairn_proto::limits::BLOCK_LEN_DEFAULT;
 use std::time::Duration;
@@ -106,6 +106,15 @@ impl Calm {
         self.disturbed = Some(now);
     }
 
+    /// How foreground requests are. `stall` as for [`Calm::is_disturbed`].
+    pub(crate) fn mood(&self, stall: Duration, now: Instant) -> Mood {
+        match () {
+            () if self.is_disturbed(stall, now) => Mood::Disturbed,
+            () if self.is_asked(now) => Mood::Calm,
+            () => Mood::Alone,
+        }
+    }
+
     /// True while background work should wait. `stall` is the age of the disk's oldest unfinished operation.
     pub(crate) fn is_disturbed(&self, stall: Duration, now: Instant) -> bool {
         let slow = |wait: &Wait| {
@@ -117,6 +126,17 @@ impl Calm {
         };
         stall > CALM_STALL || Wait::ALL.iter().any(slow)
     }
+}
+
+/// What foreground requests make of copies now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mood {
+    /// There are none.
+    Alone,
+    /// They take as long as without copies.
+    Calm,
+    /// They take longer.
+    Disturbed,
 }
 
 /// How fast copies may go: a little faster as long as nobody suffers, half as fast when somebody does (additive increase,
@@ -143,10 +163,14 @@ impl Throttle {
     }
 
     /// How long to wait before the next piece, to be asked again after that; `None` when it begins now.
-    pub(crate) fn wait(&mut self, disturbed: bool, now: Instant) -> Option<Duration> {
+    pub(crate) fn wait(&mut self, mood: Mood, now: Instant) -> Option<Duration> {
         let since = self.adjusted.map_or(REPAIR_STEP, |last| now.saturating_duration_since(last));
         if since >= REPAIR_STEP {
-            let next = if disturbed { self.rate / 2.0 } else { self.rate + REPAIR_RATE_STEP };
+            let next = match mood {
+                Mood::Alone => self.rate + REPAIR_RATE_STEP,
+                Mood::Calm => self.rate + REPAIR_RATE_STEP_ASKED,
+                Mood::Disturbed => self.rate / 2.0,
+            };
             self.rate = next.max(REPAIR_RATE_MIN).min(self.ceiling);
             self.adjusted = Some(now);
         }
@@ -253,16 +277,19 @@ mod tests {
     fn the_rate_grows_by_steps_and_falls_by_halves() {
         let mut throttle = Throttle::new(None);
         let mut now = cairn_net::now();
-        assert_eq!(throttle.wait(false, now), None);
+        assert_eq!(throttle.wait(Mood::Alone, now), None);
         let first = throttle.rate();
         now += REPAIR_STEP;
-        throttle.wait(false, now);
+        throttle.wait(Mood::Alone, now);
         assert_eq!(throttle.rate(), first + REPAIR_RATE_STEP);
-        throttle.wait(false, now + ms(1));
+        throttle.wait(Mood::Alone, now + ms(1));
         assert_eq!(throttle.rate(), first + REPAIR_RATE_STEP, "not at every question");
+        now += REPAIR_STEP;
+        throttle.wait(Mood::Calm, now);
+        assert_eq!(throttle.rate(), first + REPAIR_RATE_STEP + REPAIR_RATE_STEP_ASKED, "more carefully beside others");
         for _ in 0..100 {
             now += REPAIR_STEP;
-            throttle.wait(true, now);
+            throttle.wait(Mood::Disturbed, now);
         }
         assert_eq!(throttle.rate(), REPAIR_RATE_MIN, "it never stands still");
     }
@@ -310,18 +337,22 @@ mod tests {
         let piece = u64::from(BLOCK_LEN_DEFAULT);
         let mut throttle = Throttle::new(Some(10 * piece));
         let now = cairn_net::now();
-        assert_eq!(throttle.wait(false, now), None);
-        assert_eq!(throttle.wait(false, now), Some(ms(100)), "the second one, although the first has not come yet");
+        assert_eq!(throttle.wait(Mood::Alone, now), None);
+        assert_eq!(
+            throttle.wait(Mood::Alone, now),
+            Some(ms(100)),
+            "the second one, although the first has not come yet"
+        );
         throttle.spend(piece, now);
-        assert_eq!(throttle.wait(false, now), Some(ms(100)), "as expected");
-        assert_eq!(throttle.wait(false, now + ms(100)), None);
+        assert_eq!(throttle.wait(Mood::Alone, now), Some(ms(100)), "as expected");
+        assert_eq!(throttle.wait(Mood::Alone, now + ms(100)), None);
         throttle.spend(3 * piece, now + ms(100));
-        assert_eq!(throttle.wait(false, now + ms(100)), Some(ms(300)), "more than expected");
+        assert_eq!(throttle.wait(Mood::Alone, now + ms(100)), Some(ms(300)), "more than expected");
         // Time in which nothing was copied is not saved up.
-        assert_eq!(throttle.wait(false, now + ms(60_000)), None);
-        assert!(throttle.wait(false, now + ms(60_000)).is_some());
+        assert_eq!(throttle.wait(Mood::Alone, now + ms(60_000)), None);
+        assert!(throttle.wait(Mood::Alone, now + ms(60_000)).is_some());
         throttle.spend(u64::MAX, now);
-        assert!(throttle.wait(false, now + ms(60_000)).is_some());
+        assert!(throttle.wait(Mood::Alone, now + ms(60_000)).is_some());
     }
 
     #[test]
@@ -330,7 +361,7 @@ mod tests {
         let begun = cairn_net::now();
         let mut now = begun;
         for _ in 0..1000 {
-            while let Some(wait) = throttle.wait(false, now) {
+            while let Some(wait) = throttle.wait(Mood::Alone, now) {
                 now += wait;
             }
             throttle.spend(4096, now);

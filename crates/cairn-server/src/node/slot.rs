@@ -211,8 +211,9 @@ impl StoreSlot {
     /// Waits until copies may go on; to be told with [`StoreSlot::spend`] how many bytes went.
     pub(crate) async fn repair_turn(&self) {
         loop {
-            let disturbed = self.is_disturbed();
-            let Some(pause) = self.repair.lock().wait(disturbed, cairn_net::now()) else { break };
+            let now = cairn_net::now();
+            let mood = self.calm.lock().mood(self.disk().stall(now), now);
+            let Some(pause) = self.repair.lock().wait(mood, now) else { break };
             sleep(pause.min(REPAIR_NAP)).await; // tidy: sleep-ok(the rate of copies)
         }
         self.disturb();
