@@ -67,7 +67,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC9_ENGINE,
         short: AC9_ENGINE_SHORT,
         families: &["kill"],
-        ci: false,
+        ci: true,
         run: |context| Box::pin(engine_killed(context, Kind::Etcd)),
     },
     Scenario {
@@ -76,7 +76,7 @@ pub const SCENARIOS: &[Scenario] = &[
         criterion: AC9_ENGINE,
         short: AC9_ENGINE_SHORT,
         families: &["kill"],
-        ci: false,
+        ci: true,
         run: |context| Box::pin(engine_killed(context, Kind::Postgres)),
     },
 ];
