@@ -69,6 +69,9 @@ pub struct FsRoom {
     pub name_len_max: u32,
     /// Copies of each block at the place.
     pub replicas: u32,
+    /// Inodes that the quota allows that the place counts against. Where that limits bytes, all figures of bytes are those
+    /// of the quota; where it limits inodes, `inodes` is.
+    pub inode_limit: Option<u64>,
 }
 
 /// Rights to be asked for: a sum.
@@ -176,6 +179,7 @@ impl DfsClient {
                 block_len: room.block_len,
                 name_len_max: room.name_len_max,
                 replicas: room.replicas,
+                inode_limit: (room.inode_limit > 0).then_some(room.inode_limit),
             })
         };
         self.operation("statfs", place.shown(), work).await

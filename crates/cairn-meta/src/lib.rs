@@ -20,6 +20,7 @@ mod duties;
 mod error;
 mod extents;
 mod feed;
+mod first;
 mod gauges;
 mod groups;
 mod history;

@@ -2032,6 +2032,10 @@ pub struct StatFsReply {
     /// By which the first two were divided.
     #[prost(uint32, tag = "7")]
     pub replicas: u32,
+    /// Inodes that a quota allows; 0 = as many as there is room for. Where a quota counts, all above is about what lies below
+    /// it, as far as it has limits.
+    #[prost(uint64, tag = "8")]
+    pub inode_limit: u64,
 }
 /// A directory tree as it was at one moment. Inode numbers below a snapshot have their highest bit set
 /// (docs/formats/wire.md): they go into requests like any other, and what would change them is refused with READ_ONLY.

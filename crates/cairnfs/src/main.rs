@@ -10,6 +10,7 @@ mod context;
 mod copy;
 mod failure;
 mod logs;
+mod mode;
 mod mount;
 mod output;
 mod roles;
@@ -137,6 +138,8 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Get(args) => copy::get::run(args, context, out).await,
         Command::Cat(args) => cmd::cat(args, context, out).await,
         Command::Mkdir(args) => cmd::mkdir(args, context, out).await,
+        Command::Mkfifo(args) => cmd::mkfifo(args, context, out).await,
+        Command::Mknod(args) => cmd::mknod(args, context, out).await,
         Command::Rm(args) => cmd::rm(args, context, out).await,
         Command::Mv(args) => cmd::mv(args, context, out).await,
         Command::Cp(args) => cmd::cp(args, context, out).await,

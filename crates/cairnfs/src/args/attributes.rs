@@ -1,10 +1,12 @@
-//! `cairn ln`, `chmod`, `chown`, `touch`, `xattr`, `acl`.
+//! `cairn ln`, `chmod`, `chown`, `touch`, `mkfifo`, `mknod`, `xattr`, `acl`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::mode::ModeChange;
 
 /// Give a file a further name, or make a symbolic link
 #[derive(Debug, Args)]
@@ -26,9 +28,12 @@ pub struct Ln {
 /// Change permissions
 #[derive(Debug, Args)]
 pub struct Chmod {
-    /// Permissions in octal, as 750
-    #[arg(value_name = "MODE", value_parser = crate::settings::parse_mode)]
-    pub mode: u32,
+    /// Also change what is below directories, as `a+rX`; symbolic links there are left alone
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Permissions in octal, as 750, or changes: u+x, go-w, a=rX, g=u, comma separated
+    #[arg(value_name = "MODE", allow_hyphen_values = true)]
+    pub mode: ModeChange,
     /// What to change; symbolic links are followed
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
@@ -67,6 +72,56 @@ pub struct Chown {
     /// What to change
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+}
+
+/// Make named pipes
+#[derive(Debug, Args)]
+pub struct Mkfifo {
+    /// Permissions in octal, as 640
+    #[arg(short, long, value_name = "MODE", value_parser = crate::settings::parse_mode, default_value = "644")]
+    pub mode: u32,
+    /// The names
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Kinds of special files, as mknod(1) has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpecialKind {
+    /// A named pipe
+    #[value(name = "p")]
+    Fifo,
+    /// A block device
+    #[value(name = "b")]
+    Block,
+    /// A character device
+    #[value(name = "c", alias = "u")]
+    Char,
+    /// A socket
+    #[value(name = "s")]
+    Socket,
+}
+
+/// Make a special file: a named pipe, a socket or a device
+///
+/// Metadata keeps it as it is; a device works where a mount gives it to the operating system.
+#[derive(Debug, Args)]
+pub struct Mknod {
+    /// Permissions in octal, as 640
+    #[arg(short, long, value_name = "MODE", value_parser = crate::settings::parse_mode, default_value = "644")]
+    pub mode: u32,
+    /// The name
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// What it is
+    #[arg(value_name = "TYPE")]
+    pub kind: SpecialKind,
+    /// Major number of a device
+    #[arg(value_name = "MAJOR")]
+    pub major: Option<u32>,
+    /// Minor number of a device
+    #[arg(value_name = "MINOR", requires = "major")]
+    pub minor: Option<u32>,
 }
 
 /// Set the times of files to now, making those that are not there

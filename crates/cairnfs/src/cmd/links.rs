@@ -1,12 +1,12 @@
-//! `cairn ln`, `cairn chmod`, `cairn chown`, `cairn touch`: names and attributes of what is there.
+//! `cairn ln`, `cairn chown`, `cairn touch`, `cairn mkfifo`, `cairn mknod`: further names, attributes, special files.
 
 use std::path::Path;
 
-use cairn_client::{CreateOptions, DfsClient, ErrorKind, OpenOptions, SetAttributes, SetTime, Symlinks};
+use cairn_client::{CreateOptions, DfsClient, ErrorKind, NodeKind, OpenOptions, SetAttributes, SetTime, Symlinks};
 
 use super::Complaints;
 use crate::{
-    args,
+    args::{self, SpecialKind},
     context::{Context, remote_path},
     failure::Failure,
     output::Out,
@@ -52,17 +52,50 @@ async fn change(
     complaints.end()
 }
 
-/// Runs `cairn chmod`.
-pub async fn chmod(args: args::Chmod, context: &Context, _: &mut Out) -> Result<(), Failure> {
-    let attributes = SetAttributes { mode: Some(args.mode), ..SetAttributes::default() };
-    change("chmod", &args.paths, (attributes, Symlinks::Follow), context).await
-}
-
 /// Runs `cairn chown`.
 pub async fn chown(args: args::Chown, context: &Context, _: &mut Out) -> Result<(), Failure> {
     let attributes = SetAttributes { uid: args.owner.uid, gid: args.owner.gid, ..SetAttributes::default() };
     let symlinks = if args.no_dereference { Symlinks::Keep } else { Symlinks::Follow };
     change("chown", &args.paths, (attributes, symlinks), context).await
+}
+
+fn special(mode: u32) -> CreateOptions {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    CreateOptions::new().mode(mode).uid(uid).gid(gid)
+}
+
+/// Runs `cairn mkfifo`.
+pub async fn mkfifo(args: args::Mkfifo, context: &Context, _: &mut Out) -> Result<(), Failure> {
+    args.paths.iter().try_for_each(|path| remote_path(path))?;
+    let client = context.connect().await?;
+    let mut complaints = Complaints::new("mkfifo");
+    for path in &args.paths {
+        let made = client.create_node(path, NodeKind::Fifo, special(args.mode)).await;
+        complaints.hear(made.map(drop).map_err(|error| Failure::client(path, &error)))?;
+    }
+    client.close().await;
+    complaints.end()
+}
+
+/// Runs `cairn mknod`.
+pub async fn mknod(args: args::Mknod, context: &Context, _: &mut Out) -> Result<(), Failure> {
+    remote_path(&args.path)?;
+    let kind = match (args.kind, args.major, args.minor) {
+        (SpecialKind::Fifo, None, _) => NodeKind::Fifo,
+        (SpecialKind::Socket, None, _) => NodeKind::Socket,
+        (SpecialKind::Block, Some(major), Some(minor)) => NodeKind::BlockDevice(rustix::fs::makedev(major, minor)),
+        (SpecialKind::Char, Some(major), Some(minor)) => NodeKind::CharDevice(rustix::fs::makedev(major, minor)),
+        (SpecialKind::Fifo | SpecialKind::Socket, Some(_), _) => {
+            return Err(Failure::usage("MAJOR", "only devices have numbers"));
+        }
+        (SpecialKind::Block | SpecialKind::Char, ..) => {
+            return Err(Failure::usage("MAJOR MINOR", "a device needs both numbers"));
+        }
+    };
+    let client = context.connect().await?;
+    let made = client.create_node(&args.path, kind, special(args.mode)).await;
+    client.close().await;
+    made.map(drop).map_err(|error| Failure::client(&args.path, &error))
 }
 
 /// Runs `cairn touch`.

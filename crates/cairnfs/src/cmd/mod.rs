@@ -1,6 +1,7 @@
 //! The commands that look at files and at the cluster, or change names; each is a module with one `run`.
 
 mod admin;
+mod chmod;
 mod content;
 mod cp;
 mod df;
@@ -15,6 +16,7 @@ pub mod mount;
 mod names;
 mod policy;
 mod quota;
+mod relocate;
 mod remove;
 mod snapshot;
 mod stat;
@@ -27,13 +29,14 @@ mod xattr;
 
 pub use self::{
     admin::run as admin,
+    chmod::run as chmod,
     content::{locks, punch, truncate},
     cp::run as cp,
     df::run as df,
     du::run as du,
     explain::run as explain,
     fsck::run as fsck,
-    links::{chmod, chown, ln, touch},
+    links::{chown, ln, mkfifo, mknod, touch},
     ls::run as ls,
     names::{mkdir, mv, rm},
     policy::run as policy,

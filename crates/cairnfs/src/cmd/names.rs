@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cairn_client::{CreateOptions, DfsClient, ErrorKind, FileKind, RenameMode};
 
-use super::{Complaints, remove};
+use super::{Complaints, relocate, remove};
 use crate::{
     args,
     context::{Context, remote_path},
@@ -101,9 +101,13 @@ pub async fn mv(args: args::Mv, context: &Context, _: &mut Out) -> Result<(), Fa
     let mut complaints = Complaints::new("mv");
     for Landing { source, place } in landings {
         let moved = match place {
-            Ok(place) => {
-                client.rename_with(&source, &place, mode).await.map_err(|error| Failure::client(&source, &error))
-            }
+            Ok(place) => match client.rename_with(&source, &place, mode).await {
+                // Names that exist are not to be replaced, or change places: that is no matter of copying.
+                Err(error) if error.kind() == ErrorKind::CrossDevice && mode == RenameMode::Replace => {
+                    relocate::across(&client, &source, &place, context.jobs(None)).await
+                }
+                renamed => renamed.map_err(|error| Failure::client(&source, &error)),
+            },
             Err(what) => Err(Failure::at(text::path(&source), what)),
         };
         complaints.hear(moved)?;

@@ -17,6 +17,7 @@ use super::{
     PIECE_LEN,
     engine::{self, Dir, Direction, Leaf, Listed, Listing, Root},
     is_standard,
+    links::Links,
     local::{self, Attributes, NewFile, Unfinished, blocking},
     memory::Memory,
     plan::{self, Landing, Target},
@@ -40,6 +41,7 @@ struct Get {
     gid: u32,
     memory: Memory,
     names: Arc<Unfinished>,
+    links: Links,
 }
 
 impl Direction for Get {
@@ -84,7 +86,7 @@ impl Direction for Get {
 
     async fn copy(&self, leaf: &Leaf<Self>, report: &Report) -> Result<Copied, Failure> {
         match leaf.facts.kind {
-            FileKind::File => self.get_file(leaf, report).await.map(Copied::File),
+            FileKind::File => self.get_linked(leaf, report).await.map(Copied::File),
             FileKind::Symlink => self.get_symlink(leaf).await.map(|()| Copied::Symlink),
             FileKind::Directory => Err(Failure::at(text::path(&leaf.source), "is a directory (-r copies directories)")),
             kind @ (FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice) => {
@@ -117,6 +119,26 @@ impl Get {
             mode &= !0o2000;
         }
         Attributes { mode, mtime_ns: metadata.mtime_ns }
+    }
+
+    /// Copies a file, or gives its copy a further name.
+    async fn get_linked(&self, leaf: &Leaf<Self>, report: &Report) -> Result<u64, Failure> {
+        let mut turn = match leaf.facts.nlink > 1 {
+            true => self.links.turn((0, leaf.facts.inode)).await,
+            false => None,
+        };
+        if let Some(first) = turn.as_ref().and_then(|turn| turn.as_ref()) {
+            let (first, target, names) = (first.clone(), leaf.target.clone(), Arc::clone(&self.names));
+            // Where there can be no link, it is copied once more.
+            if blocking(move || local::link(&first, &target, &names)).await.is_ok() {
+                return Ok(0);
+            }
+        }
+        let len = self.get_file(leaf, report).await?;
+        if let Some(turn) = &mut turn {
+            **turn = Some(leaf.target.clone());
+        }
+        Ok(len)
     }
 
     async fn get_file(&self, leaf: &Leaf<Self>, report: &Report) -> Result<u64, Failure> {
@@ -284,6 +306,7 @@ pub async fn run(args: args::Get, context: &Context, out: &mut Out) -> Result<()
         gid: rustix::process::getegid().as_raw(),
         memory: Memory::new(),
         names: Arc::new(Unfinished::new()),
+        links: Links::default(),
     });
     let mut roots = Vec::new();
     for landing in landings {

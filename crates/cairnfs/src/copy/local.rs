@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, OFlags, Timespec, Timestamps, UTIME_OMIT, utimensat};
 use tokio::sync::mpsc;
 
-use super::PIECE_LEN;
+use super::{PIECE_LEN, links::FileId};
 
 /// Bytes handed from thread to thread at once.
 pub const CHUNK_LEN: usize = 1024 * 1024;
@@ -105,6 +105,24 @@ pub enum Opened {
 /// Length a source says it has, 0 where it does not say.
 pub fn len(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// What tells a regular file with several names from others.
+pub fn linked(path: &Path) -> Option<FileId> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    (metadata.is_file() && metadata.nlink() > 1).then(|| (metadata.dev(), metadata.ino()))
+}
+
+/// Gives a local file a further name, in place of whatever has it.
+pub fn link(first: &Path, target: &Path, names: &Unfinished) -> io::Result<()> {
+    let unfinished = names.beside(target);
+    fs::hard_link(first, &unfinished)?;
+    let done = replace(&unfinished, target);
+    // Two names of one file stay as they are when one is renamed to the other; after a failure it goes, too.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => done.and(Err(error)),
+        _ => done,
+    }
 }
 
 /// Opens a source, and reads it where that is soon done.

@@ -3,6 +3,7 @@
 
 pub mod engine;
 pub mod get;
+mod links;
 mod local;
 mod memory;
 pub mod plan;

@@ -7,14 +7,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use cairn_client::{CreateOptions, DfsClient, ErrorKind, FileKind, SetAttributes, SetTime};
+use cairn_client::{CreateOptions, DfsClient, Error, ErrorKind, FileKind, SetAttributes, SetTime};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     engine::{self, Dir, Direction, Leaf, Listed, Listing, Root},
     is_standard,
-    local::{self, Attributes, Entry, Opened, Source, blocking},
+    links::Links,
+    local::{self, Attributes, Entry, Opened, Source, Unfinished, blocking},
     memory::Memory,
     plan::{self, Landing, Target},
     progress::Progress,
@@ -36,6 +37,8 @@ struct Put {
     uid: u32,
     gid: u32,
     memory: Memory,
+    links: Links,
+    names: Unfinished,
 }
 
 /// What is known of a file when it is found.
@@ -131,7 +134,43 @@ impl Put {
         self.owned().mode(attributes.mode).mtime_ns(attributes.mtime_ns)
     }
 
+    /// Copies a file, or gives its copy a further name.
     async fn put_file(&self, leaf: &Leaf<Self>, report: &Report) -> Result<Copied, Failure> {
+        let mut turn = None;
+        if leaf.facts.kind.is_file() && leaf.facts.source == Source::Found {
+            let source = leaf.source.clone();
+            if let Some(id) = blocking(move || local::linked(&source)).await {
+                turn = self.links.turn(id).await;
+            }
+        }
+        // Where there can be no link, as across the border of a quota, it is copied once more.
+        if let Some(first) = turn.as_ref().and_then(|turn| turn.as_ref())
+            && self.link(first, &leaf.target).await.is_ok()
+        {
+            return Ok(Copied::File(0));
+        }
+        let copied = self.put_content(leaf, report).await?;
+        if let Some(turn) = &mut turn {
+            **turn = Some(leaf.target.clone());
+        }
+        Ok(copied)
+    }
+
+    /// Gives what was copied a further name, in place of whatever has it.
+    async fn link(&self, first: &Path, target: &Path) -> Result<(), Error> {
+        match self.client.hard_link(first, target).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            linked => return linked.map(drop),
+        }
+        let unfinished = self.names.beside(target);
+        self.client.hard_link(first, &unfinished).await?;
+        let renamed = self.client.rename(&unfinished, target).await;
+        // Two names of one file stay as they are when one is renamed to the other; after a failure it goes, too.
+        let _ = self.client.purge_file(&unfinished).await;
+        renamed
+    }
+
+    async fn put_content(&self, leaf: &Leaf<Self>, report: &Report) -> Result<Copied, Failure> {
         let source = leaf.source.clone();
         let len = if leaf.facts.kind.is_file() { blocking(move || local::len(&source)).await } else { 0 };
         let _held = self.memory.hold(len).await;
@@ -228,6 +267,8 @@ pub async fn run(args: args::Put, context: &Context, out: &mut Out) -> Result<()
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         memory: Memory::new(),
+        links: Links::default(),
+        names: Unfinished::new(),
     });
     if args.sources.first().is_some_and(|source| is_standard(source)) {
         let outcome = put_stdin(&put, &args.target, stands, &report).await;

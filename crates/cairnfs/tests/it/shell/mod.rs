@@ -1,6 +1,7 @@
 //! The command line, as a user at a shell sees it.
 
 mod checking;
+mod content;
 mod copying;
 mod faults;
 mod garbage;
