@@ -135,6 +135,9 @@ pub enum Command {
     /// Measure names: files made, looked at, listed, renamed and removed by many clients, beside the engine's committer alone
     /// and a bare frame there and back
     Metadata(Metadata),
+    /// Measure a mounted cluster as programs use it, beside mount points of other file systems: big files with fio, small
+    /// files, one big file beside the client library. Needs root, /dev/fuse and fio
+    Mount(Mount),
     /// Make very many small files on metadata with the embedded engine alone, list, look at and remove them, and say what
     /// each costs on the disk and whether memory grows with them
     Files(Files),
@@ -172,6 +175,18 @@ pub struct Files {
     /// Remove them at the end, too
     #[arg(long)]
     pub remove: bool,
+}
+
+/// What a mount is measured beside.
+#[derive(clap::Args, Debug)]
+pub struct Mount {
+    /// Another file system, by name and mount point: NAME=DIR, or NAME:durable=DIR where a sync there reaches the disks of
+    /// all replicas
+    #[arg(long, value_name = "NAME=DIR", value_parser = crate::mount::parse_peer)]
+    pub peer: Vec<crate::mount::Subject>,
+    /// Only rows whose name has this in it
+    #[arg(long, value_name = "TEXT")]
+    pub rows: Option<String>,
 }
 
 /// Under which loads names are measured.

@@ -208,7 +208,13 @@ impl World {
         let mut after = Bytes::new();
         let mut count = 0;
         loop {
-            let ask = pb::ReadDir { at: Some(at(&format!("d{index}"))), after, limit: 0, with_attr: true };
+            let ask = pb::ReadDir {
+                at: Some(at(&format!("d{index}"))),
+                after,
+                limit: 0,
+                with_attr: true,
+                count_links: false,
+            };
             let Reply::ReadDir(page) = execute(&self.meta, None, Kind::ReadDir(ask)).await? else {
                 return Err(anyhow!("no listing"));
             };

@@ -21,6 +21,7 @@ mod files;
 mod limits;
 mod machine;
 mod metadata;
+mod mount;
 mod payload;
 mod repair;
 mod report;
@@ -101,6 +102,11 @@ async fn measure(args: &Args) -> Result<bool> {
     if let Some(Command::Files(wanted)) = &args.command {
         write(args, &files::run(args, wanted).await?)?;
         return Ok(true);
+    }
+    if let Some(Command::Mount(wanted)) = &args.command {
+        let report = tokio::task::block_in_place(|| mount::measure(args, wanted))?;
+        write(args, &report)?;
+        return Ok(report.failures.is_empty());
     }
     if let Some(Command::Engine(engine)) = &args.command {
         let plan = engine::Plan::of(args, engine);

@@ -19,6 +19,7 @@ pub mod engine;
 pub mod fleet;
 pub mod hostile;
 pub mod load;
+pub mod mounted;
 pub mod observe;
 pub mod operator;
 pub mod payload;

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: every check, in an order in which the cheap ones come first.
 
 use crate::process::{self, cargo};
-use crate::{chaos, codegen, deny, shuttle, tidy};
+use crate::{chaos, codegen, deny, mount_tests, shuttle, tidy};
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,6 +39,7 @@ const STEPS: &[Step] = &[
     Step { name: "doc tests", run: doc_tests },
     Step { name: "tests", run: tests },
     Step { name: "shuttle", run: interleavings },
+    Step { name: "mounts", run: mounts_short },
     Step { name: "chaos", run: chaos_short },
 ];
 
@@ -145,6 +146,14 @@ fn interleavings(root: &Path) -> Result<Report> {
 fn chaos_short(root: &Path) -> Result<Report> {
     chaos::run(root, &chaos::Chaos::Short { seed: CHAOS_SEED })?;
     Ok(Report::note("short form".to_string()))
+}
+
+/// Random operations on mounts, where there can be any.
+fn mounts_short(root: &Path) -> Result<Report> {
+    match mount_tests::cannot_mount() {
+        Some(why) => Ok(Report::note(format!("NOT RUN: {why}"))),
+        None => mount_tests::run(root, mount_tests::OPS_SHORT, 1, false).map(Report::note),
+    }
 }
 
 fn run_tests(root: &Path, args: &[&str]) -> Result<Report> {

@@ -13,6 +13,7 @@ mod chaos;
 mod ci;
 mod codegen;
 mod deny;
+mod mount_tests;
 mod process;
 mod quickstart;
 mod setup;
@@ -71,6 +72,19 @@ enum Command {
         #[arg(long, default_value_t = shuttle::ITERATIONS)]
         iterations: u32,
     },
+    /// Random operations on mounted files, held against a model (fsx), on one mount and on two in turns. Needs root and
+    /// /dev/fuse.
+    MountTests {
+        /// Operations of each run.
+        #[arg(long, default_value_t = mount_tests::OPS)]
+        ops: u32,
+        /// Decides which operations.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Use the debug build.
+        #[arg(long)]
+        debug: bool,
+    },
     /// Generate the protobuf messages.
     Codegen {
         /// Only check that the generated file is current.
@@ -96,6 +110,9 @@ fn run(command: Command) -> Result<()> {
         Command::Deny => deny::run(&root).map(|summary| println!("{summary}")),
         Command::Setup { all } => setup::run(all),
         Command::Shuttle { iterations } => shuttle::run(&root, iterations).map(drop),
+        Command::MountTests { ops, seed, debug } => {
+            mount_tests::run(&root, ops, seed, !debug).map(|summary| println!("{summary}"))
+        }
         Command::Codegen { check } => codegen::run(&root, check),
     }
 }

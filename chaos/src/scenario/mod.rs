@@ -4,6 +4,7 @@ mod bits;
 mod fence;
 mod heal;
 mod layer;
+mod mounts;
 mod once;
 mod reads;
 mod writes;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<&'static Scenario> {
         once::SCENARIOS,
         fence::SCENARIOS,
         heal::SCENARIOS,
+        mounts::SCENARIOS,
     ];
     tables.into_iter().flatten().collect()
 }

@@ -67,7 +67,13 @@ impl Face {
             FileKind::Symlink => return Err(Errno::LOOP),
             _ => return Err(Errno::NXIO),
         }
+        let inode = metadata.inode;
         let (handle, open_flags) = self.open_found(metadata, flags, drop_privileges).await?;
+        if open_flags & fopen::KEEP_CACHE == 0 {
+            // It is another version than the kernel had last: its length, too, is asked for anew.
+            self.messages.forget_attributes(inode).await;
+            self.messages.settle().await;
+        }
         Ok(reply::opened(handle, open_flags))
     }
 

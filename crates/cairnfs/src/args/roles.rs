@@ -35,6 +35,9 @@ pub struct Up {
     /// Number of metadata servers; more than one need an --engine that they can share [default: 1]
     #[arg(long, value_name = "N", env = "CAIRN_UP_METAS", hide_env_values = true)]
     pub metas: Option<MetaCount>,
+    /// Mount the cluster at this directory, too; unmounted at the end
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
     /// Number of storage nodes [default: 3, or as many as the data directory has]
     #[arg(long, value_name = "N", env = "CAIRN_UP_NODES", hide_env_values = true)]
     pub nodes: Option<NodeCount>,

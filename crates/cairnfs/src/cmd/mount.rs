@@ -8,7 +8,7 @@ use std::{
 };
 
 use cairn_cache::{CacheOptions, LocalCache};
-use cairn_client::{DfsClient, DfsClientBuilder};
+use cairn_client::{DfsClient, DfsClientBuilder, RetryPolicy};
 use cairn_fuse::{MountError, MountOptions};
 use tokio::time::timeout;
 
@@ -26,6 +26,10 @@ use crate::{
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// How long operations of a hard mount wait: for ever, as far as anybody is concerned.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long operations of other mounts wait for servers that are away or restart.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Of a hard mount, rounds go on for so long; beyond, only what waits for a server that is known to be away goes on to wait.
+const HARD_ROUNDS: Duration = Duration::from_secs(24 * 3600);
 /// Memory for blocks, and bytes of a local disk, when nothing says otherwise.
 const CACHE_MEMORY: u64 = 256 << 20;
 const CACHE_SIZE: u64 = 10 << 30;
@@ -42,9 +46,14 @@ pub async fn run(args: Mount, context: &Context, out: &mut Out) -> Result<(), Fa
     let builder = DfsClient::builder().block_cache(cache.clone()).count_links(true);
     // Only where it is asked for: otherwise each file's policy says it.
     let builder = if options.relaxed { builder.relaxed(true) } else { builder };
-    let builder = if options.hard { waiting_for_ever(builder) } else { builder };
+    let builder = patient(builder, options.hard);
+    let connect = async {
+        // Who mounts is told soon that there is no cluster; only a mount that answered once has patience.
+        context.connect().await?.close().await;
+        context.connect_as(builder).await
+    };
     let client = tokio::select! {
-        client = context.connect_as(builder) => client?,
+        client = connect => client?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     // What a server that died left here goes at the last moment: until now it kept everybody out of the directory below.
@@ -87,8 +96,14 @@ async fn leave(point: PathBuf) {
     }
 }
 
-fn waiting_for_ever(builder: DfsClientBuilder) -> DfsClientBuilder {
-    builder.read_timeout(FOR_EVER).write_timeout(FOR_EVER).meta_timeout(FOR_EVER)
+/// Programs on a mount do not try again as callers of the library may: their operations go through as many rounds as fit
+/// into their deadline.
+fn patient(builder: DfsClientBuilder, hard: bool) -> DfsClientBuilder {
+    let (timeout, rounds) = if hard { (FOR_EVER, HARD_ROUNDS) } else { (PATIENCE, PATIENCE) };
+    let RetryPolicy { mut pauses, jitter } = RetryPolicy::default();
+    let last = pauses.last().copied().unwrap_or(Duration::from_secs(1));
+    pauses.resize(pauses.len() + (rounds.as_secs_f64() / last.as_secs_f64()) as usize, last);
+    builder.retry(RetryPolicy { pauses, jitter }).read_timeout(timeout).write_timeout(timeout).meta_timeout(timeout)
 }
 
 fn mount_options(args: &Mount, context: &Context) -> Result<MountOptions, Failure> {

@@ -55,6 +55,8 @@ pub enum How {
     IfUnused,
     /// At once for newcomers; who is inside stays until done.
     Lazily,
+    /// The same, and whoever waits in it for its server gets an error (umount(2), MNT_FORCE).
+    ByForce,
 }
 
 /// Unmounts what is on top at a path.
@@ -65,14 +67,22 @@ pub fn unmount(point: &Path, how: How) -> io::Result<()> {
     let flags = match how {
         How::IfUnused => UnmountFlags::NOFOLLOW,
         How::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+        How::ByForce => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE,
     };
     match rustix::mount::unmount(point, flags) {
         Err(Errno::PERM) => {}
         other => return Ok(other?),
     }
+    if how == How::ByForce
+        && let Some(mounted) = table::mounted_at(point)?
+        && let Err(error) = fs::write(mounted.abort_file(), "1")
+    {
+        // Its owner may, where that file system is mounted; without, it is unmounted all the same.
+        tracing::warn!("the connection cannot be aborted: {error}");
+    }
     let mut helper = Command::new(HELPER);
     helper.arg("-u");
-    if how == How::Lazily {
+    if how != How::IfUnused {
         helper.arg("-z");
     }
     let output = helper.arg("--").arg(point).output()?;
@@ -82,12 +92,4 @@ pub fn unmount(point: &Path, how: How) -> io::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::PermissionDenied };
     Err(io::Error::new(kind, said))
-}
-
-/// Ends the connection of a mount, so that whoever waits in it gets an error.
-///
-/// # Errors
-/// The system's: only its owner may.
-pub fn abort(mounted: &Mounted) -> io::Result<()> {
-    fs::write(mounted.abort_file(), "1")
 }

@@ -40,13 +40,11 @@ async fn one(dir: &Path, args: &args::Umount) -> Result<(), Failure> {
     };
     let (supervisor, server) = (files.process(Part::Supervisor), files.process(Part::Server));
     tracing::debug!(?mounted, ?supervisor, ?server, "unmounting");
-    if args.force {
-        // Only its owner may; without, it is unmounted all the same.
-        if let Err(error) = dead::abort(&mounted) {
-            tracing::warn!("the connection cannot be aborted: {error}");
-        }
-    }
-    let how = if args.lazy || args.force { How::Lazily } else { How::IfUnused };
+    let how = match (args.force, args.lazy) {
+        (true, _) => How::ByForce,
+        (false, true) => How::Lazily,
+        (false, false) => How::IfUnused,
+    };
     let unmounted = {
         let point = point.clone();
         // Everything that programs wrote is written back first, which may take a while.

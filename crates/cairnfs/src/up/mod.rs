@@ -2,10 +2,15 @@
 
 mod claim;
 mod layout;
+mod mount;
 mod ready;
 mod supervise;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use cairn_server::{LocalCluster, LocalClusterConfig, LocalConsoles, TcpNet};
 
@@ -13,6 +18,7 @@ pub use self::claim::{DYING_MAX, DYING_POLL, PidFile};
 use self::{
     claim::Claim,
     layout::{Layout, Role},
+    mount::UpMount,
     supervise::Supervisor,
 };
 use crate::{
@@ -32,6 +38,7 @@ pub async fn run(args: args::Up, global: &args::Global, context: &Context, out: 
     let data_default = layout::data_default(from_env("XDG_DATA_HOME"), from_env("HOME"));
     let mut layout = Layout::new(&args, &context.file.up, data_default, claim::existing_nodes)?;
     layout.data = std::path::absolute(&layout.data).map_err(|error| Failure::io(&layout.data, &error))?;
+    let mount = args.mount.as_deref();
     let mut signals = Signals::catch()?;
     let _claim = Claim::take(&layout).await?;
     let existing = claim::existing_nodes(&layout.data);
@@ -40,13 +47,13 @@ pub async fn run(args: args::Up, global: &args::Global, context: &Context, out: 
         say(format_args!("cairn up: the data directory has {first}, too, which is not started (--nodes {existing})"));
     }
     if layout.processes {
-        run_processes(&layout, global, &mut signals, out).await
+        run_processes(&layout, mount, global, &mut signals, out).await
     } else {
-        run_here(&layout, &mut signals, out).await
+        run_here(&layout, mount, &mut signals, out).await
     }
 }
 
-async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Result<(), Failure> {
+async fn run_here(layout: &Layout, mount: Option<&Path>, signals: &mut Signals, out: &mut Out) -> Result<(), Failure> {
     let defaults = LocalClusterConfig::new(&layout.data);
     let config = LocalClusterConfig {
         engine: layout.engine.clone(),
@@ -67,16 +74,32 @@ async fn run_here(layout: &Layout, signals: &mut Signals, out: &mut Out) -> Resu
         started = LocalCluster::start_with(config, Arc::new(TcpNet), background.handle()) => started.map_err(|error| start_failure(&error))?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
+    let mounted = match tokio::task::block_in_place(|| start_mount(layout, mount)) {
+        Ok(mounted) => mounted,
+        Err(failure) => {
+            cluster.stop().await;
+            return Err(failure);
+        }
+    };
     show(out, "ready")?;
     signals.received().await;
+    // What was written through it goes to servers that still run.
+    tokio::task::block_in_place(|| drop(mounted));
     tokio::select! {
         () = cluster.stop() => Ok(()),
         () = signals.received() => Err(Failure::Interrupted),
     }
 }
 
+/// Mounts, if that was asked for.
+fn start_mount(layout: &Layout, dir: Option<&Path>) -> Result<Option<UpMount>, Failure> {
+    let metas: Vec<String> = (1..=layout.metas).map(|index| layout.addr(Role::Meta(index)).to_string()).collect();
+    dir.map(|dir| UpMount::start(&metas.join(","), dir)).transpose()
+}
+
 async fn run_processes(
     layout: &Layout,
+    mount: Option<&Path>,
     global: &args::Global,
     signals: &mut Signals,
     out: &mut Out,
@@ -88,7 +111,13 @@ async fn run_processes(
         show(out, format_args!("  {}", layout.command_line(&program, role)))?;
     }
     let mut supervisor = Supervisor::new(layout.clone(), program, global);
-    let ended = supervisor.run(signals, READY_MAX, || show(out, "ready")).await;
+    let mut mounted = None;
+    let ready = || {
+        mounted = tokio::task::block_in_place(|| start_mount(layout, mount))?;
+        show(out, "ready")
+    };
+    let ended = supervisor.run(signals, READY_MAX, ready).await;
+    tokio::task::block_in_place(|| drop(mounted));
     let stopped = tokio::select! {
         () = supervisor.stop() => Ok(()),
         () = signals.received() => {

@@ -10,6 +10,7 @@ mod keeping;
 mod looking;
 mod mending;
 mod metadata;
+mod mounting;
 mod naming;
 mod observing;
 mod operating;
