@@ -50,7 +50,7 @@ fn any_writes_and_truncations_read_as_the_last_of_them() {
         }
         for pair in pieces.windows(2) {
             let end = pair[0].0 + pair[0].1.len() as u64;
-            assert!(end < pair[1].0 || end == pair[1].0 && end % 32 == 0, "neighbours were not joined");
+            assert!(end < pair[1].0 || end == pair[1].0 && end.is_multiple_of(32), "neighbours were not joined");
         }
     }
 }
