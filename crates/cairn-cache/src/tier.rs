@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 enum Job {
@@ -22,7 +23,24 @@ enum Job {
 /// See the module.
 pub struct DiskTier {
     shared: Arc<Shared>,
-    jobs: RwLock<Option<SyncSender<Job>>>,
+    jobs: RwLock<Option<Writer>>,
+}
+
+/// The thread that writes, and the way to it.
+struct Writer {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl Drop for DiskTier {
+    /// Waits for the thread, which has few writes left: whoever opens the directory next finds all of them, and no lock.
+    fn drop(&mut self) {
+        if let Some(Writer { jobs, thread }) = self.jobs.get_mut().take() {
+            drop(jobs);
+            // A thread that panicked has nothing left to write.
+            let _ = thread.join();
+        }
+    }
 }
 
 struct Shared {
@@ -76,7 +94,7 @@ impl DiskTier {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name("cairn-cache".to_owned());
         match thread.spawn(move || shared.write(cluster, &receiver)) {
-            Ok(_) => *jobs = Some(sender),
+            Ok(thread) => *jobs = Some(Writer { jobs: sender, thread }),
             Err(error) => self.shared.switch_off("cannot start a thread", &error),
         }
     }
@@ -107,7 +125,7 @@ impl DiskTier {
     pub fn keep(&self, key: ChunkKey, chunk: CachedChunk) {
         let jobs = self.jobs.read();
         let Some(jobs) = jobs.as_ref().filter(|_| !self.shared.is_off()) else { return };
-        if let Err(TrySendError::Full(_)) = jobs.try_send(Job::Keep(key, chunk)) {
+        if let Err(TrySendError::Full(_)) = jobs.jobs.try_send(Job::Keep(key, chunk)) {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -122,7 +140,7 @@ impl DiskTier {
     /// Waits until everything that was given so far is written or dropped.
     pub async fn settle(&self) {
         let (told, heard) = oneshot::channel();
-        let jobs = self.jobs.read().clone();
+        let jobs = self.jobs.read().as_ref().map(|writer| writer.jobs.clone());
         let Some(jobs) = jobs else { return };
         let sent = tokio::task::spawn_blocking(move || jobs.send(Job::Tell(told)).is_ok()).await;
         if matches!(sent, Ok(true)) {

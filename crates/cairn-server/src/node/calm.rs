@@ -121,7 +121,9 @@ impl Calm {
             self.waits[*wait as usize].is_some_and(|latency| {
                 let fresh = now.saturating_duration_since(latency.sampled) < CALM_MEMORY;
                 let slower = latency.now > latency.healthy * CALM_FACTOR + wait.slack().as_secs_f64();
-                fresh && (slower || latency.late > latency.late_healthy + CALM_LATE_SHARE)
+                // Of turns alone there are enough samples for a share to say something within a second.
+                let often_late = *wait == Wait::Turn && latency.late > latency.late_healthy + CALM_LATE_SHARE;
+                fresh && (slower || often_late)
             })
         };
         stall > CALM_STALL || Wait::ALL.iter().any(slow)

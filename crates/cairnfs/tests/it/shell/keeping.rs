@@ -48,7 +48,10 @@ fn limits_are_set_shown_and_held() {
     cluster.run_with(&noise(2, 200_000), ["put", "-q", "-", "/d/small"]).quiet();
     cluster.run(["mkdir", "/d/one"]).quiet();
     cluster.run(["mkdir", "/d/two"]).fails(1, &["quota"]);
-    cluster.run(["mv", "/d/small", "/e"]).fails(1, &["different quotas", "copy it"]);
+    // What may not be renamed from one quota to another is copied and removed.
+    cluster.run(["mv", "/d/small", "/e"]).quiet();
+    assert!(cluster.run(["cat", "/e/small"]).stdout == noise(2, 200_000));
+    cluster.run(["stat", "/d/small"]).fails(1, &["/d/small"]);
     assert!(cluster.run(["df", "/d"]).quiet().contains("QUOTA OF"));
     assert!(cluster.run(["quota", "ls"]).quiet().contains("/d"));
     cluster.run(["quota", "rm", "/d"]).quiet();

@@ -127,8 +127,8 @@ fn a_scrub_that_is_waited_for_ends_beside_a_frozen_node() {
     cluster.run_with(&noise(3, 1_000_000), ["put", "-q", "-", "/x"]).quiet();
     let frozen = cluster.pid("node-2");
     send(frozen, Signal::STOP);
-    let named = format!("node:2 (127.0.0.1:{})", cluster.base_port + 2);
-    cluster.run(["admin", "scrub", "--wait"]).fails(1, &["cairn admin: ", &named]);
+    let named = format!("cairn admin scrub: node:2: node 2 at 127.0.0.1:{} does not answer", cluster.base_port + 2);
+    cluster.run(["admin", "scrub", "--wait"]).fails(1, &[&named, "2 of 2 stores"]);
     send(frozen, Signal::CONT);
     assert_eq!(cluster.run(["admin", "scrub", "--wait"]).code, 0);
 }
