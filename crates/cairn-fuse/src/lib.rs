@@ -1,6 +1,6 @@
 //! CairnFS as a mounted file system of Linux.
 //!
-//! How a request travels: the kernel -> [`kernel`] (its bytes become values) -> `session` (a task) -> `face` (which
+//! How a request travels: the kernel -> `kernel` (its bytes become values) -> `session` (a task) -> `face` (which
 //! operations of the client it takes) -> `node` (what is written and not committed) -> `cairn-client`. The kernel is told
 //! by `messages` what it should forget.
 
