@@ -222,9 +222,9 @@ impl Node {
     /// Lays what is written here over what metadata told; an answer that was overtaken by a commit is mended.
     pub fn show(&self, metadata: &mut Metadata) {
         let mut state = self.state.lock();
-        let was_stale = state.stale;
+        let is_newer = metadata.version > state.known.version;
         state.learn(metadata);
-        if state.stale && !was_stale {
+        if is_newer {
             state.doubted = Some(Instant::now());
             self.file.refresh();
         }
@@ -453,9 +453,18 @@ impl Node {
                 }
             }
             node.committed.notify_waiters();
-            let metadata = change.await.map_err(|error| errno::of_inode(&error))?;
-            node.state.lock().learn_own(&metadata);
-            Ok(metadata)
+            let changed = change.await;
+            {
+                // The length was changed past the file, whose map may be of before, also where the outcome is not known. A read
+                // that is under way may still remember that map, so it is doubted for a while.
+                let mut state = node.state.lock();
+                state.doubted = Some(Instant::now());
+                node.file.refresh();
+                if let Ok(metadata) = &changed {
+                    state.learn_own(metadata);
+                }
+            }
+            changed.map_err(|error| errno::of_inode(&error))
         });
         task.await.unwrap_or(Err(Errno::IO))
     }
@@ -489,7 +498,7 @@ impl Node {
             let state = self.state.lock();
             let validate = validate || state.doubted.is_some_and(|at| at.elapsed() < DOUBT);
             if state.is_clean() {
-                (None, 0, validate)
+                (None, state.size(), validate)
             } else {
                 let layers = vec![dirty::overlay_of(&state.going, offset, len), state.dirty.overlay(offset, len)];
                 (Some(layers), state.size(), validate)
@@ -501,7 +510,18 @@ impl Node {
             let bytes = self.file.read_at_with(offset, len as usize, options).await;
             bytes.map_err(|error| errno::of_inode(&error))
         };
-        let Some(layers) = layers else { return Ok(vec![fetch(offset, len).await?]) };
+        let Some(layers) = layers else {
+            let bytes = fetch(offset, len).await?;
+            let wanted = len.min(size.saturating_sub(offset));
+            if validate || bytes.len() as u64 >= wanted {
+                return Ok(vec![bytes]);
+            }
+            // The remembered map is of a shorter file. The kernel would take a short answer for the file's end, and whoever has
+            // it mapped would be killed.
+            let options = ReadOptions::new().consistency(Consistency::Validated);
+            let bytes = self.file.read_at_with(offset, len as usize, options).await;
+            return Ok(vec![bytes.map_err(|error| errno::of_inode(&error))?]);
+        };
         let (mut parts, gaps) = dirty::lay(layers, offset, len);
         for (at, len) in gaps {
             let mut bytes = fetch(at, len).await?;
