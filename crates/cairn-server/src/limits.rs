@@ -218,7 +218,7 @@ pub const REPAIR_RATE_FIRST: f64 = 64.0 * 1024.0 * 1024.0;
 pub const REPAIR_RATE_MIN: f64 = 4.0 * 1024.0 * 1024.0;
 /// What it grows by in each step while nobody else asks for anything.
 pub const REPAIR_RATE_STEP: f64 = 8.0 * 1024.0 * 1024.0;
-/// What it grows by in each step beside foreground requests. A quarter of this made copies seven times slower and the 99th
+/// What it grows by in each step beside foreground requests. A quarter of this made copies six times slower and the 99th
 /// percentile of small reads a third better (docs/benchmarks.md): what a read waits for is one block being copied, not many.
 pub const REPAIR_RATE_STEP_ASKED: f64 = 4.0 * 1024.0 * 1024.0;
 /// Time between two changes of the rate.
