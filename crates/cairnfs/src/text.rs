@@ -1,6 +1,12 @@
 //! Values as people read them: paths, sizes, modes, times. Pure.
 
-use std::{fmt::Write as _, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    fmt::Write as _,
+    io,
+    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
+    path::Path,
+    process::ExitStatus,
+};
 
 use cairn_client::FileKind;
 
@@ -186,6 +192,18 @@ pub fn shell_word(path: &Path) -> String {
     }
 }
 
+/// How a process ended, to go on a sentence about it.
+pub fn ended(status: &io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("ended with status {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        },
+        Err(error) => format!("is out of sight: {error}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -242,5 +260,11 @@ mod tests {
         assert_eq!(count(3, "file"), "3 files");
         assert_eq!(shell_word(Path::new("/tmp/x-1")), "/tmp/x-1");
         assert_eq!(shell_word(Path::new("/a b's")), r"'/a b'\''s'");
+    }
+
+    #[test]
+    fn ends_are_described() {
+        assert_eq!(ended(&Ok(ExitStatus::from_raw(9))), "was killed by signal 9");
+        assert_eq!(ended(&Ok(ExitStatus::from_raw(256))), "ended with status 1");
     }
 }

@@ -7,7 +7,6 @@
 use std::{
     ffi::OsString,
     io,
-    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -21,7 +20,7 @@ use tokio::{
 };
 
 use super::{dead, restarts::Restarts};
-use crate::{failure::Failure, output::say, signals::Signals};
+use crate::{failure::Failure, output::say, signals::Signals, text};
 
 /// What a server prints when its mount answers.
 pub const READY_LINE: &str = "ready";
@@ -89,7 +88,7 @@ pub async fn run(
             End::Died(status) => status,
         };
         let pause = restarts.died(served_since.map(|since| since.elapsed()));
-        let (point, how) = (plan.point.display(), describe(&status));
+        let (point, how) = (plan.point.display(), text::ended(&status));
         say(format_args!("cairn mount: the server of {point} {how}; it is started again in {} ms", pause.as_millis()));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -169,15 +168,4 @@ fn send(server: &Child, signal: Signal) {
 /// A server that was killed, or died before it served, may leave a dead mount.
 fn clean_up(plan: &Plan) -> Result<(), Failure> {
     dead::clear(&plan.point).map_err(|error| Failure::io(&plan.point, &error))
-}
-
-fn describe(status: &io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("ended with status {code}"),
-            (None, Some(signal)) => format!("was killed by signal {signal}"),
-            (None, None) => "ended".to_owned(),
-        },
-        Err(error) => format!("is out of sight: {error}"),
-    }
 }

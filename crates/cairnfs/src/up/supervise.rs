@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -110,7 +109,7 @@ impl Supervisor {
             let Child { role, process, .. } = self.children[index];
             say(format_args!(
                 "cairn up: {role} (process {process}) {}; it is not started again. To do so: {}",
-                describe(&status),
+                text::ended(&status),
                 self.layout.command_line(&self.program, role)
             ));
             if !self.children.iter().any(|child| child.alive) {
@@ -152,7 +151,10 @@ impl Supervisor {
         let role = self.children[index].role;
         let log = self.layout.log_file(role);
         let tail = tail(&log).unwrap_or_default();
-        Failure::at(role, format_args!("{} at the start; the end of {}:\n{tail}", describe(status), text::path(&log)))
+        Failure::at(
+            role,
+            format_args!("{} at the start; the end of {}:\n{tail}", text::ended(status), text::path(&log)),
+        )
     }
 
     /// Stops the children that live: the nodes, then metadata. One that does not stop in time is killed.
@@ -221,17 +223,6 @@ async fn next_exit(exits: &mut JoinSet<(usize, io::Result<ExitStatus>)>) -> (usi
     }
 }
 
-fn describe(status: &io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("ended with status {code}"),
-            (None, Some(signal)) => format!("was killed by signal {signal}"),
-            (None, None) => "ended".to_owned(),
-        },
-        Err(error) => format!("is out of sight: {error}"),
-    }
-}
-
 fn tail(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let len = fs::metadata(path)?.len();
@@ -256,11 +247,5 @@ mod tests {
         assert_eq!(tail(&path).unwrap(), "one\ntwo");
         fs::write(&path, format!("{}\nlast\n", "x".repeat(5000))).unwrap();
         assert_eq!(tail(&path).unwrap(), "last");
-    }
-
-    #[test]
-    fn ends_are_described() {
-        assert_eq!(describe(&Ok(ExitStatus::from_raw(9))), "was killed by signal 9");
-        assert_eq!(describe(&Ok(ExitStatus::from_raw(256))), "ended with status 1");
     }
 }
