@@ -108,10 +108,12 @@ impl Calm {
 
     /// How foreground requests are. `stall` as for [`Calm::is_disturbed`].
     pub(crate) fn mood(&self, stall: Duration, now: Instant) -> Mood {
-        match () {
-            () if self.is_disturbed(stall, now) => Mood::Disturbed,
-            () if self.is_asked(now) => Mood::Calm,
-            () => Mood::Alone,
+        if self.is_disturbed(stall, now) {
+            Mood::Disturbed
+        } else if self.is_asked(now) {
+            Mood::Calm
+        } else {
+            Mood::Alone
         }
     }
 
