@@ -76,20 +76,26 @@ pub async fn mount(client: DfsClient, path: &Path, options: MountOptions) -> Res
         max_read: MAX_WRITE,
     };
     let device = Arc::new(Device::new(mount::mount(&path, &ask)?));
-    let begun = begin(&device, &path);
-    if let Err(error) = begun {
-        // Nothing was told to anybody: it is as if there had been no mount.
+    let started = begin(&device, &path).and_then(|()| start(client, device, root, &path, options));
+    if started.is_err() {
+        // Nobody can have been told anything: it is as if there had been no mount.
         let _ = mount::unmount(&path);
-        return Err(error);
     }
-    let ended = |source| MountError::Ended { path: path.clone(), source };
+    started
+}
+
+/// Starts what answers and what looks after a mount.
+fn start(
+    client: DfsClient,
+    device: Arc<Device>,
+    root: u64,
+    path: &Path,
+    options: MountOptions,
+) -> Result<Mounted, MountError> {
+    let ended = |source| MountError::Ended { path: path.to_path_buf(), source };
     let messages = Messages::start(device.clone()).map_err(ended)?;
     let face = Arc::new(Face::new(client.clone(), root, options, messages));
-    mount::read_ahead(&path, READ_AHEAD / 1024);
-    let upkeep = CancellationToken::new();
-    if !face.is_strict() {
-        tokio::spawn(changes::follow(client, face.clone(), upkeep.clone()));
-    }
+    mount::read_ahead(path, READ_AHEAD / 1024);
     let session = Arc::new(Session {
         device,
         face: face.clone(),
@@ -110,8 +116,12 @@ pub async fn mount(client: DfsClient, path: &Path, options: MountOptions) -> Res
             })
             .map_err(ended)?;
     }
+    let upkeep = CancellationToken::new();
+    if !face.is_strict() {
+        tokio::spawn(changes::follow(client, face.clone(), upkeep.clone()));
+    }
     tokio::spawn(keep_up(face.clone(), upkeep.clone()));
-    Ok(Mounted { path, face, running: watched, upkeep })
+    Ok(Mounted { path: path.to_path_buf(), face, running: watched, upkeep })
 }
 
 /// The inode of the directory that is to be the mount's root.
