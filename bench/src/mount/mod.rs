@@ -108,9 +108,9 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn new(cairn: &Path, meta: &str, dir: PathBuf) -> Result<Self> {
+    fn new(cairn: &Path, meta: &str, dir: PathBuf, options: &[&str]) -> Result<Self> {
         fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
-        run(Command::new(cairn).args(["--meta", meta, "mount"]).arg(&dir))?;
+        run(Command::new(cairn).args(["--meta", meta, "mount"]).args(options).arg(&dir))?;
         Ok(Self { cairn: cairn.to_owned(), dir })
     }
 }
@@ -151,9 +151,12 @@ pub fn measure(args: &Args, wanted: &Mount) -> Result<Report> {
     let before = machine::load_average()?;
     let cluster = Cluster::start(&cairn, scratch.path())?;
     let meta = cluster.meta().to_string();
-    let mounted = Mounted::new(&cairn, &meta, scratch.path().join("mnt"))?;
+    let mounted = Mounted::new(&cairn, &meta, scratch.path().join("mnt"), &[])?;
+    let relaxed = Mounted::new(&cairn, &meta, scratch.path().join("mnt-relaxed"), &["-o", "relaxed"])?;
     let mut subjects = Vec::new();
-    for (name, durability) in [("durable", Durability::Durable), ("relaxed", Durability::Relaxed)] {
+    for (name, durability, mounted) in
+        [("durable", Durability::Durable, &mounted), ("relaxed", Durability::Relaxed, &relaxed)]
+    {
         let dir = mounted.dir.join(name);
         fs::create_dir(&dir).context("making a directory on the mount")?;
         let path = format!("/{name}");
@@ -200,7 +203,7 @@ pub fn measure(args: &Args, wanted: &Mount) -> Result<Report> {
     let table = table::markdown(&order, &rows, &subjects);
     let load_average = [before, machine::load_average()?];
     let machine = machine::describe(scratch.path())?;
-    drop(mounted);
+    drop((mounted, relaxed));
     cluster.stop()?;
     let version = env!("CARGO_PKG_VERSION");
     Ok(Report {

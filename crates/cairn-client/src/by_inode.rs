@@ -4,11 +4,58 @@ use crate::client::DfsClient;
 use crate::error::Error;
 use crate::file::File;
 use crate::namespace::{FileKind, Metadata};
+use crate::nodes::Rights;
 use crate::options::OpenOptions;
 use crate::place::Place;
 use cairn_proto::pb::{self, request, response};
 
+/// Bytes of a file whose map is asked for before it is opened: that of a small file is whole.
+const MAP_LEN: u64 = 4 * 1024 * 1024;
+
+/// What was found where a file is about to be opened.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// Attributes.
+    pub metadata: Metadata,
+    /// The map of the file's beginning; `None` for what is no file.
+    map: Option<pb::GetExtentsReply>,
+}
+
+impl File {
+    /// Takes over what was found out about the content when the file was looked at: reads of its beginning that need not
+    /// be [validated](crate::Consistency::Validated) save a request.
+    pub fn learn(&self, looked: &Looked) {
+        if let Some(map) = looked.map.as_ref().filter(|_| looked.metadata.inode == self.inode().0) {
+            self.learn_map(map.clone());
+        }
+    }
+}
+
 impl DfsClient {
+    /// Looks at what is to be opened, and at where its content lies, in one request. With `rights`, the user that the
+    /// client acts for has to have them. A symbolic link is not followed.
+    ///
+    /// # Errors
+    /// As [`DfsClient::access`].
+    pub async fn look_to_open(&self, place: impl Into<Place>, rights: Option<Rights>) -> Result<Looked, Error> {
+        let place = place.into();
+        let work = async {
+            let (at, follow, map_len) = (Some(place.at()?), false, MAP_LEN);
+            let kind = match rights {
+                Some(rights) => request::Kind::Access(pb::Access { at, follow, want: rights.bits(), map_len }),
+                None => request::Kind::Stat(pb::Stat { at, follow, count_links: false, map_len }),
+            };
+            match self.look(kind).await? {
+                response::Kind::Attr(mut attr) => {
+                    let map = attr.map.take();
+                    Ok(Looked { metadata: Metadata::from_pb(attr), map })
+                }
+                _ => Err(self.inner.unexpected("stat")),
+            }
+        };
+        self.operation("look_to_open", place.shown(), work).await
+    }
+
     /// A handle to the file that `metadata` describes, without a look at it: whoever has just looked, or made it, saves the
     /// request. What the options say of creating and of rights is not regarded; with
     /// [`sustained`](OpenOptions::sustained), metadata is asked to keep the file.
@@ -58,6 +105,23 @@ impl DfsClient {
             self.mutate_attr(request::Kind::Create(create), options.relaxed).await
         };
         self.operation("create_file", place.shown(), work).await
+    }
+
+    /// As [`DfsClient::remove_file`], and tells the time of change that the directory was given, nanoseconds since 1970;
+    /// `None` by a server that does not tell.
+    ///
+    /// # Errors
+    /// As [`DfsClient::remove_file`].
+    pub async fn remove_file_told(&self, place: impl Into<Place>) -> Result<Option<i64>, Error> {
+        let place = place.into();
+        let work = async {
+            let unlink = pb::Unlink { at: Some(place.at()?), no_trash: false };
+            match self.mutate(request::Kind::Unlink(unlink), None).await? {
+                response::Kind::Empty(done) => Ok(Some(done.time_ns).filter(|time| *time != 0)),
+                _ => Err(self.inner.unexpected("unlink")),
+            }
+        };
+        self.operation("remove_file", place.shown(), work).await
     }
 
     /// Returns once every change of names and attributes that has returned is on disk, also those that were relaxed.

@@ -68,6 +68,15 @@ impl ExtentCache {
         }
     }
 
+    /// Remembers the page that was told for a range from 0 on.
+    pub(crate) fn learn(&mut self, reply: pb::GetExtentsReply) {
+        let covered = reply.covered_to;
+        let mut slice = MapSlice::default();
+        merge(&mut slice, reply);
+        let end = if covered >= slice.size { u64::MAX } else { covered };
+        self.remember(&slice, 0, end);
+    }
+
     /// Forgets the map: the file was changed through this handle, and has `size` bytes now if that is known.
     pub(crate) fn forget(&mut self, size: Option<u64>) {
         *self = Self { size_hint: size, ..Self::default() };
@@ -161,6 +170,23 @@ mod tests {
         assert!(cache.lookup(0, 5).is_none());
         cache.remember(&slice(3, 100, &[0]), 0, 10);
         assert!(cache.lookup(0, 5).is_none(), "an older version is never taken back");
+    }
+
+    #[test]
+    fn what_a_look_told_is_a_window() {
+        let told = |version, size, covered_to| {
+            let MapSlice { extents, .. } = slice(version, size, &[0]);
+            pb::GetExtentsReply { version, size, covered_to, extents, ..Default::default() }
+        };
+        let mut cache = ExtentCache::default();
+        cache.learn(told(2, 100, 50));
+        assert!(cache.lookup(0, 50).is_some() && cache.lookup(0, 51).is_none());
+        cache.learn(told(3, 40, 50));
+        assert_eq!(cache.lookup(10, 1 << 40).expect("all of it").version, 3);
+        cache.learn(told(2, 100, 200));
+        assert_eq!(cache.size(), Some(40), "an older look is not taken back");
+        cache.forget(None);
+        assert!(cache.lookup(0, 1).is_none());
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl DfsClient {
         } else {
             let kind = match want {
                 0 => request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow: true, ..Default::default() }),
-                _ => request::Kind::Access(pb::Access { at: Some(place.at()?), follow: true, want }),
+                _ => request::Kind::Access(pb::Access { at: Some(place.at()?), follow: true, want, map_len: 0 }),
             };
             match self.look(kind).await {
                 Ok(reply) => Some(reply),
@@ -211,6 +211,11 @@ impl File {
     /// reads what it is now.
     pub fn refresh(&self) {
         self.forget_map(None);
+    }
+
+    /// What metadata has told of the beginning of the map.
+    pub(crate) fn learn_map(&self, reply: pb::GetExtentsReply) {
+        self.0.map.lock().learn(reply);
     }
 
     fn write_deadline(&self) -> Instant {

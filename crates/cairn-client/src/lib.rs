@@ -71,6 +71,7 @@ pub use admin::{
 };
 pub use atomic::AtomicFile;
 pub use block_cache::{BlockCache, BlockCacheStats, CacheFuture, CachedChunk, ChunkKey};
+pub use by_inode::Looked;
 /// Identity of a block: inode, writer, number.
 pub use cairn_proto::BlockId;
 /// Number of a storage node; 0 stands for a metadata server in what this library tells.

@@ -202,7 +202,13 @@ impl ReadDir {
             }
             let Some(after) = self.next.clone() else { return Poll::Ready(None) };
             let page = self.page.get_or_insert_with(|| {
-                Box::pin(read_page(self.client.clone(), self.dir.clone(), self.path.clone(), after))
+                Box::pin(read_page(
+                    self.client.clone(),
+                    self.dir.clone(),
+                    self.path.clone(),
+                    after,
+                    PAGE_ROWS_MAX as u32,
+                ))
             });
             let result = ready!(page.as_mut().poll(cx));
             self.page = None;
@@ -225,10 +231,10 @@ impl Stream for ReadDir {
     }
 }
 
-async fn read_page(client: DfsClient, dir: pb::At, path: PathBuf, after: Bytes) -> Result<Page, Error> {
+async fn read_page(client: DfsClient, dir: pb::At, path: PathBuf, after: Bytes, limit: u32) -> Result<Page, Error> {
     let work = async {
         let count_links = client.inner.config.count_links;
-        let (at, limit) = (Some(dir), PAGE_ROWS_MAX as u32);
+        let at = Some(dir);
         let kind = request::Kind::ReadDir(pb::ReadDir { at, after, limit, with_attr: true, count_links });
         let response::Kind::ReadDir(reply) = client.look(kind).await? else {
             return Err(client.inner.unexpected("read_dir"));
@@ -262,7 +268,7 @@ impl DfsClient {
     /// A look at a place as a part of an operation that is counted as a whole.
     async fn stat_quietly(&self, place: &Place, follow: bool) -> Result<Metadata, Error> {
         let count_links = self.inner.config.count_links;
-        let kind = request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow, count_links });
+        let kind = request::Kind::Stat(pb::Stat { at: Some(place.at()?), follow, count_links, map_len: 0 });
         match self.look(kind).await? {
             response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
             _ => Err(self.inner.unexpected("stat")),
@@ -366,8 +372,26 @@ impl DfsClient {
         let place = place.into();
         let (dir, path) = (place.at()?, place.shown().to_path_buf());
         let after = Bytes::copy_from_slice(after.as_ref().as_bytes());
-        let (entries, next) = read_page(self.clone(), dir.clone(), path.clone(), after).await?;
+        let (entries, next) = read_page(self.clone(), dir.clone(), path.clone(), after, PAGE_ROWS_MAX as u32).await?;
         Ok(ReadDir { client: self.clone(), dir, path, entries: entries.into(), next, page: None })
+    }
+
+    /// The first entries whose names sort behind `after`, at most `limit` (at least one, if there is one), in one request;
+    /// and whether more follow them.
+    ///
+    /// # Errors
+    /// As [`DfsClient::read_dir`].
+    pub async fn read_dir_page(
+        &self,
+        place: impl Into<Place>,
+        after: impl AsRef<OsStr>,
+        limit: u32,
+    ) -> Result<(Vec<DirEntry>, bool), Error> {
+        let place = place.into();
+        let after = Bytes::copy_from_slice(after.as_ref().as_bytes());
+        let path = place.shown().to_path_buf();
+        let (entries, next) = read_page(self.clone(), place.at()?, path, after, limit.max(1)).await?;
+        Ok((entries, next.is_some()))
     }
 
     /// Makes a symbolic link at `path` that leads to `target`.
@@ -406,12 +430,7 @@ impl DfsClient {
     /// # Errors
     /// `NotFound`, `IsADirectory`.
     pub async fn remove_file(&self, place: impl Into<Place>) -> Result<(), Error> {
-        let place = place.into();
-        let work = async {
-            let unlink = pb::Unlink { at: Some(place.at()?), no_trash: false };
-            self.mutate(request::Kind::Unlink(unlink), None).await.map(|_| ())
-        };
-        self.operation("remove_file", place.shown(), work).await
+        self.remove_file_told(place).await.map(|_| ())
     }
 
     /// Removes an empty directory.

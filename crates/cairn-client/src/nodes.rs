@@ -85,6 +85,13 @@ pub struct Rights {
     pub execute: bool,
 }
 
+impl Rights {
+    /// As access(2) counts them.
+    pub(crate) fn bits(self) -> u32 {
+        u32::from(self.read) * 4 + u32::from(self.write) * 2 + u32::from(self.execute)
+    }
+}
+
 impl DfsClient {
     /// Gives what is at `from` a further name; a symbolic link there is named itself, not followed. A file from
     /// [`DfsClient::create_unnamed`] gets its first one this way: `Place::inode(file.inode().0)`.
@@ -193,8 +200,7 @@ impl DfsClient {
     pub async fn access(&self, place: impl Into<Place>, rights: Rights, symlinks: Symlinks) -> Result<Metadata, Error> {
         let place = place.into();
         let work = async {
-            let want = u32::from(rights.read) * 4 + u32::from(rights.write) * 2 + u32::from(rights.execute);
-            let ask = pb::Access { at: Some(place.at()?), follow: symlinks.follow(), want };
+            let ask = pb::Access { at: Some(place.at()?), follow: symlinks.follow(), want: rights.bits(), map_len: 0 };
             match self.look(request::Kind::Access(ask)).await? {
                 response::Kind::Attr(attr) => Ok(Metadata::from_pb(attr)),
                 _ => Err(self.inner.unexpected("access")),

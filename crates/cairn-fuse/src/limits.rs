@@ -42,6 +42,18 @@ pub const GROUPS_TTL: Duration = Duration::from_millis(500);
 pub const GROUPS_COUNT_MAX: usize = 4096;
 /// Files whose content the kernel may keep between two opens, as far as the daemon remembers.
 pub const KEPT_COUNT_MAX: usize = 256 * 1024;
+/// Lookups in a directory, one after the other, after which a page of it is read at once.
+pub const PAGE_MISSES: u32 = 3;
+/// The same where pages were of no use.
+pub const PAGE_MISSES_MAX: u32 = 4096;
+/// Entries of such a page.
+pub const PAGE_ENTRIES: u32 = 512;
+/// Pages of a directory that are kept: so many may walk through it.
+pub const PAGES_PER_DIR: usize = 8;
+/// Directories that pages are kept of.
+pub const PAGE_DIRS_MAX: usize = 256;
+/// Changes that are remembered beside pages; more, and the pages are forgotten.
+pub const TOUCHED_MAX: usize = 64 * 1024;
 /// Entries that a listing keeps, so that a reader may go back to them.
 pub const LISTED_COUNT_MAX: usize = 8192;
 /// Of entries that a listing does not keep, every how many-th name is.

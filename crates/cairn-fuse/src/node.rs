@@ -7,6 +7,7 @@
 
 use crate::dirty::{self, Dirty, Pieces};
 use crate::errno;
+use crate::face::ahead::Ahead;
 use crate::limits::{DOUBT, FILE_DIRTY_BYTES_MAX, FILE_PIECES_MAX, FLUSH_BYTES, FLUSH_PIECES, HARD_PAUSE};
 use crate::system;
 use bytes::{Bytes, BytesMut};
@@ -39,6 +40,7 @@ pub struct Node {
     room: Arc<Semaphore>,
     /// What cannot be committed is tried again for ever.
     hard: bool,
+    ahead: Arc<Ahead>,
 }
 
 /// What all files of a mount have in common.
@@ -47,6 +49,8 @@ pub struct Shared {
     pub room: Arc<Semaphore>,
     /// What cannot be committed is tried again for ever.
     pub hard: bool,
+    /// What was read ahead of directories, and is told of changes.
+    pub ahead: Arc<Ahead>,
 }
 
 /// What is newest of what was heard.
@@ -174,6 +178,7 @@ impl Node {
             capabilities: AtomicBool::new(metadata.has_xattrs),
             room: shared.room.clone(),
             hard: shared.hard,
+            ahead: shared.ahead.clone(),
         })
     }
 
@@ -421,6 +426,7 @@ impl Node {
             }
         };
         drop(state);
+        self.ahead.touch(self.inode());
         self.committed.notify_waiters();
         result
     }
@@ -454,6 +460,7 @@ impl Node {
             }
             node.committed.notify_waiters();
             let changed = change.await;
+            node.ahead.touch(node.inode());
             {
                 // The length was changed past the file, whose map may be of before, also where the outcome is not known. A read
                 // that is under way may still remember that map, so it is doubted for a while.
@@ -478,7 +485,9 @@ impl Node {
         let task = tokio::spawn(async move {
             let _turn = node.turn.lock().await;
             node.commit_some(Which::All).await?;
-            let receipt = node.file.append(data).await.map_err(|error| errno::of_inode(&error))?;
+            let appended = node.file.append(data).await;
+            node.ahead.touch(node.inode());
+            let receipt = appended.map_err(|error| errno::of_inode(&error))?;
             let (version, size, mtime_ns) = (receipt.version, receipt.size, system::wall_clock_ns());
             node.state.lock().learn_commit(Committed { version, size, mtime_ns });
             Ok(receipt.offset)

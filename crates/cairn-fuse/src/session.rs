@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -137,8 +138,9 @@ async fn find_root(client: &DfsClient, options: &MountOptions) -> Result<u64, Mo
 /// Answers INIT: what both sides can do.
 fn begin(device: &Device, path: &Path) -> Result<(), MountError> {
     let ended = |source| MountError::Ended { path: path.to_path_buf(), source };
+    let mut buffer = Vec::new();
     loop {
-        let request = match device.receive().map_err(ended)? {
+        let request = match device.receive(&mut buffer).map_err(ended)? {
             Received::Request(request) => request,
             Received::Refused => continue,
             Received::Gone => return Err(ended(io::Error::from(Errno::NODEV))),
@@ -178,8 +180,9 @@ async fn keep_up(face: Arc<Face>, end: CancellationToken) {
 impl Session {
     /// Takes requests until the mount is gone.
     fn serve(self: &Arc<Self>) {
+        let mut buffer = Vec::new();
         loop {
-            match self.device.receive() {
+            match self.device.receive(&mut buffer) {
                 Ok(Received::Request(request)) => self.take(request),
                 Ok(Received::Refused) => {}
                 Ok(Received::Gone) => return,
@@ -194,12 +197,14 @@ impl Session {
     fn take(self: &Arc<Self>, request: Request) {
         match request.op {
             Op::Interrupt { unique } => self.interrupt(request.unique, unique),
-            Op::Destroy => self.device.answer(request.unique, &Ok(Answer::Empty)),
+            Op::Destroy => {
+                self.device.answer(request.unique, &Ok(Answer::Empty));
+            }
             _ => {
                 let end = CancellationToken::new();
                 self.under_way.lock().insert(request.unique, end.clone());
                 let pending = Pending { session: self.clone(), unique: request.unique };
-                self.runtime.spawn(async move {
+                let mut task = Box::pin(async move {
                     let is_lock = matches!(request.op, Op::SetLock { wait: true, .. });
                     let result = tokio::select! {
                         biased;
@@ -208,6 +213,11 @@ impl Session {
                     };
                     pending.answer(&result);
                 });
+                // Much is answered from memory: then no other thread has to be woken for it.
+                let _runtime = self.runtime.enter();
+                if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                    self.runtime.spawn(task);
+                }
             }
         }
     }
@@ -216,7 +226,9 @@ impl Session {
         match self.under_way.lock().get(&unique) {
             Some(end) => end.cancel(),
             // Done, or another thread is just taking it: the kernel asks again while it waits.
-            None => self.device.answer(message, &Err(Errno::AGAIN)),
+            None => {
+                self.device.answer(message, &Err(Errno::AGAIN));
+            }
         }
     }
 }
@@ -249,7 +261,10 @@ struct Pending {
 impl Pending {
     fn answer(self, result: &Result<Answer, Errno>) {
         self.session.under_way.lock().remove(&self.unique);
-        self.session.device.answer(self.unique, result);
+        let taken = self.session.device.answer(self.unique, result);
+        if !taken || matches!(result, Err(Errno::INTR)) {
+            self.session.face.not_told();
+        }
     }
 }
 

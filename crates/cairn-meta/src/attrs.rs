@@ -2,6 +2,7 @@
 
 use crate::access::{self, Caller, READ, WRITE};
 use crate::error::{Op, fail};
+use crate::extents;
 use crate::keys;
 use crate::kv::{Durability, Order};
 use crate::limits::{COUNTED_ENTRIES_MAX, COUNTED_ENTRIES_PER_PAGE, MEASURED_ROWS_MAX};
@@ -44,6 +45,15 @@ pub(crate) async fn whole_attr(tx: &mut Tx, inode: u64, row: &rows::Inode) -> Op
             Ok(attr_of(inode, row, None, link.map(|link| link.target).unwrap_or_default()))
         }
     }
+}
+
+/// Adds the map of a file's first bytes to its attributes, if it is asked for.
+async fn add_map(tx: &mut Tx, attr: &mut pb::Attr, len: u64) -> Op<()> {
+    if len > 0 && attr.kind() == pb::Kind::File {
+        let ask = pb::GetExtents { inode: attr.inode, offset: 0, len, known_version: 0 };
+        attr.map = Some(extents::page_of(tx, &ask).await?);
+    }
+    Ok(())
 }
 
 /// Bytes of a file that are no hole, as far as a look at its map may take; what lies behind is taken for content.
@@ -169,7 +179,9 @@ impl Meta {
             let inode = path::find(tx, &at, last).await?;
             let row = tx.inode(inode).await?;
             permit::check(tx, inode, &row, check_want(ask.want)?, &at.path).await?;
-            whole_attr(tx, inode, &row).await.map(Reply::Attr)
+            let mut attr = whole_attr(tx, inode, &row).await?;
+            add_map(tx, &mut attr, ask.map_len).await?;
+            Ok(Reply::Attr(attr))
         })
     }
 
@@ -185,6 +197,7 @@ impl Meta {
             if ask.count_links {
                 count_links(tx, &mut attr, &mut { COUNTED_ENTRIES_MAX }).await?;
             }
+            add_map(tx, &mut attr, ask.map_len).await?;
             Ok(Reply::Attr(attr))
         })
     }

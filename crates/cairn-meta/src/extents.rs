@@ -86,27 +86,32 @@ impl Meta {
     pub(crate) async fn get_extents(&self, ask: &pb::GetExtents) -> Result<Reply, Status> {
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| {
             tx.looks_only();
-            let row = tx.file(ask.inode).await?;
-            let end = ask.offset.saturating_add(ask.len).min(FILE_LEN_MAX).max(ask.offset);
-            let mut reply = pb::GetExtentsReply {
-                version: row.version,
-                size: row.size,
-                generation: row.generation,
-                covered_to: ask.offset.saturating_add(ask.len),
-                ..Default::default()
-            };
-            if ask.known_version == row.version {
-                reply.unchanged = true;
-                return Ok(Reply::GetExtents(reply));
-            }
-            if ask.offset > FILE_LEN_MAX {
-                return fail(cairn_proto::status::Code::TooLarge, format!("offset {}", ask.offset));
-            }
-            let map = Map { inode: ask.inode, generation: row.generation };
-            fill_page(tx, map, ask.offset..end, &mut reply).await?;
-            Ok(Reply::GetExtents(reply))
+            page_of(tx, ask).await.map(Reply::GetExtents)
         })
     }
+}
+
+/// What [`pb::GetExtents`] asks for.
+pub(crate) async fn page_of(tx: &mut Tx, ask: &pb::GetExtents) -> Op<pb::GetExtentsReply> {
+    let row = tx.file(ask.inode).await?;
+    let end = ask.offset.saturating_add(ask.len).min(FILE_LEN_MAX).max(ask.offset);
+    let mut reply = pb::GetExtentsReply {
+        version: row.version,
+        size: row.size,
+        generation: row.generation,
+        covered_to: ask.offset.saturating_add(ask.len),
+        ..Default::default()
+    };
+    if ask.known_version == row.version {
+        reply.unchanged = true;
+        return Ok(reply);
+    }
+    if ask.offset > FILE_LEN_MAX {
+        return fail(cairn_proto::status::Code::TooLarge, format!("offset {}", ask.offset));
+    }
+    let map = Map { inode: ask.inode, generation: row.generation };
+    fill_page(tx, map, ask.offset..end, &mut reply).await?;
+    Ok(reply)
 }
 
 /// Adds rows that touch `range` until the page is full.

@@ -227,7 +227,7 @@ impl Meta {
             };
             match members::state_of(&row, ask.store) {
                 // The answer to an earlier request was lost.
-                Some(MemberState::Full) => return Ok(Reply::Empty(pb::Empty {})),
+                Some(MemberState::Full) => return Ok(Reply::Empty(pb::Empty::default())),
                 Some(_) => {}
                 None => {
                     return fail(Code::Conflict, format!("store {} is no member of group {}", ask.store, ask.pg));
@@ -247,7 +247,7 @@ impl Meta {
             };
             tx.put(&key, &next);
             tx.effects.map_changed = true;
-            Ok(Reply::Empty(pb::Empty {}))
+            Ok(Reply::Empty(pb::Empty::default()))
         })
     }
 
@@ -317,7 +317,7 @@ impl Meta {
             }
             Ok(())
         })?;
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 }
 

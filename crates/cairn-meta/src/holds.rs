@@ -104,6 +104,6 @@ impl Meta {
                 take(tx, session, *inode).await?;
             }
         }
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 }

@@ -84,7 +84,7 @@ impl Meta {
             }
             Ok(())
         })?;
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 }
 

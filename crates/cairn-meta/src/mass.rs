@@ -120,7 +120,7 @@ impl Meta {
         })?;
         self.note_mass_stop(Some(stop));
         tracing::warn!(copies = stop.copies, held = stop.held, "an operator accepted that so much is collected");
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 }
 

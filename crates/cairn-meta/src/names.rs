@@ -121,6 +121,7 @@ pub(crate) fn attr_of(inode: u64, row: &rows::Inode, times: Option<&rows::DirTim
         has_xattrs: row.xattrs > 0,
         has_acl: row.flags & (inode_flag::ACCESS_ACL | inode_flag::DEFAULT_ACL) != 0,
         allocated: None,
+        map: None,
     }
 }
 
@@ -282,7 +283,7 @@ impl Meta {
                 let_go(tx, &leaving).await?;
                 tx.delete(&keys::Dentry { parent: dir, name });
                 tx.touch_dir(dir);
-                Ok(Reply::Empty(pb::Empty {}))
+                Ok(Reply::Empty(pb::Empty { time_ns: tx.now_ns }))
             }
         }
     }
@@ -301,7 +302,7 @@ impl Meta {
                 let_go(tx, &leaving).await?;
                 tx.delete(&keys::Dentry { parent: dir, name });
                 tx.touch_dir(dir);
-                Ok(Reply::Empty(pb::Empty {}))
+                Ok(Reply::Empty(pb::Empty::default()))
             }
         }
     }

@@ -52,14 +52,14 @@ impl Meta {
             }
             permit_move(tx, &rename).await?;
             relocate(tx, &rename).await?;
-            return Ok(Reply::Empty(pb::Empty {}));
+            return Ok(Reply::Empty(pb::Empty::default()));
         };
         if ask.no_replace {
             return fail(Code::Exists, show(&rename.to_at.path));
         }
         // Two names of one inode, or one name: POSIX wants nothing done.
         if to.inode == rename.from.dentry.inode {
-            return Ok(Reply::Empty(pb::Empty {}));
+            return Ok(Reply::Empty(pb::Empty::default()));
         }
         permit_move(tx, &rename).await?;
         permit::take_from(tx, rename.to_dir, to.inode, &rename.to_at.path).await?;
@@ -68,7 +68,7 @@ impl Meta {
         } else {
             replace(tx, &rename, to).await?;
         }
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 }
 

@@ -143,7 +143,7 @@ impl Meta {
         self.inner.rollback.store(0, Ordering::Release);
         tracing::warn!("an operator accepted that metadata was rolled back");
         self.touch_map_soon().await;
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 }
 

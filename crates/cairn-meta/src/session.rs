@@ -69,14 +69,14 @@ impl Meta {
         self.check_beats_get_through()?;
         transact!(self, Durability::Relaxed, async |tx: &mut Tx| check_session(tx, ask.session, ask.epoch).await)?;
         self.heard_session(ask.session);
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 
     pub(crate) async fn close_session(&self, ask: &pb::CloseSession) -> Result<Reply, Status> {
         // One that ended before is closed: the answer to an earlier request may have been lost.
         self.end_session(ask.session, ask.epoch).await?;
         while self.clear_session(ask.session).await? {}
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 
     /// Fences the session: from here on nothing of it commits.
@@ -136,7 +136,7 @@ impl Meta {
             }
         })?;
         self.heard_session(ask.session);
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 
     pub(crate) async fn alloc_inodes(&self, ask: &pb::AllocInodes) -> Result<Reply, Status> {

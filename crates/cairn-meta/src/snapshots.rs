@@ -141,7 +141,7 @@ impl Meta {
             permit::own(tx.caller.as_ref(), &dir, "its snapshots")?;
         }
         if remove(tx, number).await? {
-            Ok(Reply::Empty(pb::Empty {}))
+            Ok(Reply::Empty(pb::Empty::default()))
         } else {
             fail(Code::NotFound, format!("there is no snapshot {number}"))
         }
@@ -160,7 +160,7 @@ impl Meta {
             Some(settle) => settle_hold(tx, ask.number, row, settle).await?,
             None => tx.put(&key, &row),
         }
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 
     pub(crate) async fn list_snapshots(&self, ask: &pb::ListSnapshots) -> Result<Reply, Status> {

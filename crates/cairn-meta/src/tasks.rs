@@ -346,7 +346,7 @@ impl Meta {
         if row.state != TaskState::Cancelled && !self.end_task(ask.id, TaskState::Cancelled, "cancelled").await? {
             return refuse(format!("task {} has ended", ask.id));
         }
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 
     /// Ends a task; false when it had ended before. A cancelled one leaves its stores free to take memberships again.

@@ -166,7 +166,7 @@ impl Meta {
         }
         tx.delete(&keys::Dentry { parent: dir, name });
         tx.touch_dir(dir);
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 
     pub(crate) async fn list_trash(&self, ask: &pb::ListTrash) -> Result<Reply, Status> {
@@ -303,7 +303,7 @@ impl Meta {
         permit::own(tx.caller.as_ref(), &row, "what lies in the trash")?;
         tx.unseen = true;
         purge(tx, &key, &trash).await?;
-        Ok(Reply::Empty(pb::Empty {}))
+        Ok(Reply::Empty(pb::Empty::default()))
     }
 
     /// Lets go of the entry of the trash that has run out first, if one has. True while there may be more.

@@ -454,7 +454,11 @@ pub mod response {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Empty {}
+pub struct Empty {
+    /// Of what removed a name: the time of change that its directory was given, nanoseconds since 1970; 0 = not told.
+    #[prost(int64, tag = "1")]
+    pub time_ns: i64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockId {
     #[prost(uint64, tag = "1")]
@@ -1487,7 +1491,7 @@ pub struct At {
     #[prost(bytes = "bytes", tag = "2")]
     pub path: ::prost::bytes::Bytes,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Attr {
     #[prost(uint64, tag = "1")]
     pub inode: u64,
@@ -1537,6 +1541,9 @@ pub struct Attr {
     /// Of a file with holes: bytes that are none. Absent = all of it.
     #[prost(uint64, optional, tag = "19")]
     pub allocated: ::core::option::Option<u64>,
+    /// Of a regular file: its map, as GetExtents tells it. Only as asked for.
+    #[prost(message, optional, tag = "20")]
+    pub map: ::core::option::Option<GetExtentsReply>,
 }
 /// Attributes of something new.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1570,6 +1577,9 @@ pub struct Stat {
     /// Of a directory with few entries: `nlink` is 2 and its subdirectories; of others it stays 1.
     #[prost(bool, tag = "3")]
     pub count_links: bool,
+    /// Of a regular file, fill `map` with that of its first bytes, so many: who is about to read saves a request.
+    #[prost(uint64, tag = "4")]
+    pub map_len: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadDir {
@@ -1587,7 +1597,7 @@ pub struct ReadDir {
     #[prost(bool, tag = "5")]
     pub count_links: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DirEntry {
     #[prost(bytes = "bytes", tag = "1")]
     pub name: ::prost::bytes::Bytes,
@@ -1982,6 +1992,9 @@ pub struct Access {
     /// 4 read, 2 write, 1 execute or search, or a sum of these; 0 = only whether it is there.
     #[prost(uint32, tag = "3")]
     pub want: u32,
+    /// As in Stat.
+    #[prost(uint64, tag = "4")]
+    pub map_len: u64,
 }
 /// The session holds these files: their content outlives their last name until as many holds are released, or the session
 /// ends. NOT_FOUND, and none is held, when one does not exist. Reply: SustainReply.
@@ -2497,7 +2510,7 @@ pub struct WatchChanges {
     pub with_attr: bool,
 }
 /// Changes of one transaction follow each other and have one log and position.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Change {
     #[prost(enumeration = "ChangeKind", tag = "1")]
     pub kind: i32,

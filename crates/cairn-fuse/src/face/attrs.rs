@@ -9,6 +9,8 @@ use cairn_client::{Metadata, Place, Rights, SetAttributes, SetTime, Symlinks};
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Inodes that may be added, as far as anybody can tell.
 const FREE_INODES: u64 = 1 << 40;
@@ -22,30 +24,35 @@ impl Face {
         self.client.symlink_metadata(self.place(request)).await.map_err(|error| errno::of_inode(&error))
     }
 
-    /// The attributes of what a request is about: those of an open file were asked for a moment ago.
-    async fn current(&self, request: &Request) -> Result<Metadata, Errno> {
-        let names = self.names.load(Ordering::Relaxed);
+    /// The attributes of what a request is about, and how long to believe them: those of an open file, or of a directory
+    /// that is worked in, were asked for a moment ago.
+    async fn current(&self, request: &Request) -> Result<(Metadata, Duration), Errno> {
+        let (names, asked) = (self.names.load(Ordering::Relaxed), Instant::now());
+        if let Some(known) = self.ahead.attributes(self.inode(request.node)) {
+            return Ok(known);
+        }
         if let Some(node) = self.open_node(self.inode(request.node)).filter(|_| !self.options.strict)
             && let Some(metadata) = node.fresh_metadata(self.ttl(), names)
         {
-            return Ok(metadata);
+            return Ok((metadata, self.ttl()));
         }
         let metadata = self.look(request).await?;
+        self.ahead.learn_attributes(&metadata, asked);
         self.notice(&metadata).await;
         if let Some(node) = self.open_node(metadata.inode) {
             node.hear(names);
         }
-        Ok(metadata)
+        Ok((metadata, self.ttl()))
     }
 
     pub(super) async fn get_attr(&self, request: &Request) -> Done {
-        let metadata = self.current(request).await?;
-        Ok(reply::attr(&self.attr(metadata), self.ttl()))
+        let (metadata, ttl) = self.current(request).await?;
+        Ok(reply::attr(&self.attr(metadata), ttl))
     }
 
     pub(super) async fn statx(&self, request: &Request) -> Done {
-        let metadata = self.current(request).await?;
-        Ok(reply::statx(&self.attr(metadata), self.ttl()))
+        let (metadata, ttl) = self.current(request).await?;
+        Ok(reply::statx(&self.attr(metadata), ttl))
     }
 
     pub(super) async fn set_attr(&self, request: &Request, change: &SetAttr) -> Done {
@@ -107,6 +114,7 @@ impl Face {
         if privileged(metadata.mode) {
             let set = SetAttributes { mode: Some(without_privileges(metadata.mode)), ..SetAttributes::default() };
             let changed = self.client.set_attributes(Place::inode(node.inode()), set).await;
+            self.ahead.touch(node.inode());
             let mut changed = changed.map_err(|error| errno::of_inode(&error))?;
             node.show(&mut changed);
             self.messages.forget_attributes(self.node_number(node.inode())).await;
@@ -118,6 +126,7 @@ impl Face {
     pub(super) async fn drop_capabilities(&self, inode: u64) {
         // Most have none; and that it could not be asked concerns the change itself, too.
         let _ = self.client.remove_xattr(Place::inode(inode), "security.capability", Symlinks::Keep).await;
+        self.ahead.touch(inode);
     }
 
     /// The content that the kernel has of a file may be of another version than it is now.

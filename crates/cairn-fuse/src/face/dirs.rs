@@ -141,7 +141,12 @@ impl Face {
             return page.add(number, next, kind, &entry.name);
         }
         let node = self.node_answer(entry.metadata.clone());
-        page.add_node(Some(&node), number, next, kind, &entry.name)
+        let added = page.add_node(Some(&node), number, next, kind, &entry.name);
+        if !added {
+            // The kernel has not been told.
+            self.shown.lock().remove(&entry.inode);
+        }
+        added
     }
 
     pub(super) fn release_dir(&self, handle: u64) -> Done {

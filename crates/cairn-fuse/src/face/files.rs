@@ -8,10 +8,11 @@ use crate::kernel::request::{Create, Request};
 use crate::limits::HOLD_DELAY;
 use crate::node::Node;
 use bytes::Bytes;
-use cairn_client::{File, FileKind, Metadata, OpenOptions, Place, Rights, SetAttributes, Symlinks};
+use cairn_client::{File, FileKind, Metadata, OpenOptions, Place, Rights, SetAttributes};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::OnceCell;
 
 /// What open(2) opened.
@@ -55,12 +56,14 @@ impl Face {
         let client = self.identity.client(request);
         // The kernel has checked the mode as it knew it; metadata knows ACLs, and the mode of this moment.
         let rights = access(flags);
+        let names = self.names.load(Ordering::Relaxed);
         let asked = if self.identity.may_everything(request) {
-            self.client.symlink_metadata(&place).await
+            self.client.look_to_open(&place, None).await
         } else {
-            client.access(&place, rights, Symlinks::Keep).await
+            client.look_to_open(&place, Some(rights)).await
         };
-        let metadata = asked.map_err(|error| errno::of_inode(&error))?;
+        let looked = asked.map_err(|error| errno::of_inode(&error))?;
+        let metadata = looked.metadata.clone();
         match metadata.kind {
             FileKind::File => {}
             FileKind::Directory => return Err(Errno::ISDIR),
@@ -68,8 +71,13 @@ impl Face {
             _ => return Err(Errno::NXIO),
         }
         let inode = metadata.inode;
+        let is_shown = self.is_shown(&metadata);
         let (handle, open_flags) = self.open_found(metadata, flags, drop_privileges).await?;
-        if open_flags & fopen::KEEP_CACHE == 0 {
+        if let Some(node) = self.open_node(inode) {
+            node.file().learn(&looked);
+            node.hear(names);
+        }
+        if open_flags & fopen::KEEP_CACHE == 0 && !is_shown {
             // It is another version than the kernel had last: its length, too, is asked for anew.
             self.messages.forget_attributes(inode).await;
             self.messages.settle().await;
@@ -131,10 +139,20 @@ impl Face {
             .attributes(self.creation(request, create.mode, create.umask));
         let client = self.identity.client(request);
         let made = client.create_file(self.within(request, &create.name), options).await;
+        let dir = self.inode(request.node);
+        match &made {
+            // It was made just now, or, if it was there, is no younger than the directory's last change.
+            Ok(metadata) => self.ahead.bump(dir, metadata.btime_ns),
+            Err(_) => self.ahead.touch(dir),
+        }
         let metadata = made.map_err(|error| errno::of(&error))?;
         // Of a new file there is nothing to truncate.
         let flags = if metadata.version == 0 || metadata.size == 0 { flags - OFlags::TRUNC } else { flags };
+        let names = self.names.load(Ordering::Relaxed);
         let (handle, open_flags) = self.open_found(metadata.clone(), flags, false).await?;
+        if let Some(node) = self.open_node(metadata.inode) {
+            node.hear(names);
+        }
         let answer = self.node_answer(metadata);
         Ok(reply::created(&answer, handle, open_flags))
     }

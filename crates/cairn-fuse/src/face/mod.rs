@@ -1,6 +1,7 @@
 //! What the mount does with each request of the kernel: one operation of the client, or a few, and an answer. The kernel's
 //! bytes and threads are not known here.
 
+pub mod ahead;
 mod attrs;
 mod dirs;
 mod files;
@@ -9,12 +10,13 @@ mod names;
 mod ranges;
 mod xattrs;
 
+use crate::face::ahead::Ahead;
 use crate::face::dirs::Listing;
 use crate::face::files::OpenFile;
 use crate::identity::Identity;
 use crate::kernel::abi;
 use crate::kernel::reply::{Answer, Attr, Node as NodeAnswer};
-use crate::kernel::request::{Op, Request};
+use crate::kernel::request::{Create, Op, Request};
 use crate::limits::{DIRTY_AGE, DIRTY_BYTES_MAX, KEPT_COUNT_MAX, TTL};
 use crate::messages::Messages;
 use crate::node::{Node, Shared};
@@ -23,7 +25,7 @@ use cairn_client::{DfsClient, Error, FileKind, Metadata, Place};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -46,6 +48,9 @@ pub struct Face {
     handles: AtomicU64,
     /// Versions of files whose content the kernel may have.
     kept: Mutex<HashMap<u64, u64>>,
+    /// Versions of files whose attributes the kernel may have.
+    shown: Mutex<HashMap<u64, u64>>,
+    ahead: Arc<Ahead>,
     shared: Shared,
     /// Changes of names that were made here.
     names: AtomicU64,
@@ -59,9 +64,14 @@ struct Nodes(HashMap<u64, (Arc<Node>, usize)>);
 impl Face {
     /// Of a directory of CairnFS.
     pub fn new(client: DfsClient, root: u64, options: MountOptions, messages: Messages) -> Self {
+        let ahead = Arc::new(Ahead::new(ttl_of(&options)));
         Self {
             identity: Identity::new(client.clone(), &options),
-            shared: Shared { room: Arc::new(Semaphore::new(DIRTY_BYTES_MAX as usize)), hard: options.hard },
+            shared: Shared {
+                room: Arc::new(Semaphore::new(DIRTY_BYTES_MAX as usize)),
+                hard: options.hard,
+                ahead: ahead.clone(),
+            },
             client,
             options,
             root,
@@ -70,6 +80,8 @@ impl Face {
             listings: Mutex::default(),
             handles: AtomicU64::new(1),
             kept: Mutex::default(),
+            shown: Mutex::default(),
+            ahead,
             names: AtomicU64::new(0),
             messages,
         }
@@ -80,6 +92,44 @@ impl Face {
     /// # Errors
     /// What the caller is told.
     pub async fn answer(&self, request: &Request) -> Done {
+        let done = self.perform(request).await;
+        // Whatever came of it: it may have been done.
+        self.touch(request);
+        done
+    }
+
+    /// What was changed, or may have been, is no longer what was read ahead. Content is dealt with where it is committed.
+    fn touch(&self, request: &Request) {
+        let node = self.inode(request.node);
+        match &request.op {
+            // What becomes of the directory, these see to themselves.
+            Op::Unlink { name } | Op::Create(Create { name, .. }) => self.ahead.touch_name(node, name),
+            Op::Symlink { name, .. } | Op::Mknod { name, .. } | Op::Mkdir { name, .. } | Op::Rmdir { name } => {
+                self.touch_entry(node, name);
+            }
+            Op::Rename { name, to_dir, to_name, .. } => {
+                self.touch_entry(node, name);
+                self.touch_entry(self.inode(*to_dir), to_name);
+            }
+            Op::Link { node: linked, name } => {
+                self.ahead.touch(self.inode(*linked));
+                self.touch_entry(node, name);
+            }
+            Op::SetAttr(_) | Op::SetXattr { .. } | Op::RemoveXattr { .. } | Op::Allocate { .. } => {
+                self.ahead.touch(node);
+            }
+            Op::CopyRange(copy) => self.ahead.touch(self.inode(copy.to_node)),
+            _ => {}
+        }
+    }
+
+    /// A name, and the directory that it is in.
+    fn touch_entry(&self, dir: u64, name: &OsStr) {
+        self.ahead.touch(dir);
+        self.ahead.touch_name(dir, name);
+    }
+
+    async fn perform(&self, request: &Request) -> Done {
         let node = self.inode(request.node);
         match &request.op {
             Op::Lookup { name } => self.lookup(request, name).await,
@@ -175,13 +225,16 @@ impl Face {
     // -------------------------------------------------------------------- attributes
 
     fn ttl(&self) -> Duration {
-        if self.options.strict { Duration::ZERO } else { self.options.ttl.unwrap_or(TTL) }
+        ttl_of(&self.options)
     }
 
     /// Metadata as the kernel takes it, with what open files have written.
     fn attr(&self, mut metadata: Metadata) -> Attr {
         if let Some(node) = self.open_node(metadata.inode) {
             node.show(&mut metadata);
+        }
+        if metadata.kind == FileKind::File {
+            remember(&mut self.shown.lock(), metadata.inode, metadata.version);
         }
         let (uid, gid) = self.identity.shown(metadata.uid, metadata.gid);
         Attr {
@@ -202,7 +255,12 @@ impl Face {
     }
 
     fn node_answer(&self, metadata: Metadata) -> NodeAnswer {
-        NodeAnswer { attr: self.attr(metadata), name_ttl: self.ttl(), attr_ttl: self.ttl() }
+        self.node_answer_for(metadata, self.ttl())
+    }
+
+    /// As [`Face::node_answer`], to be believed so long.
+    fn node_answer_for(&self, metadata: Metadata, ttl: Duration) -> NodeAnswer {
+        NodeAnswer { attr: self.attr(metadata), name_ttl: ttl, attr_ttl: ttl }
     }
 
     // -------------------------------------------------------------------- open files
@@ -247,16 +305,22 @@ impl Face {
 
     /// The version of the file whose content the kernel has from now on; true when it had that one already.
     fn keep(&self, inode: u64, version: u64) -> bool {
-        let mut kept = self.kept.lock();
-        if kept.len() >= KEPT_COUNT_MAX && !kept.contains_key(&inode) {
-            // Not knowing only means that the kernel reads it again.
-            kept.clear();
-        }
-        kept.insert(inode, version) == Some(version)
+        remember(&mut self.kept.lock(), inode, version) == Some(version)
     }
 
     fn forget(&self, inode: u64) {
         self.kept.lock().remove(&inode);
+        self.shown.lock().remove(&inode);
+    }
+
+    /// Whether the kernel's attributes of a file, if it has any, are of that version.
+    fn is_shown(&self, metadata: &Metadata) -> bool {
+        self.shown.lock().get(&metadata.inode) == Some(&metadata.version)
+    }
+
+    /// An answer may not have reached the kernel: what it was told is no longer known.
+    pub fn not_told(&self) {
+        self.shown.lock().clear();
     }
 
     // -------------------------------------------------------------------- what others do
@@ -268,6 +332,7 @@ impl Face {
 
     /// Somebody else changed where a name leads.
     pub async fn name_changed(&self, dir: u64, name: OsString) {
+        self.touch_entry(dir, &name);
         let dir = self.node_number(dir);
         self.messages.forget_name(dir, name).await;
         self.messages.forget_attributes(dir).await;
@@ -280,6 +345,7 @@ impl Face {
 
     /// Somebody else changed attributes.
     pub async fn attributes_changed(&self, inode: u64) {
+        self.ahead.touch(inode);
         if let Some(node) = self.open_node(inode) {
             node.doubt();
         }
@@ -288,6 +354,7 @@ impl Face {
 
     /// Somebody else made that version of a file.
     pub async fn content_changed(&self, inode: u64, version: u64) {
+        self.ahead.touch(inode);
         // What was heard of it already was dealt with then.
         if self.open_node(inode).is_some_and(|node| !node.take_stale() && node.version() >= version) {
             return;
@@ -301,6 +368,7 @@ impl Face {
 
     /// Changes of others may have been missed.
     pub async fn forget_everything(&self) {
+        self.ahead.touch_all();
         self.nodes.lock().0.values().for_each(|(node, _)| node.doubt());
         let mut inodes: Vec<u64> = self.kept.lock().drain().map(|(inode, _)| inode).collect();
         inodes.extend(self.nodes.lock().0.keys());
@@ -333,6 +401,20 @@ impl Face {
             }
         }
     }
+}
+
+/// How long the kernel may believe what it is told.
+fn ttl_of(options: &MountOptions) -> Duration {
+    if options.strict { Duration::ZERO } else { options.ttl.unwrap_or(TTL) }
+}
+
+/// Notes the version that the kernel has of an inode; tells the one that was noted before.
+fn remember(versions: &mut HashMap<u64, u64>, inode: u64, version: u64) -> Option<u64> {
+    if versions.len() >= KEPT_COUNT_MAX && !versions.contains_key(&inode) {
+        // Not knowing only means that the kernel asks again.
+        versions.clear();
+    }
+    versions.insert(inode, version)
 }
 
 /// What stat(2) says to be a good length of reads and writes: programs allocate buffers of it.

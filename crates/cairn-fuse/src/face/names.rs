@@ -1,9 +1,11 @@
 //! Operations on names.
 
+use super::ahead::Known;
 use super::{Done, Face, unpacked_device};
 use crate::errno;
 use crate::kernel::reply::{self, Answer};
 use crate::kernel::request::Request;
+use crate::limits::PAGE_ENTRIES;
 use cairn_client::{CreateOptions, FileKind, NodeKind, Place, RenameMode};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
@@ -15,6 +17,19 @@ const TYPE_MASK: u32 = 0o170_000;
 
 impl Face {
     pub(super) async fn lookup(&self, request: &Request, name: &OsStr) -> Done {
+        let dir = self.inode(request.node);
+        match self.ahead.look(dir, name) {
+            Ok(known) => return Ok(self.known(known)),
+            Err(None) => {}
+            Err(Some(ask)) => {
+                // The kernel sees to it that who looks may search the directory.
+                let read = self.client.read_dir_page(Place::inode(dir), &ask.after, PAGE_ENTRIES).await;
+                self.ahead.learn(ask, read.ok());
+                if let Ok(known) = self.ahead.look(dir, name) {
+                    return Ok(self.known(known));
+                }
+            }
+        }
         let client = self.identity.client(request);
         match client.symlink_metadata(self.within(request, name)).await {
             Ok(metadata) => Ok(reply::node(&self.node_answer(metadata))),
@@ -23,6 +38,13 @@ impl Face {
                 Errno::NOENT if !self.ttl().is_zero() => Ok(reply::no_node(self.ttl())),
                 errno => Err(errno),
             },
+        }
+    }
+
+    fn known(&self, known: Known) -> Answer {
+        match known {
+            Known::Here(metadata, ttl) => reply::node(&self.node_answer_for(*metadata, ttl)),
+            Known::Nothing(ttl) => reply::no_node(ttl),
         }
     }
 
@@ -81,9 +103,14 @@ impl Face {
         let place = self.within(request, name);
         self.hold_open(&place).await?;
         let client = self.identity.client(request);
-        let removed = client.remove_file(place).await;
+        let removed = client.remove_file_told(place).await;
         self.name_changes();
-        removed.map(|()| Answer::Empty).map_err(|error| errno::of(&error))
+        let dir = self.inode(request.node);
+        match &removed {
+            Ok(Some(time_ns)) => self.ahead.bump(dir, *time_ns),
+            _ => self.ahead.touch(dir),
+        }
+        removed.map(|_| Answer::Empty).map_err(|error| errno::of(&error))
     }
 
     pub(super) async fn rmdir(&self, request: &Request, name: &OsStr) -> Done {

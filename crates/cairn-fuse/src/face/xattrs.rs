@@ -10,6 +10,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 
 /// Attributes that the kernel asks for again and again, and that only inodes with attributes have.
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
@@ -57,6 +58,13 @@ impl Face {
     }
 
     pub(super) async fn get_xattr(&self, request: &Request, name: &OsStr, room: u32) -> Done {
+        let names = self.names.load(Ordering::Relaxed);
+        if let Some(node) = self.open_node(self.inode(request.node))
+            && node.fresh_metadata(self.ttl(), names).is_some_and(|metadata| !metadata.has_xattrs)
+        {
+            // The kernel asks for capabilities before the first write to each file.
+            return Err(Errno::NODATA);
+        }
         let client = self.identity.client(request);
         // ACLs are asked for by the kernel itself, before it knows whether the caller may.
         let client = if ACLS.iter().any(|acl| name == *acl) { self.client.clone() } else { client };

@@ -27,14 +27,16 @@ impl Device {
         Self(device.into())
     }
 
-    /// Waits for a request.
+    /// Waits for a request. `buffer` is memory of the caller, to be lent again: what holds a large request is kept by it, and
+    /// there is another one afterwards.
     ///
     /// # Errors
     /// Of read(2), where it does not say that the mount is gone or that there was nothing after all.
-    pub fn receive(&self) -> io::Result<Received> {
-        let mut buffer = Vec::with_capacity(REQUEST_HEAD_MAX + MAX_WRITE as usize);
+    pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Received> {
+        buffer.clear();
+        buffer.reserve_exact(REQUEST_HEAD_MAX + MAX_WRITE as usize);
         loop {
-            match rustix::io::read(&self.0, rustix::buffer::spare_capacity(&mut buffer)) {
+            match rustix::io::read(&self.0, rustix::buffer::spare_capacity(buffer)) {
                 Ok(_) => break,
                 Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(Received::Gone),
                 // The caller was interrupted before the request could be handed out.
@@ -46,7 +48,8 @@ impl Device {
             return Ok(Received::Gone);
         }
         // A small request keeps no big buffer.
-        let bytes = if buffer.len() > REQUEST_HEAD_MAX { Bytes::from(buffer) } else { Bytes::copy_from_slice(&buffer) };
+        let is_small = buffer.len() <= REQUEST_HEAD_MAX;
+        let bytes = if is_small { Bytes::copy_from_slice(buffer) } else { Bytes::from(std::mem::take(buffer)) };
         match Request::parse(&bytes) {
             Ok(request) => Ok(Received::Request(request)),
             Err(errno) => {
@@ -59,14 +62,16 @@ impl Device {
         }
     }
 
-    /// Answers a request. That nobody waits for the answer any more is no error.
-    pub fn answer(&self, unique: u64, result: &Result<Answer, Errno>) {
+    /// Answers a request; false when the kernel did not take the answer. That nobody waits for it any more is no error.
+    pub fn answer(&self, unique: u64, result: &Result<Answer, Errno>) -> bool {
         match reply::send(unique, result, |parts| self.write(parts)) {
-            None | Some(Ok(()) | Err(Errno::NOENT | Errno::NODEV)) => {}
+            None | Some(Ok(())) => true,
+            Some(Err(Errno::NOENT | Errno::NODEV)) => false,
             Some(Err(error)) => {
                 tracing::warn!(unique, "an answer was not taken: {error}");
                 // The caller must not wait for ever; should it have got its answer, this one is refused.
                 let _ = reply::send(unique, &Err(Errno::IO), |parts| self.write(parts));
+                false
             }
         }
     }

@@ -257,7 +257,7 @@ impl Meta {
         if !own.is_empty() {
             tx.effects.unlocked.push(wanted.inode);
         }
-        Ok(Step::Done(Reply::Empty(pb::Empty {})))
+        Ok(Step::Done(Reply::Empty(pb::Empty::default())))
     }
 
     /// Puts the owner in line, or sees that nothing is in its way; how long to wait is up to the caller, see

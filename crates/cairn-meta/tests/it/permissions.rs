@@ -38,7 +38,7 @@ fn stat(path: &str) -> Kind {
 }
 
 fn access(path: &str, want: u32) -> Kind {
-    Kind::Access(pb::Access { at: Some(at(path)), follow: true, want })
+    Kind::Access(pb::Access { at: Some(at(path)), follow: true, want, ..Default::default() })
 }
 
 fn set(path: &str) -> pb::SetAttr {

@@ -364,7 +364,7 @@ impl NodeHandler {
             Err(ReadError::Quarantined { .. } | ReadError::Corrupt { .. }) => self.node.wakes.heal.notify_one(),
             Err(error @ ReadError::Io { .. }) => return Err(status::of_read(&error)),
         }
-        Ok(pb::Empty {})
+        Ok(pb::Empty::default())
     }
 
     fn node_status(&self) -> pb::NodeStatusReply {
