@@ -2,7 +2,10 @@
 
 use clap::{Args, Subcommand};
 
-use crate::settings::{LedgerLimit, Target};
+use crate::{
+    settings::{LedgerLimit, Target},
+    span::Span,
+};
 
 /// Operate the cluster: scrub, drain, add, replace, balance, give-up, tasks, ledger
 ///
@@ -82,6 +85,9 @@ pub struct Scrub {
     /// Wait until everything was read; the exit status is 1 if defects stay open
     #[arg(long)]
     pub wait: bool,
+    /// Wait no longer for a node that has not answered for so long; the exit status is 1 then [default: 1m]
+    #[arg(long, value_name = "TIME", requires = "wait")]
+    pub give_up_after: Option<Span>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

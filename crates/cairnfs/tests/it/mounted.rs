@@ -220,3 +220,64 @@ fn a_strict_mount_is_current_in_every_operation() {
     fs::rename(a.path("f"), a.path("g")).unwrap();
     assert!(b.path("g").exists() && !b.path("f").exists());
 }
+
+/// Who walks through a directory is answered from what was read ahead: whatever is done here is seen at once all the same.
+#[test]
+fn what_is_done_here_is_seen_at_once_on_a_walk() {
+    let Some(cluster) = cluster() else { return };
+    let (a, b) = (Mount::new(&cluster, "a", "allow_other"), Mount::new(&cluster, "b", "allow_other"));
+    let strict = Mount::new(&cluster, "c", "allow_other,strict");
+    let (dir, other) = (a.path("d"), b.path("d"));
+    fs::create_dir(&dir).unwrap();
+    let name = |index: u32| format!("f{index:03}");
+    for index in 0..40 {
+        fs::write(other.join(name(index)), b"x").unwrap();
+    }
+    let len = |index| fs::metadata(dir.join(name(index))).map(|metadata| metadata.len());
+    // Walks that begin pages, each before a change.
+    let walk = || (0..40).for_each(|index| drop(len(index)));
+    walk();
+    assert_eq!(errno(len(40)), Some(Errno::NOENT));
+    fs::write(dir.join(name(40)), b"four").unwrap();
+    assert_eq!(len(40).unwrap(), 4, "made");
+    walk();
+    fs::write(dir.join(name(11)), b"longer").unwrap();
+    assert_eq!(len(11).unwrap(), 6, "written");
+    let set = File::options().write(true).open(dir.join(name(12))).unwrap();
+    set.set_len(100).unwrap();
+    assert_eq!(len(12).unwrap(), 100, "cut");
+    drop(set);
+    assert_eq!(len(12).unwrap(), 100, "cut and closed");
+    fs::set_permissions(dir.join(name(13)), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    assert_eq!(fs::metadata(dir.join(name(13))).unwrap().mode() & 0o777, 0o640);
+    fs::remove_file(dir.join(name(14))).unwrap();
+    assert_eq!(errno(len(14)), Some(Errno::NOENT), "removed");
+    fs::rename(dir.join(name(11)), dir.join(name(15))).unwrap();
+    assert_eq!((errno(len(11)), len(15).unwrap()), (Some(Errno::NOENT), 6), "renamed over another");
+    fs::hard_link(dir.join(name(16)), dir.join("link")).unwrap();
+    assert_eq!(fs::metadata(dir.join(name(16))).unwrap().nlink(), 2, "linked");
+    fs::remove_file(dir.join("link")).unwrap();
+    assert_eq!(fs::metadata(dir.join(name(16))).unwrap().nlink(), 1, "and no more");
+    // The times of the directory are those that metadata has.
+    for change in 0..20 {
+        let before = fs::metadata(&dir).unwrap();
+        match change % 2 {
+            0 => fs::write(dir.join("new"), b"").unwrap(),
+            _ => fs::remove_file(dir.join("new")).unwrap(),
+        }
+        let after = fs::metadata(&dir).unwrap();
+        let times = |of: &fs::Metadata| (of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec());
+        assert!(times(&after) > times(&before), "change {change} of a name");
+        assert_eq!(times(&after), times(&fs::metadata(strict.path("d")).unwrap()), "change {change} of a name");
+    }
+    // What others do is seen within a second.
+    walk();
+    fs::write(other.join(name(20)), b"of the other").unwrap();
+    fs::remove_file(other.join(name(21))).unwrap();
+    fs::write(other.join(name(50)), b"new").unwrap();
+    eventually("the other's changes are seen", || {
+        walk();
+        let seen = len(20).unwrap() == 12 && len(21).is_err() && len(50).is_ok_and(|len| len == 3);
+        seen.then_some(())
+    });
+}

@@ -15,11 +15,15 @@ use crate::{
     cmd::{Complaints, live::Live},
     failure::Failure,
     output::{Align, Out, Table},
+    span::Span,
     text,
 };
 
 /// How long repairs may take behind a pass while none is finished, before their defects count as open.
 const REPAIRS_MAX: Duration = Duration::from_secs(60);
+
+/// How long a node that does not answer is waited for, unless the command says otherwise.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How far a store is, in JSON.
 #[derive(Debug, Serialize)]
@@ -68,6 +72,12 @@ struct Watched {
     /// The pass that is waited for.
     pass: u64,
     now: StoreScrub,
+    /// When its node answered last.
+    heard: Instant,
+    /// It was said that its node does not answer.
+    is_silent: bool,
+    /// Its node was silent for too long.
+    is_given_up: bool,
 }
 
 impl Watched {
@@ -75,7 +85,32 @@ impl Watched {
         // What ended before the answer to the start was not our pass, if that runs.
         let earlier = before.map_or(0, |before| before.last_complete_ns);
         let before_ns = if begun.running { earlier.max(begun.last_complete_ns) } else { earlier };
-        Self { node, before_ns, pass: begun.pass, now: begun }
+        Self {
+            node,
+            before_ns,
+            pass: begun.pass,
+            now: begun,
+            heard: Instant::now(),
+            is_silent: false,
+            is_given_up: false,
+        }
+    }
+
+    /// Its node has answered.
+    fn hear(&mut self, now: Option<StoreScrub>, at: Instant) {
+        self.now = now.unwrap_or(self.now);
+        (self.heard, self.is_silent) = (at, false);
+    }
+
+    /// Its node has not answered; true when that is news.
+    fn miss(&mut self, at: Instant, silence_max: Duration) -> bool {
+        self.is_given_up = at.saturating_duration_since(self.heard) >= silence_max;
+        !std::mem::replace(&mut self.is_silent, true)
+    }
+
+    /// Nothing more is to be waited for, repairs apart.
+    fn is_over(&self) -> bool {
+        self.is_given_up || self.is_complete()
     }
 
     /// The pass that we asked for, or a later one, went through.
@@ -112,7 +147,18 @@ pub(super) async fn run(args: &args::Scrub, admin: &Admin, out: &mut Out) -> Res
     }
     let mut stores: Vec<Watched> = watched.into_values().collect();
     if args.wait {
-        wait(&mut stores, admin).await?;
+        let silence_max = args.give_up_after.map_or(SILENCE_MAX, Span::get);
+        wait(&mut stores, admin, silence_max).await?;
+        for store in stores.iter().filter(|store| store.is_given_up) {
+            let silent = store.heard.elapsed().as_secs();
+            let what = format_args!(
+                "node {} ({}) has not answered for {silent} s; its pass goes on by itself when it is back, and \
+                 `cairn admin scrub --wait` waits for it again",
+                store.node,
+                places.addr(store.node),
+            );
+            complaints.hear::<()>(Err(Failure::at(format_args!("store {}", store.now.store), what)))?;
+        }
     }
     write(&stores, args, &places, out)?;
     let open: u64 = stores.iter().map(Watched::open).sum();
@@ -136,14 +182,14 @@ async fn begin(subject: Subject, admin: &Admin, places: &Places) -> Result<Vec<W
 }
 
 /// Asks until every pass went through and what was found is repaired, or is not being repaired any more.
-async fn wait(stores: &mut [Watched], admin: &Admin) -> Result<(), Failure> {
+async fn wait(stores: &mut [Watched], admin: &Admin, silence_max: Duration) -> Result<(), Failure> {
     let mut live = Live::new(true);
     let mut repairs = (Instant::now(), u64::MAX);
-    let mut silent = false;
     loop {
         live.set(progress(stores));
-        let open: u64 = stores.iter().map(Watched::open).sum();
-        if stores.iter().all(Watched::is_complete) {
+        let heard = stores.iter().filter(|store| !store.is_given_up);
+        let open: u64 = heard.map(Watched::open).sum();
+        if stores.iter().all(Watched::is_over) {
             if open < repairs.1 {
                 repairs = (Instant::now(), open);
             }
@@ -152,7 +198,8 @@ async fn wait(stores: &mut [Watched], admin: &Admin) -> Result<(), Failure> {
             }
         }
         sleep(POLL).await; // tidy: sleep-ok(an operator waits for the cluster)
-        for store in stores.iter_mut().filter(|store| !store.is_complete() || store.open() > 0) {
+        let waited_for = |store: &&mut Watched| !store.is_given_up && (!store.is_complete() || store.open() > 0);
+        for store in stores.iter_mut().filter(waited_for) {
             let subject = Subject::Store(store.now.store);
             let asked = match store.is_lost() {
                 true => admin.start_scrub(subject).await,
@@ -161,14 +208,12 @@ async fn wait(stores: &mut [Watched], admin: &Admin) -> Result<(), Failure> {
             match asked {
                 Ok(now) => {
                     let own = now.into_iter().find(|now| now.store == store.now.store);
-                    store.now = own.unwrap_or(store.now);
-                    silent = false;
+                    store.hear(own, Instant::now());
                 }
                 Err(error) if is_passing(error.kind()) => {
-                    if !silent {
+                    if store.miss(Instant::now(), silence_max) {
                         live.say(format_args!("node {} does not answer; it is asked again", store.node));
                     }
-                    silent = true;
                 }
                 Err(error) => {
                     live.finish();
@@ -247,6 +292,19 @@ mod tests {
         assert!(!store.is_complete() && !store.is_lost(), "it was begun again");
         store.now = scrub(4, false, 30);
         assert!(store.is_complete());
+    }
+
+    #[test]
+    fn a_node_that_is_silent_for_too_long_is_given_up() {
+        let mut store = Watched::new(1, Some(&scrub(3, true, 10)), scrub(4, true, 10));
+        let at = |seconds| store.heard + Duration::from_secs(seconds);
+        let (early, late, later) = (at(59), at(60), at(119));
+        assert!(store.miss(early, SILENCE_MAX) && !store.is_over());
+        assert!(!store.miss(early, SILENCE_MAX), "it is said once");
+        store.hear(None, late);
+        assert!(store.miss(later, SILENCE_MAX) && !store.is_over(), "it has answered meanwhile");
+        store.miss(late + SILENCE_MAX, SILENCE_MAX);
+        assert!(store.is_given_up && store.is_over() && !store.is_complete());
     }
 
     #[test]
