@@ -105,6 +105,8 @@ pub(crate) struct Conn {
     slot: Mutex<Option<Slot>>,
     tasks: OnceLock<[AbortHandle; 2]>,
     pub suspect: AtomicBool,
+    /// Why the peer said that it goes away.
+    farewell: OnceLock<String>,
 }
 
 impl PartialEq for Conn {
@@ -204,6 +206,7 @@ impl Conn {
             slot: Mutex::new(Some(slot)),
             tasks: OnceLock::new(),
             suspect: AtomicBool::new(false),
+            farewell: OnceLock::new(),
         });
         // Each task waits until both handles are in place, so that whichever fails first can end the other.
         let (go_reader, reader_may) = oneshot::channel::<()>();

@@ -3,12 +3,13 @@
 //! The listener always introduces itself before it refuses, so that a dialler learns *who* is there and can tell a
 //! wrong peer from a broken one.
 
-use crate::identity::{Identity, PeerInfo};
+use crate::identity::{Identity, PeerCertificate, PeerInfo};
 use bytes::Bytes;
 use cairn_proto::limits::FRAME_BODY_MAX;
 use cairn_proto::pb;
 use cairn_proto::{BootId, ClusterId, NodeId};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Oldest protocol this side speaks.
@@ -35,6 +36,8 @@ pub(crate) enum Refusal {
     WrongNode { expected: u32, here: u32 },
     #[error("cluster {theirs} is not cluster {ours}")]
     WrongCluster { ours: ClusterId, theirs: ClusterId },
+    #[error("the other side says it is a {}, its certificate is of a {}", .says.as_str_name(), .is.as_str_name())]
+    WrongRole { says: pb::Role, is: pb::Role },
     #[error("an identity in the introduction is not 16 bytes long")]
     Malformed,
 }
@@ -42,7 +45,7 @@ pub(crate) enum Refusal {
 impl Refusal {
     /// True when the other side is healthy but not the one that was meant.
     pub fn is_wrong_peer(self) -> bool {
-        matches!(self, Self::WrongNode { .. } | Self::WrongCluster { .. })
+        matches!(self, Self::WrongNode { .. } | Self::WrongCluster { .. } | Self::WrongRole { .. })
     }
 }
 
@@ -104,7 +107,20 @@ fn parse_id(bytes: &[u8]) -> Result<[u8; 16], Refusal> {
     if bytes.is_empty() { Ok([0; 16]) } else { bytes.try_into().map_err(|_| Refusal::Malformed) }
 }
 
-fn judge(identity: &Identity, other: &Introduction<'_>, addr: Option<SocketAddr>) -> Result<PeerInfo, Refusal> {
+/// Where an introduction came from.
+#[derive(Clone, Default)]
+pub(crate) struct Origin {
+    /// The other end; `None` when the connection was gone before it could be asked.
+    pub addr: Option<SocketAddr>,
+    /// What the other end has proved of itself; `None` on a network without certificates.
+    pub certificate: Option<Arc<PeerCertificate>>,
+}
+
+fn judge(identity: &Identity, other: &Introduction<'_>, origin: Origin) -> Result<PeerInfo, Refusal> {
+    let role = pb::Role::try_from(other.role).unwrap_or(pb::Role::Unknown);
+    if let Some(certificate) = origin.certificate.as_ref().filter(|certificate| certificate.role != role) {
+        return Err(Refusal::WrongRole { says: role, is: certificate.role });
+    }
     let unknown = other.features_required & !FEATURES_SUPPORTED;
     if unknown != 0 {
         return Err(Refusal::FeaturesUnknown(unknown));
@@ -118,21 +134,18 @@ fn judge(identity: &Identity, other: &Introduction<'_>, addr: Option<SocketAddr>
         return Err(Refusal::WrongCluster { ours: identity.cluster_id, theirs: cluster_id });
     }
     Ok(PeerInfo {
-        role: pb::Role::try_from(other.role).unwrap_or(pb::Role::Unknown),
+        role,
         cluster_id,
         node_id: NodeId(other.node_id),
         boot_id: BootId(parse_id(other.boot_id)?),
         software: other.software.chars().take(SOFTWARE_LEN_MAX).collect(),
-        addr,
+        certificate: origin.certificate,
+        addr: origin.addr,
     })
 }
 
 /// The listener's verdict on a dialler.
-pub(crate) fn judge_hello(
-    identity: &Identity,
-    hello: &pb::Hello,
-    addr: Option<SocketAddr>,
-) -> Result<PeerInfo, Refusal> {
+pub(crate) fn judge_hello(identity: &Identity, hello: &pb::Hello, origin: Origin) -> Result<PeerInfo, Refusal> {
     if hello.proto_min > PROTO_MAX || hello.proto_max < PROTO_MIN {
         return Err(Refusal::Version { min: hello.proto_min, max: hello.proto_max });
     }
@@ -148,7 +161,7 @@ pub(crate) fn judge_hello(
         role: hello.role,
         software: &hello.software,
     };
-    judge(identity, &introduction, addr)
+    judge(identity, &introduction, origin)
 }
 
 /// The dialler's verdict on a listener.
@@ -156,7 +169,7 @@ pub(crate) fn judge_ack(
     identity: &Identity,
     expect_node: NodeId,
     ack: &pb::HelloAck,
-    addr: Option<SocketAddr>,
+    origin: Origin,
 ) -> Result<PeerInfo, Refusal> {
     if !(PROTO_MIN..=PROTO_MAX).contains(&ack.proto) {
         return Err(Refusal::Version { min: ack.proto, max: ack.proto });
@@ -173,7 +186,7 @@ pub(crate) fn judge_ack(
         role: ack.role,
         software: &ack.software,
     };
-    judge(identity, &introduction, addr)
+    judge(identity, &introduction, origin)
 }
 
 #[cfg(test)]

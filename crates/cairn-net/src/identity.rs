@@ -43,6 +43,19 @@ impl Identity {
     }
 }
 
+/// What a certificate proves of whoever shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// The role it was issued for. Operators' programs are clients, too.
+    pub role: Role,
+    /// Whom it was issued to, unique within its role.
+    pub name: String,
+    /// It may do what operators do.
+    pub admin: bool,
+    /// SHA-256 of the certificate.
+    pub fingerprint: [u8; 32],
+}
+
 /// What the other side said of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerInfo {
@@ -56,6 +69,8 @@ pub struct PeerInfo {
     pub boot_id: BootId,
     /// Name and version.
     pub software: String,
+    /// What it has proved of itself; `None` on a network without certificates.
+    pub certificate: Option<Arc<PeerCertificate>>,
     /// Where it was reached, or where it came from; `None` when the connection was gone before it could be asked.
     pub addr: Option<SocketAddr>,
 }

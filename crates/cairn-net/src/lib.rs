@@ -35,7 +35,7 @@ pub use body::{Body, BodyPart, FileHandle};
 pub use call::{Call, Progress, Reply, Route, Timing};
 pub use config::{LinkConfig, ServerConfig};
 pub use error::{LegError, LegErrorClass, Sent};
-pub use identity::{Identity, PeerInfo, SharedIdentity};
+pub use identity::{Identity, PeerCertificate, PeerInfo, SharedIdentity};
 pub use leg::{Leg, LegWatch};
 pub use link::Link;
 pub use pool::ConnectionTotal;

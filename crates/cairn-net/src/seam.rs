@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is the network seam")]
 
 use crate::body::{Body, BodyPart, FileHandle};
+use crate::identity::PeerCertificate;
 use async_trait::async_trait;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::SendFlags;
@@ -14,6 +15,7 @@ use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
@@ -52,6 +54,12 @@ pub trait Net: Send + Sync + 'static {
     /// # Errors
     /// What the resolver or the kernel says, for example that the address is in use.
     async fn bind(&self, addr: &str) -> io::Result<Box<dyn Listener>>;
+
+    /// The network below, of one on which connections are encrypted and both ends show certificates: for what is served to
+    /// programs that have none. `None` = this is an unprotected one itself.
+    fn unprotected(&self) -> Option<&dyn Net> {
+        None
+    }
 }
 
 /// A bound address.
@@ -71,7 +79,18 @@ pub trait Listener: Send {
 }
 
 /// A connected byte stream.
+#[async_trait]
 pub trait Stream: Send {
+    /// Does what the transport needs before bytes flow, and tells whose certificate the other end has shown; `None` on a
+    /// network without certificates. Called once, before [`Stream::split`]; the caller bounds its time. An accepted stream
+    /// leaves all waiting to this call, so that a slow peer holds up nobody else's connection.
+    ///
+    /// # Errors
+    /// The peer speaks another protocol, shows no certificate, or one that is not trusted here.
+    async fn establish(&mut self) -> io::Result<Option<Arc<PeerCertificate>>> {
+        Ok(None)
+    }
+
     /// The other end.
     ///
     /// # Errors
@@ -309,7 +328,6 @@ fn is_cached(file: &FileHandle, offset: u64, len: u64) -> bool {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn both_ends_notice_a_dead_peer_and_delay_nothing() {

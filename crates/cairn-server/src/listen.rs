@@ -1,4 +1,5 @@
-//! Where a server may listen: on loopback only, as long as connections are neither authenticated nor encrypted.
+//! Where a server may listen: on loopback only, as long as there are no capabilities beside mutual TLS, unless an operator
+//! wants it otherwise, in words.
 
 use async_trait::async_trait;
 use cairn_net::{Listener, Stream};
@@ -59,10 +60,17 @@ pub enum ListenError {
     Malformed(String),
     /// Reachable by other machines.
     #[error(
-        "refusing to listen on {0}: connections are not yet protected by mutual TLS and capabilities, so anybody who \
-         reaches the port could read and destroy data; use a loopback address (127.0.0.0/8 or ::1)"
+        "refusing to listen on {0}: certificates (--certs) keep strangers out, but blocks are not yet kept from clients who \
+         have one, and without certificates anybody who reaches the port could read and destroy data; use a loopback \
+         address (127.0.0.0/8 or ::1), or --insecure where all who reach the port may do everything"
     )]
     NotLoopback(SocketAddr),
+    /// The console is plain HTTP.
+    #[error("refusing to serve metrics and health checks on {0}: they are plain HTTP; use a loopback address")]
+    ConsoleNotLoopback(SocketAddr),
+    /// It listens on all addresses, and nobody has said which one others can reach.
+    #[error("{0} is every address of this machine: say with --advertise HOST:PORT which one others reach")]
+    NotAdvertised(SocketAddr),
     /// Others could not dial it.
     #[error("\"{0}\" is not an address to advertise: write HOST:PORT as others reach it, for example 10.0.0.7:9001")]
     Unreachable(String),
@@ -79,16 +87,34 @@ pub fn advertised_addr(advertise: &str) -> Result<String, ListenError> {
     if named && dialled { Ok(advertise.to_owned()) } else { Err(unreachable()) }
 }
 
-/// Reads a listening address and admits loopback only. Names (`localhost`) count as 127.0.0.1 and nothing else is
-/// resolved: what a name means could change between this check and the bind.
-pub fn loopback_addr(listen: &str) -> Result<SocketAddr, ListenError> {
+/// Reads a listening address. Names (`localhost`) count as 127.0.0.1 and nothing else is resolved: what a name means could
+/// change between a check and the bind.
+fn numeric_addr(listen: &str) -> Result<SocketAddr, ListenError> {
     let numeric = match listen.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
         None => listen.to_owned(),
     };
-    let addr: SocketAddr = numeric.parse().map_err(|_| ListenError::Malformed(listen.to_owned()))?;
-    let ip = addr.ip().to_canonical();
-    if ip.is_loopback() { Ok(addr) } else { Err(ListenError::NotLoopback(addr)) }
+    numeric.parse().map_err(|_| ListenError::Malformed(listen.to_owned()))
+}
+
+/// Reads a listening address and admits loopback only.
+pub fn loopback_addr(listen: &str) -> Result<SocketAddr, ListenError> {
+    let addr = numeric_addr(listen)?;
+    if addr.ip().to_canonical().is_loopback() { Ok(addr) } else { Err(ListenError::NotLoopback(addr)) }
+}
+
+/// Where a server listens, and what others are told: loopback only, unless `insecure`.
+pub(crate) fn service_addr(
+    listen: &str,
+    advertise: Option<&str>,
+    insecure: bool,
+) -> Result<(SocketAddr, Option<String>), ListenError> {
+    let addr = if insecure { numeric_addr(listen)? } else { loopback_addr(listen)? };
+    let advertised = advertise.map(advertised_addr).transpose()?;
+    match advertised {
+        None if addr.ip().is_unspecified() => Err(ListenError::NotAdvertised(addr)),
+        advertised => Ok((addr, advertised)),
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +126,19 @@ mod tests {
         for listen in ["127.0.0.1:9000", "127.8.9.10:0", "[::1]:9000", "localhost:9000", "[::ffff:127.0.0.1]:1"] {
             assert!(loopback_addr(listen).is_ok(), "{listen}");
         }
+    }
+
+    #[test]
+    fn off_loopback_it_takes_words() {
+        let listen = "10.0.0.1:9000";
+        let addr: SocketAddr = listen.parse().expect("an address");
+        assert_eq!(service_addr(listen, None, false), Err(ListenError::NotLoopback(addr)));
+        assert_eq!(service_addr(listen, None, true), Ok((addr, None)));
+        let all = "0.0.0.0:9000";
+        let everywhere: SocketAddr = all.parse().expect("an address");
+        assert_eq!(service_addr(all, None, true), Err(ListenError::NotAdvertised(everywhere)));
+        let told = service_addr(all, Some("node-1:9001"), true);
+        assert_eq!(told, Ok((everywhere, Some("node-1:9001".to_owned()))));
     }
 
     #[test]
@@ -117,7 +156,7 @@ mod tests {
         for listen in ["0.0.0.0:9000", "[::]:9000", "10.0.0.1:9000", "[::ffff:10.0.0.1]:1", "128.0.0.1:1"] {
             let error = loopback_addr(listen).expect_err(listen);
             assert!(matches!(error, ListenError::NotLoopback(_)));
-            assert!(error.to_string().contains("mutual TLS"), "{error}");
+            assert!(error.to_string().contains("--insecure"), "{error}");
         }
         for listen in ["", "9000", "example.com:9000", "127.0.0.1", "localhost", "127.0.0.1:70000"] {
             assert_eq!(loopback_addr(listen), Err(ListenError::Malformed(listen.to_owned())));

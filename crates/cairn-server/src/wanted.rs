@@ -93,6 +93,7 @@ mod tests {
                 node_id: NodeId(0),
                 boot_id: BootId([1; 16]),
                 software: String::new(),
+                certificate: None,
                 addr: None,
             }),
             op: cairn_proto::op::PUT,

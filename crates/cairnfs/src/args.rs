@@ -3,6 +3,7 @@
 
 mod admin;
 mod attributes;
+mod cert;
 mod content;
 mod cp;
 mod fsck;
@@ -22,6 +23,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use admin::{Admin, AdminWhat, Ledger, Scrub, TaskFlags, Tasks, Upgrade, UpgradeWhat};
 pub use attributes::{AclArgs, AclWhat, Chmod, Chown, Ln, Mkfifo, Mknod, SpecialKind, Touch, Xattr, XattrWhat};
+pub use cert::{Cert, CertWhat};
 pub use content::{Locks, Punch, Truncate};
 pub use cp::{Cp, Reflink};
 pub use fsck::Fsck;
@@ -50,8 +52,8 @@ use crate::settings::{ByteSize, Jobs, LogFormat, WatchSeconds};
 Paths in CairnFS begin with `/`. `-` is standard input or output. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 Settings come from flags, then the environment (CAIRN_...), then a TOML file: --config or CAIRN_CONFIG, else
-~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, jobs, log, log_format; [up] data, nodes,
-replicas, listen, base_port, console, processes, suspect_after, out_after; [meta_server] data, listen, console,
+~/.config/cairn/cairn.toml, else /etc/cairn/cairn.toml. Its keys: meta, certs, jobs, log, log_format; [up] data, nodes,
+replicas, listen, base_port, console, processes, suspect_after, out_after; [meta_server] data, listen, advertise, console,
 replicas, suspect_after, out_after, session_lease; [node] data, stores, listen, advertise, console, zone, rack, host,
 capacity, scrub_period, compare_period, repair_rate.
 
@@ -71,6 +73,9 @@ pub struct Global {
     /// Addresses of the metadata servers, comma separated [default: 127.0.0.1:9000]
     #[arg(long, global = true, value_name = "ADDRS", env = "CAIRN_META", hide_env_values = true)]
     pub meta: Option<String>,
+    /// Directory with the certificates of this process (ca.crt, tls.crt, tls.key): every connection is mutual TLS
+    #[arg(long, global = true, value_name = "DIR", env = "CAIRN_CERTS", hide_env_values = true)]
+    pub certs: Option<PathBuf>,
     /// TOML file with settings
     #[arg(long, global = true, value_name = "FILE", env = "CAIRN_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
@@ -124,6 +129,7 @@ pub enum Command {
     Umount(Umount),
     Trash(Trash),
     Quota(Quota),
+    Cert(Cert),
     Stats(Stats),
     Explain(Explain),
     Completions(Completions),
@@ -169,6 +175,7 @@ impl Command {
             Self::Umount(_) => "umount",
             Self::Trash(_) => "trash",
             Self::Quota(_) => "quota",
+            Self::Cert(_) => "cert",
             Self::Stats(_) => "stats",
             Self::Explain(_) => "explain",
             Self::Completions(_) => "completions",

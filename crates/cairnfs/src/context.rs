@@ -1,8 +1,15 @@
 //! What every command that talks to a cluster needs: where it is, and the settings.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
 
 use cairn_client::{DfsClient, DfsClientBuilder, ErrorKind};
+use cairn_tls::{Net, TcpNet, TlsNet};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Global,
@@ -15,10 +22,11 @@ use crate::{
 const JOBS_DEFAULT: u64 = 16;
 
 /// See the module.
-#[derive(Debug)]
 pub struct Context {
     command: &'static str,
     meta: String,
+    certs: Option<PathBuf>,
+    net: OnceLock<Arc<dyn Net>>,
     /// What the settings file says.
     pub file: FileSettings,
     /// The whole command line, the program first.
@@ -30,7 +38,25 @@ impl Context {
     pub fn new(command: &'static str, global: &Global, file: FileSettings, words: Vec<OsString>) -> Self {
         let given = global.meta.clone().filter(|meta| !meta.is_empty());
         let meta = given.or_else(|| file.meta.clone()).unwrap_or_else(|| META_DEFAULT.to_owned());
-        Self { command, meta, file, words }
+        let certs = global.certs.clone().or_else(|| file.certs.clone()).filter(|dir| !dir.as_os_str().is_empty());
+        Self { command, meta, certs, net: OnceLock::new(), file, words }
+    }
+
+    /// The network: TCP, or mutual TLS on it, with certificates that are read anew when their files change. Has to be called
+    /// inside the runtime.
+    ///
+    /// # Errors
+    /// The certificates cannot be used.
+    pub fn net(&self) -> Result<Arc<dyn Net>, Failure> {
+        if let Some(net) = self.net.get() {
+            return Ok(net.clone());
+        }
+        let Some(dir) = &self.certs else { return Ok(Arc::new(TcpNet)) };
+        let made = TlsNet::new(Arc::new(TcpNet), dir);
+        let made = Arc::new(made.map_err(|error| Failure::Failed { message: error.to_string(), general: true })?);
+        // Until the process ends.
+        tokio::spawn(made.clone().follow(CancellationToken::new()));
+        Ok(self.net.get_or_init(|| made).clone())
     }
 
     /// Addresses of the metadata servers.
@@ -69,7 +95,7 @@ impl Context {
     pub async fn connect_as(&self, builder: DfsClientBuilder) -> Result<DfsClient, Failure> {
         tracing::debug!(meta = self.meta, "connecting");
         let name = format!("cairn {} {}, process {}", self.command, env!("CARGO_PKG_VERSION"), std::process::id());
-        builder.meta(&self.meta).name(name).connect().await.map_err(|error| match error.kind() {
+        builder.net(self.net()?).meta(&self.meta).name(name).connect().await.map_err(|error| match error.kind() {
             ErrorKind::InvalidInput => Failure::usage(format_args!("--meta {}", self.meta), error),
             _ => Failure::cluster(&error),
         })

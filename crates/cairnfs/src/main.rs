@@ -82,6 +82,10 @@ fn run(cli: Cli, meta_flag: bool, words: Vec<OsString>) -> Result<(), Failure> {
         return Err(Failure::usage("--meta", "this command is what --meta would point to; it takes --listen"));
     }
     let file = FileSettings::load(global.config.as_deref())?;
+    if matches!(command, Command::Up(_)) && (global.certs.is_some() || file.certs.is_some()) {
+        let why = "`cairn up` keeps to loopback, without certificates; start `cairn meta` and `cairn node` with them";
+        return Err(Failure::usage("--certs", why));
+    }
     logs::start(&logs::LogSettings {
         filter: global.log.clone().filter(|filter| !filter.is_empty()).or_else(|| file.log.clone()),
         verbose: global.verbose,
@@ -164,6 +168,7 @@ async fn client_command(command: Command, context: &Context, out: &mut Out) -> R
         Command::Watch(args) => cmd::watch(args, context, out).await,
         Command::Trash(args) => cmd::trash(args, context, out).await,
         Command::Quota(args) => cmd::quota(args, context, out).await,
+        Command::Cert(args) => cmd::cert::run(&args, out),
         Command::Stats(args) => cmd::stats(args, context, out).await,
         Command::Explain(args) => cmd::explain(args, context, out).await,
         Command::Umount(args) => mount::umount::run(args).await,

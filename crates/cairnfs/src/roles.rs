@@ -3,10 +3,10 @@
 pub mod inspect;
 pub mod meta_tools;
 
-use std::{error::Error, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use cairn_server::{
-    ConsolePlace, EngineUrl, Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, StartError, TcpNet,
+    ConsolePlace, EngineUrl, Membership, MetaServer, MetaServerConfig, NodeServer, NodeServerConfig, StartError,
 };
 
 use crate::{
@@ -115,10 +115,13 @@ pub async fn meta(args: args::MetaRole, context: &Context, out: &mut Out) -> Res
     config.suspect_after = args.suspect_after.or(file.suspect_after).map_or(config.suspect_after, Span::get);
     config.out_after = args.out_after.or(file.out_after).map_or(config.out_after, Span::get);
     config.session_lease = args.session_lease.or(file.session_lease).map_or(config.session_lease, Span::get);
+    config.insecure = args.insecure;
+    config.advertise = args.advertise.or_else(|| file.advertise.clone());
+    let net = context.net()?;
     config.gc_mass.percent = args.gc_mass_percent.unwrap_or(config.gc_mass.percent);
     config.gc_mass.hold = args.gc_mass_hold.map_or(config.gc_mass.hold, Span::get);
     let server = tokio::select! {
-        started = patiently(|| MetaServer::start(config.clone(), Arc::new(TcpNet))) => started?,
+        started = patiently(|| MetaServer::start(config.clone(), net.clone())) => started?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, format_args!("metadata server listens on {}", server.addr()))?;
@@ -145,6 +148,8 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     config.accept_empty_stores = args.accept_empty_stores;
     config.advertise = args.advertise.or_else(|| file.advertise.clone());
     let place = |flag: Option<String>, file: &Option<String>| flag.or_else(|| file.clone()).unwrap_or_default();
+    config.insecure = args.insecure;
+    let net = context.net()?;
     config.zone = place(args.zone, &file.zone);
     config.rack = place(args.rack, &file.rack);
     config.host = place(args.host, &file.host);
@@ -162,7 +167,7 @@ pub async fn node(args: args::NodeRole, context: &Context, out: &mut Out) -> Res
     let _pid_file = args.pid_file.map(PidFile::write).transpose()?;
     let background = Background::start()?;
     let server = tokio::select! {
-        started = patiently(|| NodeServer::start_with(config.clone(), Arc::new(TcpNet), background.handle())) => started?,
+        started = patiently(|| NodeServer::start_with(config.clone(), net.clone(), background.handle())) => started?,
         () = signals.received() => return Err(Failure::Interrupted),
     };
     show(out, format_args!("storage node listens on {}", server.addr()))?;

@@ -267,6 +267,7 @@ pub fn parse_mode(text: &str) -> Result<u32, String> {
 #[serde(deny_unknown_fields)]
 pub struct FileSettings {
     pub meta: Option<String>,
+    pub certs: Option<PathBuf>,
     pub jobs: Option<Jobs>,
     pub log: Option<String>,
     pub log_format: Option<LogFormat>,
@@ -302,6 +303,7 @@ pub struct MetaSettings {
     pub data: Option<PathBuf>,
     pub engine: Option<String>,
     pub listen: Option<String>,
+    pub advertise: Option<String>,
     pub console: Option<String>,
     pub replicas: Option<Replicas>,
     pub suspect_after: Option<Span>,

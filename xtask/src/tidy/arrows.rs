@@ -9,6 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cairn-proto", &[]),
     ("cairn-metrics", &[]),
     ("cairn-net", &["cairn-proto"]),
+    ("cairn-tls", &["cairn-proto", "cairn-net"]),
     ("cairn-client", &["cairn-proto", "cairn-net", "cairn-metrics"]),
     ("cairn-meta", &["cairn-proto"]),
     ("cairn-engines", &["cairn-proto", "cairn-meta"]),
@@ -16,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cairn-server", &["cairn-proto", "cairn-net", "cairn-meta", "cairn-engines", "cairn-store", "cairn-metrics"]),
     ("cairn-cache", &["cairn-proto", "cairn-client"]),
     ("cairn-fuse", &["cairn-proto", "cairn-client"]),
-    ("cairnfs", &["cairn-proto", "cairn-client", "cairn-server", "cairn-fuse", "cairn-cache"]),
+    ("cairnfs", &["cairn-proto", "cairn-client", "cairn-server", "cairn-fuse", "cairn-cache", "cairn-tls"]),
 ];
 
 /// Packages of the workspace that are no part of the product: they may use anything, nothing may use them.

@@ -35,14 +35,19 @@ pub(crate) struct Dialed {
 
 /// Introduces both sides to each other.
 pub(crate) async fn handshake(
-    stream: Box<dyn Stream>,
+    mut stream: Box<dyn Stream>,
     kind: LaneKind,
     identity: &Identity,
     expect_node: NodeId,
     idle_timeout: Duration,
     totals: Arc<Totals>,
 ) -> Result<Dialed, LegError> {
+    let failed = |class, message: String| LegError::new(class, Sent::No, message);
     let addr = stream.peer_addr().ok();
+    let certificate = stream
+        .establish()
+        .await
+        .map_err(|error| failed(LegErrorClass::Refused, format!("no secure connection: {error}")).with_source(error))?;
     let (read, write) = stream.split();
     let meter = Arc::new(Meter::new(totals));
     let mut writer = FrameWriter::new(write, Arc::clone(&meter));
@@ -50,19 +55,21 @@ pub(crate) async fn handshake(
     let mut reader = FrameReader::new(read, read_len, Arc::clone(&meter));
     let hello = handshake::hello(identity, expect_node, kind == LaneKind::Bulk, idle_timeout);
     writer.push_message(FixedHeader::new(FrameType::Hello, 0, 0), &hello);
-    let failed = |class, message: String| LegError::new(class, Sent::No, message);
     writer.flush().await.map_err(|error| {
         failed(LegErrorClass::Connect, format!("the connection ended during the handshake: {error}")).with_source(error)
     })?;
     let fixed = reader.next().await.map_err(|error| match error {
-        ReadError::Frame(error) => failed(LegErrorClass::Protocol, format!("no CairnFS server: {error}")),
+        ReadError::Frame(error) => {
+            failed(LegErrorClass::Protocol, format!("no CairnFS server, or one that wants certificates: {error}"))
+        }
         error => failed(LegErrorClass::Connect, format!("the connection ended during the handshake: {error}")),
     })?;
     match fixed.frame_type {
         FrameType::HelloAck => {
             let ack = pb::HelloAck::decode(reader.header())
                 .map_err(|error| failed(LegErrorClass::Protocol, format!("unreadable HELLO_ACK: {error}")))?;
-            let peer = handshake::judge_ack(identity, expect_node, &ack, addr).map_err(|refusal| {
+            let origin = handshake::Origin { addr, certificate };
+            let peer = handshake::judge_ack(identity, expect_node, &ack, origin).map_err(|refusal| {
                 let wrong_peer = refusal.is_wrong_peer();
                 let class = if wrong_peer { LegErrorClass::WrongPeer } else { LegErrorClass::Refused };
                 failed(class, refusal.to_string())
@@ -106,11 +113,14 @@ pub(crate) async fn first_ping(dialed: &mut Dialed) -> Result<pb::Pong, LegError
 /// Runs until the connection ends, and ends it.
 pub(super) async fn run(conn: Arc<Conn>, mut reader: FrameReader<Box<dyn ReadHalf>>) {
     let mut is_proven = false;
-    let death = loop {
+    let mut death = loop {
         if let Err(death) = one_message(&conn, &mut reader, &mut is_proven).await {
             break death;
         }
     };
+    if let (CloseReason::Reset, Some(why)) = (death.reason, conn.farewell.get()) {
+        death.message = format!("the peer went away, as it had said: {why}");
+    }
     conn.kill(death);
 }
 
@@ -168,6 +178,7 @@ fn aside(conn: &Arc<Conn>, reader: &Reader, fixed: FixedHeader) -> Result<(), De
         FrameType::GoAway => {
             let reason = pb::GoAway::decode(reader.header()).map_or_else(|_| String::new(), |away| away.reason);
             tracing::debug!(addr = %conn.addr, reason, "peer is going away");
+            let _ = conn.farewell.set(reason);
             conn.retire(CloseReason::GoAway);
             Ok(())
         }

@@ -28,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// How long a request may wait for its share of the body budget when it carries no earlier deadline.
@@ -191,15 +191,22 @@ impl Session {
 /// Runs a session to its end.
 pub(super) async fn run(
     server: &Arc<Server>,
-    stream: Box<dyn Stream>,
+    mut stream: Box<dyn Stream>,
     addr: SocketAddr,
     cell: &OnceLock<Arc<Session>>,
 ) -> Closed {
+    let hello_by = now() + server.config.hello_timeout;
+    let certificate = match timeout_at(hello_by, stream.establish()).await {
+        Ok(Ok(certificate)) => certificate,
+        Ok(Err(error)) => return Closed::Refused(format!("no secure connection: {error}")),
+        Err(_) => return Closed::NoHello,
+    };
+    let origin = handshake::Origin { addr: Some(addr), certificate };
     let (read, write) = stream.split();
     let meter = Arc::new(Meter::new(Arc::clone(&server.config.stats.totals)));
     let mut reader = FrameReader::new(read, CONTROL_READ_LEN, Arc::clone(&meter));
     let mut writer = FrameWriter::new(write, Arc::clone(&meter));
-    let greeting = timeout(server.config.hello_timeout, greet(server, &mut reader, &mut writer, addr)).await;
+    let greeting = timeout_at(hello_by, greet(server, &mut reader, &mut writer, origin)).await;
     let (peer, is_bulk) = match greeting {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(closed)) => return closed,
@@ -240,7 +247,7 @@ async fn greet(
     server: &Server,
     reader: &mut FrameReader<Box<dyn ReadHalf>>,
     writer: &mut FrameWriter,
-    addr: SocketAddr,
+    origin: handshake::Origin,
 ) -> Result<(PeerInfo, bool), Closed> {
     let fixed = reader.next().await?;
     if fixed.frame_type != FrameType::Hello || fixed.body_len != 0 {
@@ -248,7 +255,7 @@ async fn greet(
     }
     let hello = pb::Hello::decode(reader.header()).map_err(|error| broken(format!("unreadable HELLO: {error}")))?;
     let identity = server.config.identity.load_full();
-    let verdict = handshake::judge_hello(&identity, &hello, Some(addr));
+    let verdict = handshake::judge_hello(&identity, &hello, origin);
     // Who we are is said in any case: the dialler then knows whom it has found.
     let ack = handshake::ack(&identity, server.config.idle_timeout);
     writer.push_message(FixedHeader::new(FrameType::HelloAck, 0, 0), &ack);

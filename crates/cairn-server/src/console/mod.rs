@@ -70,6 +70,8 @@ impl Console {
     ) -> Result<Option<Self>, StartError> {
         let Some(addr) = place.addr(asked, service)? else { return Ok(None) };
         let failed = |source| StartError::Console { addr, source };
+        // Scrapers and health checks have no certificates.
+        let net = net.unprotected().unwrap_or(net);
         let listener = net.bind(&addr.to_string()).await.map_err(failed)?;
         Ok(Some(Self { listener: Lent::new(listener).map_err(failed)? }))
     }

@@ -20,7 +20,7 @@ use crate::limits::{
     GARBAGE_GRACE_DEFAULT, GARBAGE_MASS_HOLD, GARBAGE_MASS_MIN, GARBAGE_MASS_PERCENT, META_CACHE_BYTES, STOP_GRACE,
 };
 use crate::links::{Dialer, Peers};
-use crate::listen::{Lent, loopback_addr};
+use crate::listen::{Lent, service_addr};
 use crate::observe::{Observed, RequestStats, ServerSource};
 use crate::tasks::{Tasks, blocking};
 use cairn_engines::EngineUrl;
@@ -55,8 +55,12 @@ pub struct MetaServerConfig {
     pub data: PathBuf,
     /// The engine; `None` = the embedded one in `data`.
     pub engine: Option<EngineUrl>,
-    /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
+    /// `ip:port` to listen on; port 0 picks a free one. Loopback only, unless `insecure`.
     pub listen: String,
+    /// Listen off loopback, too.
+    pub insecure: bool,
+    /// The address that others are told, `host:port`, where it differs from the one listened on.
+    pub advertise: Option<String>,
     /// Addresses of metadata servers, as clients are told, beside those of all that live.
     pub metas: Vec<String>,
     /// Replicas of a block where no policy says otherwise.
@@ -88,6 +92,8 @@ impl MetaServerConfig {
             data: data.into(),
             engine: None,
             listen: listen.into(),
+            insecure: false,
+            advertise: None,
             metas: Vec::new(),
             replicas: 3,
             block_len: BLOCK_LEN_DEFAULT,
@@ -125,7 +131,7 @@ impl MetaServer {
     /// long one waits. Nothing keeps running then.
     pub fn start(config: MetaServerConfig, net: Arc<dyn Net>) -> BoxFuture<'static, Result<Self, StartError>> {
         Box::pin(async move {
-            let listen = loopback_addr(&config.listen)?;
+            let (listen, advertise) = service_addr(&config.listen, config.advertise.as_deref(), config.insecure)?;
             let bound = net.bind(&listen.to_string()).await;
             let listener = bound.map_err(|source| StartError::Bind { addr: listen, source })?;
             let listener = Lent::new(listener).map_err(|source| StartError::Bind { addr: listen, source })?;
@@ -140,7 +146,7 @@ impl MetaServer {
                 lease: config.session_lease,
                 suspect_after: config.suspect_after,
                 out_after: config.out_after,
-                addr: addr.to_string(),
+                addr: advertise.unwrap_or_else(|| addr.to_string()),
                 // The lock on its directory keeps every other process out of an embedded engine, and of no other.
                 alone: config.engine.as_ref().is_none_or(|url| url.dir().is_some()),
                 metas: config.metas.clone(),

@@ -26,8 +26,10 @@ pub struct NodeServerConfig {
     /// Make new stores in directories that held one before and hold none now. Without it such a directory is taken for a
     /// disk that is not mounted: the store is reported and the others serve.
     pub accept_empty_stores: bool,
-    /// `ip:port` to listen on; port 0 picks a free one. Loopback only.
+    /// `ip:port` to listen on; port 0 picks a free one. Loopback only, unless `insecure`.
     pub listen: String,
+    /// Listen off loopback, too.
+    pub insecure: bool,
     /// The address that others are told, `host:port`, where it differs from the one listened on.
     pub advertise: Option<String>,
     /// Addresses of the metadata servers, `host:port` each.
@@ -63,6 +65,7 @@ impl NodeServerConfig {
             stores: Vec::new(),
             accept_empty_stores: false,
             listen: listen.into(),
+            insecure: false,
             advertise: None,
             metas,
             zone: String::new(),

@@ -53,7 +53,7 @@ use crate::entropy;
 use crate::error::StartError;
 use crate::limits::{META_TIMEOUT, STOP_GRACE};
 use crate::links::{Dialer, MetaClient, Peers};
-use crate::listen::{advertised_addr, loopback_addr};
+use crate::listen::service_addr;
 use crate::observe::{Observed, RequestStats, ServerSource};
 use crate::tasks::{Tasks, blocking};
 use crate::wanted::Wanted;
@@ -116,8 +116,7 @@ impl NodeServer {
         background: Option<Handle>,
     ) -> BoxFuture<'static, Result<Self, StartError>> {
         Box::pin(async move {
-            let listen = loopback_addr(&config.listen)?;
-            let advertise = config.advertise.as_deref().map(advertised_addr).transpose()?;
+            let (listen, advertise) = service_addr(&config.listen, config.advertise.as_deref(), config.insecure)?;
             let opened = blocking({
                 let config = config.clone();
                 move || open(&config)

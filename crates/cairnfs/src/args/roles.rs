@@ -81,6 +81,12 @@ pub struct MetaRole {
     /// Address and port to listen on [default: 127.0.0.1:9000]
     #[arg(long, value_name = "ADDR", env = "CAIRN_META_SERVER_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
+    /// Address that clients and other servers are told, where it is not the one of --listen [default: --listen]
+    #[arg(long, value_name = "ADDR", env = "CAIRN_META_SERVER_ADVERTISE", hide_env_values = true)]
+    pub advertise: Option<String>,
+    /// Listen off loopback, too: whoever reaches the port, or with --certs has a certificate, can do everything
+    #[arg(long)]
+    pub insecure: bool,
     /// Address and port of metrics and health checks, or `off` [default: the port of --listen + 80]
     #[arg(long, value_name = "ADDR", env = "CAIRN_META_SERVER_CONSOLE", hide_env_values = true)]
     pub console: Option<String>,
@@ -135,6 +141,9 @@ pub struct NodeRole {
     /// Address that clients and other servers are told, where a forwarder stands before the node [default: --listen]
     #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_ADVERTISE", hide_env_values = true)]
     pub advertise: Option<String>,
+    /// Listen off loopback, too: whoever reaches the port, or with --certs has a certificate, can do everything
+    #[arg(long)]
+    pub insecure: bool,
     /// Address and port of metrics and health checks, or `off` [default: the port of --listen + 80]
     #[arg(long, value_name = "ADDR", env = "CAIRN_NODE_CONSOLE", hide_env_values = true)]
     pub console: Option<String>,

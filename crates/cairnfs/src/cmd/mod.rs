@@ -1,6 +1,7 @@
 //! The commands that look at files and at the cluster, or change names; each is a module with one `run`.
 
 mod admin;
+pub mod cert;
 mod chmod;
 mod content;
 mod cp;

@@ -16,6 +16,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("cache_memory", "--cache-memory"),
     ("cache_dir", "--cache-dir"),
     ("cache_size", "--cache-size"),
+    ("certs", "--certs"),
     ("config", "--config"),
     ("log", "--log"),
 ];

@@ -8,12 +8,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Instant,
 };
 
 use cairn_client::{Cursor, DumpPiece, Error, ErrorKind, RowFinding};
-use cairn_server::TcpNet;
 use cairn_server::tools::{LoadError, OpenEngine};
 use serde::Serialize;
 
@@ -38,7 +36,7 @@ pub async fn run(what: MetaInstead, context: &Context, out: &mut Out) -> Result<
         MetaInstead::Load(args) => load(args, out).await,
         MetaInstead::Migrate(args) => migrate(args, out).await,
         MetaInstead::Check(args) => check(args, context, out).await,
-        MetaInstead::Recover(args) => recover(args, out).await,
+        MetaInstead::Recover(args) => recover(args, context, out).await,
     }
 }
 
@@ -293,9 +291,9 @@ async fn migrate(args: MetaMigrate, out: &mut Out) -> Result<(), Failure> {
     out.line(format_args!("start the servers on {} now; {} is fenced", args.to, args.from))
 }
 
-async fn recover(args: MetaRecover, out: &mut Out) -> Result<(), Failure> {
+async fn recover(args: MetaRecover, context: &Context, out: &mut Out) -> Result<(), Failure> {
     let engine = open(&args.engine, false).await?;
-    let recovered = engine.recover(&args.from_nodes, Arc::new(TcpNet)).await;
+    let recovered = engine.recover(&args.from_nodes, context.net()?).await;
     let recovered = recovered.map_err(|error| Failure::at(&args.engine, error))?;
     engine.close().await;
     for failure in &recovered.failures {

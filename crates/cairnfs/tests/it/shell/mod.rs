@@ -1,5 +1,6 @@
 //! The command line, as a user at a shell sees it.
 
+mod certs;
 mod checking;
 mod content;
 mod copying;
