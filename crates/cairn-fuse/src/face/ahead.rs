@@ -69,6 +69,8 @@ struct State {
     names_count: usize,
     /// Attributes of directories, each with when they were asked for.
     attributes: HashMap<u64, (Box<Metadata>, Instant)>,
+    /// Attributes of directories that were asked for before say nothing.
+    moved: Option<Instant>,
     /// When a name was last made or removed here, by directory.
     bumped: HashMap<u64, Instant>,
     /// Everything that was asked for before says nothing.
@@ -206,13 +208,22 @@ impl Ahead {
             return;
         }
         let mut state = self.state.lock();
-        let changed = [state.inodes.get(&metadata.inode), state.bumped.get(&metadata.inode), state.all.as_ref()];
+        let inode = &metadata.inode;
+        let changed = [state.inodes.get(inode), state.bumped.get(inode), state.all.as_ref(), state.moved.as_ref()];
         let is_doubtful = changed.into_iter().flatten().any(|at| *at >= asked);
         let is_newest = state.attributes.get(&metadata.inode).is_none_or(|(_, known)| *known <= asked);
         if !is_doubtful && is_newest {
             state.attributes.insert(metadata.inode, (Box::new(metadata.clone()), asked));
             state.bound();
         }
+    }
+
+    /// Directories were renamed or removed here, and it is not known which.
+    pub fn touch_directories(&self) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        state.attributes.clear();
+        state.moved = Some(now);
     }
 
     /// Anything may have been changed.

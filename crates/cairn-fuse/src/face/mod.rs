@@ -104,10 +104,15 @@ impl Face {
         match &request.op {
             // What becomes of the directory, these see to themselves.
             Op::Unlink { name } | Op::Create(Create { name, .. }) => self.ahead.touch_name(node, name),
-            Op::Symlink { name, .. } | Op::Mknod { name, .. } | Op::Mkdir { name, .. } | Op::Rmdir { name } => {
+            Op::Symlink { name, .. } | Op::Mknod { name, .. } | Op::Mkdir { name, .. } => {
+                self.touch_entry(node, name);
+            }
+            Op::Rmdir { name } => {
+                self.ahead.touch_directories();
                 self.touch_entry(node, name);
             }
             Op::Rename { name, to_dir, to_name, .. } => {
+                self.ahead.touch_directories();
                 self.touch_entry(node, name);
                 self.touch_entry(self.inode(*to_dir), to_name);
             }

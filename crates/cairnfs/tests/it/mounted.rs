@@ -270,6 +270,16 @@ fn what_is_done_here_is_seen_at_once_on_a_walk() {
         assert!(times(&after) > times(&before), "change {change} of a name");
         assert_eq!(times(&after), times(&fs::metadata(strict.path("d")).unwrap()), "change {change} of a name");
     }
+    // What a directory is moved to is changed, too.
+    let before = fs::metadata(&dir).unwrap();
+    fs::rename(&dir, a.path("e")).unwrap();
+    let after = fs::metadata(a.path("e")).unwrap();
+    assert_eq!((after.ctime(), after.ctime_nsec()), {
+        let told = fs::metadata(strict.path("e")).unwrap();
+        (told.ctime(), told.ctime_nsec())
+    });
+    assert!((after.ctime(), after.ctime_nsec()) >= (before.ctime(), before.ctime_nsec()));
+    fs::rename(a.path("e"), &dir).unwrap();
     // What others do is seen within a second.
     walk();
     fs::write(other.join(name(20)), b"of the other").unwrap();

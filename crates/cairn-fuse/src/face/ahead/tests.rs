@@ -131,7 +131,12 @@ async fn attributes_of_a_directory_follow_what_is_made_in_it() {
 
 #[tokio::test(start_paused = true)]
 async fn attributes_that_were_asked_for_before_a_change_are_not_kept() {
-    for change in [|ahead: &Ahead| ahead.bump(DIR, 9), |ahead: &Ahead| ahead.touch(DIR), Ahead::touch_all] {
+    for change in [
+        |ahead: &Ahead| ahead.bump(DIR, 9),
+        |ahead: &Ahead| ahead.touch(DIR),
+        Ahead::touch_directories,
+        Ahead::touch_all,
+    ] {
         let ahead = Ahead::new(TTL);
         let asked = Instant::now();
         advance(STEP).await;
