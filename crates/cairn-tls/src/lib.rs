@@ -3,7 +3,7 @@
 //!
 //! - [`Authority`] makes the authority and issues certificates; [`Subject`] is what one says of its holder.
 //! - [`Identity`] is what a process shows and whom it trusts, from a directory of files that may change while it runs.
-//! - [`TlsNet`] is a [`Net`](cairn_net::Net) over another one.
+//! - [`TlsNet`] is a [`Net`] over another one.
 //!
 //! Certificates are described in docs/formats/certificates.md.
 
