@@ -60,7 +60,7 @@ pub enum ListenError {
     Malformed(String),
     /// Reachable by other machines.
     #[error(
-        "refusing to listen on {0}: certificates (--certs) keep strangers out, but blocks are not yet kept from clients who \
+        "refusing to listen on {0}: mutual TLS (--certs) keeps strangers out, but blocks are not yet kept from clients who \
          have one, and without certificates anybody who reaches the port could read and destroy data; use a loopback \
          address (127.0.0.0/8 or ::1), or --insecure where all who reach the port may do everything"
     )]
